@@ -1,0 +1,92 @@
+"""Everything the engine raises on purpose.
+
+    QueueEtlError
+    ├── SettingsError            settings are missing or wrong; lists every one of them
+    ├── TransientError           the same call may succeed in a minute: retry
+    │   ├── QueueUnavailable         SQS did not answer, or throttled, for longer than the retries last
+    │   ├── WarehouseUnavailable     Postgres refused or dropped the connection, or asked for a retry
+    │   └── StagingUnavailable       the staging folder or bucket cannot be written or read
+    └── PermanentError           a retry cannot help: a person has to change something
+        ├── PreflightError           a run must not start; lists every reason
+        ├── QueueRefused             SQS said no: queue missing, access denied, bad request
+        ├── WarehouseRefused         Postgres said no: SQLSTATE and constraint, never the values
+        ├── KeysetError              the keyset is missing, unreadable, or not the one the data was masked with
+        └── StagedFileDamaged        a staged file is not what was sealed (truncated, changed, swapped, foreign)
+
+No message of these errors holds a value from a queue message. They are raised `from None` where a foreign
+exception could carry one: JSON, Unicode, ipaddress and psycopg errors all print the input they choked on.
+"""
+
+from collections.abc import Sequence
+
+
+class QueueEtlError(Exception):
+    """Base of all errors of the engine."""
+
+
+class _ProblemsError(QueueEtlError):
+    """An error that lists several problems, one a line."""
+
+    heading = "problems"
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join([f"{self.heading}:", *(f"  - {problem}" for problem in self.problems)]))
+
+
+class SettingsError(_ProblemsError):
+    """Settings are missing or wrong; `problems` names each with the way to mend it."""
+
+    heading = "settings to mend"
+
+
+class TransientError(QueueEtlError):
+    """The same call may succeed later."""
+
+
+class QueueUnavailable(TransientError):
+    """SQS did not answer, or throttled, for longer than the retries last."""
+
+
+class WarehouseUnavailable(TransientError):
+    """Postgres refused or dropped the connection, or asked for a retry (SQLSTATE classes 08, 40, 53, 57)."""
+
+
+class StagingUnavailable(TransientError):
+    """The staging folder or bucket cannot be written or read."""
+
+
+class PermanentError(QueueEtlError):
+    """A retry cannot help: a person has to change something."""
+
+
+class PreflightError(_ProblemsError, PermanentError):
+    """The run must not start; nothing has been received."""
+
+    heading = "not started, nothing received"
+
+
+class QueueRefused(PermanentError):
+    """SQS said no: the queue is missing, access is denied, or the request is wrong."""
+
+
+class WarehouseRefused(PermanentError):
+    """Postgres said no.
+
+    Attributes:
+        sqlstate: five characters, https://www.postgresql.org/docs/current/errcodes-appendix.html
+        constraint: name of the violated constraint, or None
+    """
+
+    def __init__(self, message: str, sqlstate: str | None = None, constraint: str | None = None) -> None:
+        super().__init__(message)
+        self.sqlstate = sqlstate
+        self.constraint = constraint
+
+
+class KeysetError(PermanentError):
+    """The keyset is missing, unreadable, or not the one earlier runs masked with."""
+
+
+class StagedFileDamaged(PermanentError):
+    """A staged file is not what was sealed under its name."""
