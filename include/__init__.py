@@ -1,0 +1,1 @@
+"""What the DAGs use: the engine, the contracts, the migrations, the sample."""

@@ -1,4 +1,7 @@
-"""Login events of the queue `login-queue` -> table `public.user_logins`. The only file that knows their fields."""
+"""Login events of the queue `login-queue` -> table `public.user_logins`.
+
+The only file that knows their fields.
+"""
 
 import re
 from collections.abc import Callable
@@ -13,6 +16,7 @@ MAX_INT4 = 2**31 - 1
 _VERSION = re.compile(r"[0-9]+(\.[0-9]+)*")
 
 Name = Annotated[str, Meta(max_length=32)]
+Secret = Annotated[str, Meta(max_length=159)]
 
 
 class LoginEvent(Struct, frozen=True, gc=False):
@@ -21,17 +25,17 @@ class LoginEvent(Struct, frozen=True, gc=False):
     user_id: Annotated[str, Meta(min_length=1, max_length=128)]
     app_version: str | None
     device_type: Name | None
-    ip: str | None
+    ip: Secret | None
     locale: Name | None
-    device_id: str | None
+    device_id: Secret | None
 
 
-def major(version: str | None) -> int | None | Rejected:
+def major(version: str | None) -> int | Rejected | None:
     """The part before the first period: "2.3.0" -> 2. Never through float: "2.00" and "6.02" occur."""
     return _number(version, lambda parts: parts[0])
 
 
-def sortable(version: str | None) -> int | None | Rejected:
+def sortable(version: str | None) -> int | Rejected | None:
     """A number that sorts as versions do: "2.3.0" -> 2_003_000. Minor and patch must be below 1,000."""
     return _number(version, _sortable)
 
@@ -41,7 +45,7 @@ def _sortable(parts: list[int]) -> int:
     return major * 10**6 + minor * 10**3 + patch if max(minor, patch) < 1_000 else MAX_INT4 + 1
 
 
-def _number(version: str | None, combine: Callable[[list[int]], int]) -> int | None | Rejected:
+def _number(version: str | None, combine: Callable[[list[int]], int]) -> int | Rejected | None:
     if version is None:
         return None
     # 40 characters: int() of a long text takes quadratic time, and past 4,300 digits it raises.

@@ -3,8 +3,11 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
+from typing import get_type_hints
 
 import msgspec
+from msgspec.inspect import StrType, UnionType, type_info
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,24 +34,39 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Personal:
-    """A column that holds a token in place of the field's value."""
+    """A column that holds a token in place of the field's value.
+
+    Attributes:
+        token_chars: length of the column; the longest value is the one whose token just fits
+    """
 
     column: str
     field: str
     canonical: Canonical = Canonical.TEXT
+    token_chars: int = 256
+
+    @property
+    def max_bytes(self) -> int:
+        """Longest value, in UTF-8 bytes, whose token fits: 159 for a column of 256 characters."""
+        # base64 of: 5 bytes key id, 16 bytes tag, 1 kind byte, then the text and one end mark, padded to 16.
+        return (self.token_chars * 3 // 4 - 22) // 16 * 16 - 1
 
 
 @dataclass(frozen=True, slots=True)
 class Derived:
     """A column computed from one text field.
 
-    `convert` must be pure: it is called once for each distinct value of a batch. It returns what Postgres
-    should read, None for NULL, or Rejected.
+    `convert` must be pure, for its answers are remembered. It returns what Postgres should read, None for
+    NULL, or Rejected.
     """
 
     column: str
     field: str
-    convert: Callable[[str | None], int | str | None | Rejected]
+    convert: Callable[[str | None], int | str | Rejected | None]
+
+    def __post_init__(self) -> None:
+        # A few hundred app versions occur in millions of messages. Bounded: a hostile queue has no repeats.
+        object.__setattr__(self, "convert", lru_cache(maxsize=4096)(self.convert))
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +104,24 @@ class Contract:
         used = {column.field for column in self.columns if not isinstance(column, SentDay)}
         if unknown := used - known:
             raise ValueError(f"contract {self.name}: no such event field: {', '.join(sorted(unknown))}")
+        for column in self.personal:
+            if self.max_length(column.field) > column.max_bytes:
+                raise ValueError(
+                    f"contract {self.name}: give {column.field} a Meta(max_length) of at most "
+                    f"{column.max_bytes}, so that its token fits {column.column}"
+                )
 
     @property
     def personal(self) -> tuple[Personal, ...]:
         """The personal columns, in table order."""
         return tuple(column for column in self.columns if isinstance(column, Personal))
+
+    def max_length(self, field: str) -> float:
+        """Longest text the event struct allows for a field, in characters; infinite where it sets no limit."""
+        info = type_info(get_type_hints(self.event, include_extras=True)[field])
+        members = info.types if isinstance(info, UnionType) else (info,)
+        limits = [m.max_length for m in members if isinstance(m, StrType) and m.max_length is not None]
+        return min(limits, default=float("inf"))
 
     @property
     def dead_letter_queue(self) -> str:

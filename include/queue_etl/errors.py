@@ -10,8 +10,9 @@
         ├── PreflightError           a run must not start; lists every reason
         ├── QueueRefused             SQS said no: queue missing, access denied, bad request
         ├── WarehouseRefused         Postgres said no: SQLSTATE and constraint, never the values
-        ├── KeysetError              the keyset is missing, unreadable, or not the one the data was masked with
-        └── StagedFileDamaged        a staged file is not what was sealed (truncated, changed, swapped, foreign)
+        ├── KeysetError              the keyset is missing, unreadable, or not the one used so far
+        ├── StagedFileDamaged        a staged file is truncated, changed, swapped, foreign or gone
+        └── RunFailed                finish ran, but a task before it had failed
 
 No message of these errors holds a value from a queue message. They are raised `from None` where a foreign
 exception could carry one: JSON, Unicode, ipaddress and psycopg errors all print the input they choked on.
@@ -85,8 +86,12 @@ class WarehouseRefused(PermanentError):
 
 
 class KeysetError(PermanentError):
-    """The keyset is missing, unreadable, or not the one earlier runs masked with."""
+    """The keyset is missing, unreadable, or not the one that earlier runs masked with."""
 
 
 class StagedFileDamaged(PermanentError):
-    """A staged file is not what was sealed under its name."""
+    """A staged file is not what was sealed under its name, or is gone while its run is still open."""
+
+
+class RunFailed(PermanentError):
+    """A task before finish failed. The run is closed and recorded: every message is deleted or given back."""

@@ -8,6 +8,7 @@ from typing import Any
 from include.queue_etl.errors import SettingsError
 
 PREFIX = "QUEUE_ETL_"
+_S3 = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/\S*)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,11 +18,17 @@ class Limits:
     least: int
     most: int
 
+    @property
+    def allowed(self) -> range:
+        """Every allowed value."""
+        return range(self.least, self.most + 1)
+
 
 # Where AWS sets the limit, it is named. Sources: "Amazon SQS quotas", "ReceiveMessage" (API reference).
 LIMITS = {
     "max_messages": Limits(1, 100_000),  # about 120,000 may be in flight on a standard queue
     "batch_messages": Limits(10, 50_000),
+    "batch_bytes": Limits(1_048_576, 268_435_456),
     "visibility_timeout_seconds": Limits(1, 43_200),  # SQS: at most 12 hours
     "wait_seconds": Limits(0, 20),  # SQS: long poll of at most 20 s
     "transfers": Limits(1, 128),
@@ -42,7 +49,8 @@ class Settings:
         env: `production` refuses everything that is only fit for development
         max_messages: a run takes at most this many messages
         batch_messages: messages in one batch file
-        visibility_timeout_seconds: how long received messages stay hidden; should cover a run with its retries
+        batch_bytes: a batch is closed early when its bodies reach this size, which bounds memory
+        visibility_timeout_seconds: how long received messages stay hidden; should cover a run with retries
         wait_seconds: long poll of a receive call; a queue is taken for empty after one empty long poll
         transfers: requests to SQS under way at once
         request_timeout_seconds: longest wait for an answer of SQS, on top of the long poll
@@ -56,6 +64,7 @@ class Settings:
     env: str = "development"
     max_messages: int = 100_000
     batch_messages: int = 10_000
+    batch_bytes: int = 16_777_216
     visibility_timeout_seconds: int = 3_600
     wait_seconds: int = 2
     transfers: int = 32
@@ -89,33 +98,29 @@ class Settings:
 
 
 def _problem(name: str, values: Mapping[str, int | str]) -> str | None:
-    """What is wrong with one setting, or None."""
-    variable = PREFIX + name.upper()
-    if name not in values:
-        return (
-            None
-            if name != "staging"
-            else f"{variable} is not set: give an absolute folder or s3://bucket/prefix"
-        )
-    text = str(values[name])
+    """What is wrong with one setting, and how to mend it; None where nothing is."""
+    given = values.get(name)
+    if given is None:
+        return f"{PREFIX}STAGING is not set: {_rule(name)}" if name == "staging" else None
+    if _is_valid(name, str(given)):
+        return None
+    return f"{PREFIX}{name.upper()}={str(given)!r}: {_rule(name)}"
+
+
+def _is_valid(name: str, text: str) -> bool:
     if name == "staging":
-        return _staging_problem(variable, text)
+        return text.startswith("/") or _S3.fullmatch(text) is not None
     if name in CHOICES:
-        return (
-            None
-            if text in CHOICES[name]
-            else f"{variable}={text!r}: must be one of {', '.join(CHOICES[name])}"
-        )
-    limits = LIMITS[name]
-    if re.fullmatch(r"[0-9]{1,9}", text) and limits.least <= int(text) <= limits.most:
-        return None
-    return f"{variable}={text!r}: must be a whole number from {limits.least} to {limits.most}"
+        return text in CHOICES[name]
+    return re.fullmatch(r"[0-9]{1,9}", text) is not None and int(text) in LIMITS[name].allowed
 
 
-def _staging_problem(variable: str, text: str) -> str | None:
-    if re.fullmatch(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[^\s]*)?", text) or text.startswith("/"):
-        return None
-    return f"{variable}={text!r}: must be an absolute folder or s3://bucket/prefix"
+def _rule(name: str) -> str:
+    if name == "staging":
+        return "give an absolute folder or s3://bucket/prefix"
+    if name in CHOICES:
+        return f"must be one of {', '.join(CHOICES[name])}"
+    return f"must be a whole number from {LIMITS[name].least} to {LIMITS[name].most}"
 
 
 def _value(name: str, text: int | str) -> Any:

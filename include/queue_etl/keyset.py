@@ -1,0 +1,84 @@
+"""The keyset: the one secret that masks, seals and recovers.
+
+A Tink keyset of type AES256_SIV (deterministic authenticated encryption, RFC 5297): the same value under the
+same associated data always gives the same bytes, each ciphertext begins with the id of its key, and a keyset
+holds the old keys beside the primary one. https://developers.google.com/tink/deterministic-aead
+"""
+
+from collections.abc import Callable
+
+import tink
+from tink import daead, secret_key_access
+
+from include.queue_etl.errors import KeysetError
+
+PREFIX_BYTES = 5  # Tink output prefix: version byte 0x01, then the key id in four bytes, big-endian
+CHECK_CONTEXT = b"queue_etl/key check"
+CHECK_TEXT = b"this key masked data"
+
+
+class Keyset:
+    """An opened keyset. Deterministic: sealing the same bytes in the same context gives the same result."""
+
+    def __init__(self, handle: tink.KeysetHandle) -> None:
+        self._primitive = handle.primitive(daead.DeterministicAead)
+        self.primary_key_id: int = handle.keyset_info().primary_key_id
+        # The bound method itself: it is called for every personal value.
+        self.encrypt: Callable[[bytes, bytes], bytes] = self._primitive.encrypt_deterministically
+
+    @classmethod
+    def from_json(cls, text: str) -> "Keyset":
+        """Open a Tink JSON keyset.
+
+        Raises:
+            KeysetError: it is no AES256_SIV keyset in Tink's JSON form
+        """
+        daead.register()
+        try:
+            handle = tink.json_proto_keyset_format.parse(text, secret_key_access.TOKEN)
+            return cls(handle)
+        except (tink.TinkError, ValueError):
+            # `from None`: parse errors quote the text they choked on, and that text is the secret.
+            raise KeysetError(
+                "the keyset cannot be read: expected a Tink JSON keyset of type AES256_SIV "
+                "(make one with `python -m include.queue_etl create-keyset FILE`)"
+            ) from None
+
+    @staticmethod
+    def new_json() -> str:
+        """A fresh keyset with one key, in Tink's JSON form, in the clear."""
+        daead.register()
+        handle = tink.new_keyset_handle(daead.deterministic_aead_key_templates.AES256_SIV)
+        text: str = tink.json_proto_keyset_format.serialize(handle, secret_key_access.TOKEN)
+        return text
+
+    def decrypt(self, sealed: bytes, context: bytes) -> bytes:
+        """What `encrypt(plain, context)` was given.
+
+        Raises:
+            KeysetError: sealed under a key this keyset lacks, in another context, or changed since
+        """
+        try:
+            plain: bytes = self._primitive.decrypt_deterministically(sealed, context)
+        except tink.TinkError:
+            raise KeysetError(
+                f"cannot be opened with this keyset (key id {key_id(sealed)}): "
+                "wrong key, wrong context, or changed since it was sealed"
+            ) from None
+        return plain
+
+    def check_value(self) -> str:
+        """A constant sealed with the primary key: whoever holds the same key can open it."""
+        return self.encrypt(CHECK_TEXT, CHECK_CONTEXT).hex()
+
+    def opens(self, check_value: str) -> bool:
+        """Whether this keyset holds the key that made the check value."""
+        try:
+            return self.decrypt(bytes.fromhex(check_value), CHECK_CONTEXT) == CHECK_TEXT
+        except KeysetError:
+            return False
+
+
+def key_id(sealed: bytes) -> int:
+    """Id of the key that sealed these bytes; needs no key."""
+    return int.from_bytes(sealed[1:PREFIX_BYTES], "big")
