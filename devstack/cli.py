@@ -1,0 +1,212 @@
+"""The command line of ./dev: one small function a command."""
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from devstack import demo, dotenv, engine, environment, locks, orchestrator, postgres, settings, stack, suite
+from devstack.console import Console
+from devstack.errors import StackError, UsageError
+from devstack.settings import Settings
+
+EPILOG = """\
+Everything is kept in .venv/ and .dev/. Variables that change where and what:
+  DEV_PG_PORT, DEV_SQS_PORT, DEV_UI_PORT   ports on 127.0.0.1 (54329, 4566, 8080); remembered until `reset`
+  DEV_STATE          folder of the stack's data, secrets and logs (.dev); another folder is another stack
+  DEV_SQS_ENDPOINT   URL of another SQS to use, with AWS_ACCESS_KEY_ID and so on
+  DEV_PG_DSN         URL of another Postgres to use, as a superuser
+Exit codes: 0 good, 1 something failed and one line says what, 2 wrong arguments or variables.
+"""
+
+RECENT_RUNS = """
+select run_id, state, to_char(started_at, 'YYYY-MM-DD HH24:MI:SS') as started_utc, received, loaded,
+       quarantined, duplicates, deleted, round(total_seconds::numeric, 2) as seconds
+  from etl.run_summary order by started_at desc limit 5
+"""
+
+PSQL_ROLES = ("owner", "etl_loader", "analyst", "pii_officer", "ops_ro")
+
+Command = Callable[[argparse.Namespace, Settings, Console], int]
+
+
+def main(arguments: list[str]) -> int:
+    """Run one command and return its exit code; an expected failure is one line on stderr."""
+    options, rest = _parser().parse_known_args(arguments)
+    if rest and not options.passes_on:
+        _parser().error(f"unrecognized arguments: {' '.join(rest)}")
+    options.rest = [argument for argument in rest if argument != "--"]
+    try:
+        command: Command = options.run
+        return command(options, settings.from_environment(os.environ), _console(options))
+    except StackError as error:
+        print(f"dev: {error}", file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 1
+    except KeyboardInterrupt:
+        print("\ndev: interrupted", file=sys.stderr)
+        return 130
+
+
+def _console(options: argparse.Namespace) -> Console:
+    """Keep stdout for the answer of commands that have one; progress goes to stderr then."""
+    return Console(sys.stderr if options.answers or getattr(options, "json", False) else sys.stdout)
+
+
+def _demo(options: argparse.Namespace, stack_settings: Settings, console: Console) -> int:
+    with locks.held(stack_settings.state / "demo.lock", console):
+        outcome = demo.run(stack_settings, console, Path(options.messages))
+    demo.show(stack_settings, console, outcome)
+    if options.json:
+        print(outcome.as_json())
+    return 0 if outcome.succeeded else 1
+
+
+def _up(_options: argparse.Namespace, stack_settings: Settings, console: Console) -> int:
+    stack.ensure(stack_settings, console, airflow_database=True)
+    stack.ensure_airflow(stack_settings, console)
+    console.note(f"\nAirflow:  http://localhost:{stack_settings.ui_port}")
+    console.note(f"user:     {environment.UI_USER}, password in {environment.password_file(stack_settings)}")
+    console.note(f"shell:    source '{stack_settings.state / 'env'}'")
+    return 0
+
+
+def _down(_options: argparse.Namespace, stack_settings: Settings, console: Console) -> int:
+    stopped = stack.down(stack_settings, console)
+    console.note(f"stopped: {', '.join(stopped)}" if stopped else "nothing was running")
+    return 0
+
+
+def _reset(_options: argparse.Namespace, stack_settings: Settings, console: Console) -> int:
+    for path in stack.reset(stack_settings, console):
+        console.note(f"removed {path}")
+    return 0
+
+
+def _status(_options: argparse.Namespace, stack_settings: Settings, console: Console) -> int:
+    parts = stack.status(stack_settings)
+    console.note(f"{'part':<15}{'pid':>8}{'port':>8}  health")
+    for part in parts:
+        console.note(f"{part.name:<15}{part.pid or '-':>8}{part.port or '-':>8}  {part.health}")
+    servers_are_well = all(part.health.startswith("healthy") for part in parts[:2])
+    if servers_are_well and stack_settings.python.exists():
+        _show_work(stack_settings, console)
+    # Airflow need not run, but what runs must be well.
+    bad = [part for part in parts if not part.health.startswith(("healthy", "stopped"))]
+    return 0 if servers_are_well and not bad else 1
+
+
+def _show_work(stack_settings: Settings, console: Console) -> None:
+    depth = ", ".join(f"{name} {count}" for name, count in engine.depth(stack_settings).items())
+    console.note(f"\nqueue: {depth}\n")
+    console.note(postgres.table(stack_settings, RECENT_RUNS))
+
+
+def _send(options: argparse.Namespace, stack_settings: Settings, console: Console) -> int:
+    path = Path(options.file).absolute()  # the command runs in the project's folder
+    stack.ensure(stack_settings, console)
+    return engine.run(stack_settings, "send", str(path))
+
+
+def _drain(options: argparse.Namespace, stack_settings: Settings, console: Console) -> int:
+    stack.ensure(stack_settings, console)
+    limit = ["--max", str(options.max)] if options.max is not None else []
+    return engine.run(stack_settings, "drain", *limit, *(["--json"] if options.json else []))
+
+
+def _psql(options: argparse.Namespace, stack_settings: Settings, console: Console) -> int:
+    stack.ensure(stack_settings, console)
+    if options.role == "owner":
+        login = postgres.superuser(stack_settings)
+    else:
+        login = environment.login(stack_settings, options.role)
+    command = [*postgres.psql_command(stack_settings, login), *options.rest]
+    # Become psql: it then owns the terminal, its signals and its exit code.
+    os.execve(command[0], command, postgres.psql_environment(login))
+
+
+def _test(options: argparse.Namespace, stack_settings: Settings, console: Console) -> int:
+    return suite.run(stack_settings, console, options.suite, options.rest)
+
+
+def _dotenv(_options: argparse.Namespace, stack_settings: Settings, console: Console) -> int:
+    stack.install(stack_settings, console)
+    target = stack_settings.root / ".env"
+    with tempfile.TemporaryDirectory() as folder:
+        keyset = Path(folder, "keyset.json")
+        engine.output(stack_settings, "create-keyset", str(keyset))
+        dotenv.write(target, stack_settings.root / ".env.example", keyset.read_text())
+    console.note(f"wrote {target}; next: docker compose up --build")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="dev",
+        description="Run the project on this machine; each command first builds and starts what it needs.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(required=True, metavar="command")
+    _add_runs(commands)
+    _add_stack(commands)
+    _add_checks(commands)
+    return parser
+
+
+def _add_runs(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    demonstrate = _add(commands, "demo", _demo, "send messages, run the DAG once, show what came of it")
+    demonstrate.add_argument(
+        "--messages", metavar="FILE", default=demo.SAMPLE, help="one message body a line (default: a sample)"
+    )
+    demonstrate.add_argument(
+        "--json", action="store_true", help="one JSON object on stdout, progress on stderr"
+    )
+    send = _add(commands, "send", _send, "put messages on the queue, one a line of FILE", answers=True)
+    send.add_argument("file", metavar="FILE")
+    drain = _add(
+        commands, "drain", _drain, "empty the queue into the warehouse without Airflow", answers=True
+    )
+    drain.add_argument("--max", type=int, metavar="N", help="take at most N messages")
+    drain.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    shell = _add(
+        commands,
+        "psql",
+        _psql,
+        "a shell on the warehouse; further arguments go to psql",
+        answers=True,
+        passes_on=True,
+    )
+    shell.add_argument(
+        "--role", choices=PSQL_ROLES, default="owner", help="whose eyes to look with (default: owner)"
+    )
+
+
+def _add_stack(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    _add(commands, "up", _up, f"start everything with the Airflow UI; the DAG is {orchestrator.DAG}")
+    _add(commands, "down", _down, "stop everything; rows, queue and secrets are kept")
+    _add(commands, "status", _status, "what runs and how it is; exit 1 when something is not well")
+    _add(commands, "reset", _reset, "stop everything and remove the data, without asking; .venv is kept")
+
+
+def _add_checks(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    test = _add(
+        commands, "test", _test, "style, types and tests; further arguments go to pytest", passes_on=True
+    )
+    test.add_argument("suite", nargs="?", choices=suite.SUITES, help="only these tests (default: everything)")
+    _add(commands, "dotenv", _dotenv, "write .env with fresh secrets, for docker compose")
+
+
+def _add(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    name: str,
+    run: Command,
+    summary: str,
+    answers: bool = False,
+    passes_on: bool = False,
+) -> argparse.ArgumentParser:
+    """Add a command. `answers`: stdout is its result; `passes_on`: it takes another program's arguments."""
+    parser = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
+    parser.set_defaults(run=run, answers=answers, passes_on=passes_on)
+    return parser

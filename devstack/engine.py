@@ -1,0 +1,37 @@
+"""The project's own commands, `python -m include.queue_etl`, in the stack's environment."""
+
+import json
+import subprocess
+
+from devstack import environment
+from devstack.errors import StackError
+from devstack.settings import Settings
+
+
+def run(settings: Settings, *arguments: str) -> int:
+    """Run one command with the terminal's streams; return its exit code."""
+    env = environment.for_child(settings)
+    return subprocess.run(_command(settings, arguments), cwd=settings.root, env=env, check=False).returncode
+
+
+def output(settings: Settings, *arguments: str) -> str:
+    """Run one command and return what it printed.
+
+    Raises:
+        StackError: it failed; the message is the last line it wrote.
+    """
+    command, env = _command(settings, arguments), environment.for_child(settings)
+    run = subprocess.run(command, cwd=settings.root, env=env, capture_output=True, text=True, check=False)
+    if run.returncode:
+        said = (run.stderr.strip() or run.stdout.strip() or f"exit {run.returncode}").splitlines()
+        raise StackError(f"{arguments[0]}: {said[-1]}")
+    return run.stdout
+
+
+def depth(settings: Settings) -> dict[str, int]:
+    """Return how many messages the queue holds: visible, in_flight, delayed."""
+    return dict(json.loads(output(settings, "depth", "--json")))
+
+
+def _command(settings: Settings, arguments: tuple[str, ...]) -> list[str]:
+    return [str(settings.python), "-m", "include.queue_etl", *arguments]

@@ -1,0 +1,149 @@
+"""The stack as a whole: bring it up, take it down, forget it, say how it is."""
+
+import hashlib
+import shutil
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+from devstack import emulator, engine, environment, locks, orchestrator, postgres, processes, virtualenvs
+from devstack.console import Console
+from devstack.errors import StackError
+from devstack.processes import Part
+from devstack.settings import Settings
+
+# What `reset` removes: all that a stack makes in its state folder, and nothing a person may have put there.
+STATE = (
+    "postgres", "postgres.log", "postgres.moved", "ministack", "staging", "secrets", "logs", "run", "env",
+    "airflow.cfg", "ports.json", "airflow-database.stamp", "warehouse.stamp",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class PartStatus:
+    """One line of `./dev status`."""
+
+    name: str
+    pid: int | None
+    port: int | None
+    health: str
+
+
+def install(settings: Settings, console: Console) -> None:
+    """Build or repair the virtualenvs, one ./dev of this clone at a time."""
+    with locks.held(settings.root / ".dev" / "install.lock", console):
+        virtualenvs.ensure(settings, console)
+
+
+def ensure(settings: Settings, console: Console, airflow_database: bool = False) -> None:
+    """Bring up whatever of the servers is missing, and the databases, roles, keys and queue they hold.
+
+    Each step does nothing when its work is done already, so that any command can call this first.
+    """
+    install(settings, console)
+    with locks.held(settings.state / "stack.lock", console):
+        _start_servers(settings, console)
+        environment.write(settings)
+        _prepare(settings, console)
+        if airflow_database:
+            orchestrator.migrate(settings, console)
+
+
+def ensure_airflow(settings: Settings, console: Console) -> None:
+    """Bring up Airflow's processes on top of a stack that `ensure` made."""
+    with locks.held(settings.state / "stack.lock", console):
+        orchestrator.start(settings, console)
+
+
+def down(settings: Settings, console: Console) -> list[str]:
+    """Stop every process of the stack, keeping its data; return the names of those that were running."""
+    with locks.held(settings.state / "stack.lock", console), console.step("stop"):
+        # Airflow first: it would log errors about a database that is gone.
+        stopped = processes.stop(orchestrator.parts(settings))
+        stopped += processes.stop([emulator.part(settings)])
+        # SIGINT is Postgres's fast shutdown: it ends sessions and writes a checkpoint.
+        return stopped + processes.stop([postgres.part(settings)], signal.SIGINT)
+
+
+def reset(settings: Settings, console: Console) -> list[Path]:
+    """Stop the stack and remove its data, secrets and logs; return what was removed."""
+    down(settings, console)
+    with locks.held(settings.state / "stack.lock", console):
+        moved = postgres.data_folder(settings).parent
+        found = [path for path in (settings.state / name for name in STATE) if path.exists()]
+        if moved.parent == postgres.SYSTEM_FOLDER:
+            found.append(moved)
+        for path in found:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    return found
+
+
+def all_parts(settings: Settings) -> list[Part]:
+    """Return every part, servers first."""
+    return [postgres.part(settings), emulator.part(settings), *orchestrator.parts(settings)]
+
+
+def status(settings: Settings) -> list[PartStatus]:
+    """Look at every part: is its process there, and does it answer."""
+    servers = [
+        _server(postgres.part(settings), settings.postgres_dsn, postgres.is_ready(settings)),
+        _server(emulator.part(settings), settings.sqs_endpoint, emulator.is_ready(settings)),
+    ]
+    said = orchestrator.health(settings)
+    return servers + [_airflow(part, said) for part in orchestrator.parts(settings)]
+
+
+def _server(part: Part, elsewhere: str | None, answers: bool) -> PartStatus:
+    if elsewhere:
+        return PartStatus(part.name, None, None, "healthy, not ours" if answers else "does not answer")
+    return _judge(part, "healthy" if answers else "does not answer")
+
+
+def _airflow(part: Part, said: dict[str, str]) -> PartStatus:
+    return _judge(part, said.get(part.name, "does not answer"))
+
+
+def _judge(part: Part, health: str) -> PartStatus:
+    pid, port = part.pid(), part.record().get("port")
+    if pid is None:
+        return PartStatus(part.name, None, None, "died" if part.record() else "stopped")
+    return PartStatus(part.name, pid, port, health)
+
+
+def _start_servers(settings: Settings, console: Console) -> None:
+    settings.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    settings.logs.mkdir(exist_ok=True)
+    if settings.postgres_dsn is None:
+        postgres.start(settings, console)
+    elif not postgres.is_ready(settings):
+        raise StackError("no Postgres answers at DEV_PG_DSN")
+    if settings.sqs_endpoint is None:
+        emulator.start(settings, console)
+    elif not emulator.is_ready(settings):
+        raise StackError(f"nothing answers at DEV_SQS_ENDPOINT {settings.sqs_endpoint}")
+    settings.remember_ports()
+
+
+def _prepare(settings: Settings, console: Console) -> None:
+    keyset = environment.keyset_file(settings)
+    if not keyset.exists():
+        with console.step("create the keys for masking"):
+            engine.output(settings, "create-keyset", str(keyset))
+        environment.write(settings)  # the keys are part of a connection in it
+    stamp = settings.state / "warehouse.stamp"
+    wanted = _schema_digest(settings)
+    if not stamp.exists() or stamp.read_text() != wanted:
+        with console.step("prepare the warehouse"):
+            postgres.provision(settings)
+            engine.output(settings, "migrate")
+        stamp.write_text(wanted)
+    with console.step("check the queue"):
+        engine.output(settings, "create-queue")
+
+
+def _schema_digest(settings: Settings) -> str:
+    """Return a digest that changes with the migrations, the server and the passwords of the roles."""
+    digest = hashlib.sha256(repr(sorted(environment.build(settings).items())).encode())
+    for path in sorted((settings.root / "include" / "migrations").rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()

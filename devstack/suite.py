@@ -1,0 +1,89 @@
+"""`./dev test`: style, types and tests, against a stack of their own."""
+
+import os
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from devstack import environment, locks, ports, stack
+from devstack.console import Console
+from devstack.settings import DEFAULT_PORTS, Settings, remembered_ports
+
+SUITES = ("unit", "platform", "integration", "dags", "faults")
+TYPED = ("include", "plugins", "devstack")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One program to run; its exit code decides."""
+
+    title: str
+    command: list[str]
+
+
+def run(settings: Settings, console: Console, suite: str | None, arguments: list[str]) -> int:
+    """Run the checks and the tests of one suite, or all; return the exit code of the first that failed.
+
+    Without a suite: ruff, mypy and every suite, faults without its long runs. `unit` starts no server.
+    """
+    own = test_settings(settings)
+    with locks.held(own.state / "test.lock", console):
+        if suite == "unit":
+            stack.install(own, console)
+            return _run_checks(own, console, [_pytest(own, ["unit"], arguments)])
+        return _with_stack(own, console, lambda: _run_checks(own, console, _checks(own, suite, arguments)))
+
+
+def test_settings(settings: Settings) -> Settings:
+    """Return a second stack for the tests, beside the one a person may be using.
+
+    DEV_STATE and DEV_*_PORT, where given, are respected.
+    """
+    own = (
+        settings if os.environ.get("DEV_STATE") else replace(settings, state=settings.root / ".dev" / "test")
+    )
+    chosen = {name: int(os.environ[name]) for name in DEFAULT_PORTS if os.environ.get(name)}
+    return own.with_ports({**ports.free_ports(list(DEFAULT_PORTS)), **remembered_ports(own.state), **chosen})
+
+
+def _with_stack(settings: Settings, console: Console, action: Callable[[], int]) -> int:
+    """Run the action on a stack, and stop the stack again unless it was running before."""
+    was_running = any(part.pid() for part in stack.all_parts(settings))
+    if not was_running and not os.environ.get("DEV_STATE"):
+        stack.reset(settings, console)
+        settings = settings.with_ports(ports.free_ports(list(DEFAULT_PORTS)))
+    try:
+        stack.ensure(settings, console, airflow_database=True)
+        return action()
+    finally:
+        if not was_running:
+            stack.down(settings, console)
+
+
+def _checks(settings: Settings, suite: str | None, arguments: list[str]) -> list[Check]:
+    if suite:
+        return [_pytest(settings, [suite], arguments)]
+    python = str(settings.python)
+    typed = [folder for folder in TYPED if (settings.root / folder).is_dir()]
+    return [
+        Check("ruff check", [python, "-m", "ruff", "check", "."]),
+        Check("ruff format", [python, "-m", "ruff", "format", "--check", "."]),
+        Check("mypy", [python, "-m", "mypy", "--strict", *typed]),
+        _pytest(settings, list(SUITES), ["-m", "not slow", *arguments]),
+    ]
+
+
+def _pytest(settings: Settings, suites: list[str], arguments: list[str]) -> Check:
+    folders = [f"tests/{suite}" for suite in suites if (settings.root / "tests" / suite).is_dir()]
+    return Check("pytest", [str(settings.python), "-m", "pytest", *folders, *arguments])
+
+
+def _run_checks(settings: Settings, console: Console, checks: list[Check]) -> int:
+    """Run every check, even after a failure: one run shows all there is to mend."""
+    env = environment.for_child(settings)
+    codes = []
+    for check in checks:
+        with console.step(check.title):
+            console.note("")
+            codes.append(subprocess.run(check.command, cwd=settings.root, env=env, check=False).returncode)
+    return next((code for code in codes if code), 0)
