@@ -1,0 +1,442 @@
+"""Calls to SQS, many at once in one thread: through libcurl, or through boto3 where libcurl is not wanted.
+
+A `Transport` sends each call once; an `Exchange` repeats those that may succeed the next time. Neither raises
+when SQS says no: the answer is a value, and the caller decides what it means.
+"""
+
+import contextlib
+import heapq
+import json
+import queue
+import random
+import re
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol
+
+import botocore.exceptions
+import msgspec
+import pycurl
+
+# https://docs.aws.amazon.com/sdkref/latest/guide/feature-retry-behavior.html, and what SQS adds of its own.
+TRANSIENT_CODES = frozenset(
+    {
+        "InternalError",
+        "InternalFailure",
+        "InternalServerError",
+        "KmsThrottled",
+        "LimitExceededException",
+        "PriorRequestNotComplete",
+        "ProvisionedThroughputExceededException",
+        "RequestLimitExceeded",
+        "RequestThrottled",
+        "RequestThrottledException",
+        "RequestTimeout",
+        "RequestTimeoutException",
+        "ServiceUnavailable",
+        "SlowDown",
+        "Throttling",
+        "ThrottledException",
+        "ThrottlingException",
+        "TooManyRequestsException",
+        "TransactionInProgressException",
+    }
+)
+TIMEOUT, NO_CONNECTION = "no answer in time", "no connection"
+BAD_CERTIFICATE, NO_CREDENTIALS = "certificate not accepted", "no credentials"
+ATTEMPTS = 6
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 5.0
+
+
+class Call:
+    """One request.
+
+    Attributes:
+        action: of the SQS API
+        body: its JSON
+        asked: messages asked for (ReceiveMessage)
+        receipts: in the order of the entries (batch actions), whose ids are their positions
+        attempts: how often it has been sent
+    """
+
+    __slots__ = ("action", "asked", "attempts", "body", "receipts")
+
+    def __init__(
+        self, action: str, body: bytes, asked: int = 0, receipts: list[str] | None = None, attempts: int = 0
+    ) -> None:
+        self.action = action
+        self.body = body
+        self.asked = asked
+        self.receipts = receipts or []
+        self.attempts = attempts
+
+
+class Reply(msgspec.Struct, gc=False):
+    """The answer to one call.
+
+    Attributes:
+        status: of HTTP; 0 when there was no answer
+        body: JSON; only of use when `code` is empty
+        code: AWS error code, or one of the codes of this module; empty when the call was done
+    """
+
+    call: Call
+    status: int
+    body: bytes
+    code: str
+
+    @property
+    def is_transient(self) -> bool:
+        """Whether the same call may succeed later."""
+        return (
+            self.status >= 500
+            or self.status == 429
+            or self.code in TRANSIENT_CODES
+            or self.code in (TIMEOUT, NO_CONNECTION)
+        )
+
+
+class Transport(Protocol):
+    """Sends calls, each once."""
+
+    def start(self, call: Call) -> None:
+        """Begins the call and returns at once."""
+
+    def wait(self, timeout_seconds: float) -> list[Reply]:
+        """The answers that have come, at least one unless the time is over."""
+
+    def close(self) -> None:
+        """Drops what is under way and every connection."""
+
+
+class Exchange:
+    """Calls under way together, each repeated with growing pauses until its answer is final.
+
+    Args:
+        transport: sends them
+        transfers: how many may be under way at once
+        clock: seconds, monotonic
+    """
+
+    def __init__(
+        self, transport: Transport, transfers: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._transport = transport
+        self._transfers = transfers
+        self._clock = clock
+        self._sent = 0
+        self._paused: list[tuple[float, int, Call]] = []
+        self._numbers = 0
+        self._repeating = True
+
+    @property
+    def under_way(self) -> int:
+        """Calls without a final answer."""
+        return self._sent + len(self._paused)
+
+    @property
+    def free(self) -> int:
+        """Calls that may be started now."""
+        return self._transfers - self.under_way
+
+    def start(self, call: Call) -> None:
+        """Begins a call; there must be room for it."""
+        call.attempts += 1
+        self._sent += 1
+        self._transport.start(call)
+
+    def repeat(self, call: Call) -> bool:
+        """Sends the call again after a pause; False if it has been sent often enough."""
+        if not self._repeating or call.attempts >= ATTEMPTS:
+            return False
+        longest = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** (call.attempts - 1))
+        # Not for security: the jitter keeps throttled clients from coming back together.
+        due = self._clock() + longest * random.uniform(0.5, 1.0)
+        self._numbers += 1
+        heapq.heappush(self._paused, (due, self._numbers, call))
+        return True
+
+    def stop_repeating(self) -> None:
+        """From now on every answer is final, and calls that were to be repeated are forgotten."""
+        self._repeating = False
+        self._paused.clear()
+
+    def finished(self) -> list[Reply]:
+        """Waits for final answers and returns them: at least one, unless nothing is under way."""
+        while self.under_way:
+            replies = self._transport.wait(self._until_next_pause_ends())
+            self._sent -= len(replies)
+            final = [
+                reply
+                for reply in replies
+                if not (reply.code and reply.is_transient and self.repeat(reply.call))
+            ]
+            if self._paused:
+                self._start_due()
+            if final:
+                return final
+        return []
+
+    def close(self) -> None:
+        """Drops every call."""
+        self._paused.clear()
+        self._sent = 0
+        self._transport.close()
+
+    def _until_next_pause_ends(self) -> float:
+        return max(0.0, self._paused[0][0] - self._clock()) if self._paused else 60.0
+
+    def _start_due(self) -> None:
+        while self._paused and self._paused[0][0] <= self._clock():
+            self.start(heapq.heappop(self._paused)[2])
+
+
+class _Transfer:
+    """A libcurl handle and what it is busy with."""
+
+    __slots__ = ("call", "chunks", "handle", "signed", "started")
+
+    def __init__(self, handle: pycurl.Curl) -> None:
+        self.handle = handle
+        self.call = Call("", b"")
+        self.chunks: list[bytes] = []
+        self.signed: tuple[str, Any] | None = None
+        self.started = 0.0
+
+
+class CurlTransport:
+    """libcurl with its own AWS signature: a tenth of boto3's CPU (docs/decisions).
+
+    Args:
+        endpoint: URL of SQS
+        region: for the signature
+        credentials: of botocore; asked again every second, so that refreshed ones are used
+        ca_bundle: file of the certificates to trust
+        timeout_seconds: longest wait for one answer, long poll included
+        clock: seconds, monotonic
+    """
+
+    def __init__(
+        self,
+        endpoint: str,
+        region: str,
+        credentials: Any,
+        ca_bundle: str,
+        timeout_seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._endpoint = endpoint
+        self._region = region
+        self._credentials = credentials
+        self._ca_bundle = ca_bundle
+        self._timeout_seconds = timeout_seconds
+        self._clock = clock
+        self._multi = pycurl.CurlMulti()
+        self._idle: list[_Transfer] = []
+        self._busy: dict[pycurl.Curl, _Transfer] = {}
+        self._unsent: deque[Reply] = deque()
+        self._frozen: Any = None
+        self._frozen_until = 0.0
+
+    def start(self, call: Call) -> None:
+        """Begins the call and returns at once."""
+        transfer = self._idle.pop() if self._idle else _Transfer(self._new_handle())
+        try:
+            self._prepare(transfer, call)
+        except botocore.exceptions.BotoCoreError:
+            self._idle.append(transfer)
+            self._unsent.append(Reply(call, 0, b"", NO_CREDENTIALS))
+            return
+        self._busy[transfer.handle] = transfer
+        self._multi.add_handle(transfer.handle)
+
+    def wait(self, timeout_seconds: float) -> list[Reply]:
+        """The answers that have come, at least one unless the time is over."""
+        replies = list(self._unsent)
+        self._unsent.clear()
+        until = self._clock() + timeout_seconds
+        while not replies:
+            self._multi.perform()
+            replies = self._answered()
+            if replies or not self._idle_for(until - self._clock()):
+                continue
+            replies = self._overdue()
+            if self._clock() >= until:
+                break
+        return replies
+
+    def close(self) -> None:
+        """Drops what is under way and every connection."""
+        for handle in self._busy:
+            self._multi.remove_handle(handle)
+        self._busy.clear()
+        self._idle.clear()
+        self._multi.close()
+
+    def _new_handle(self) -> pycurl.Curl:
+        handle = pycurl.Curl()
+        handle.setopt(pycurl.URL, self._endpoint + "/")
+        handle.setopt(pycurl.POST, 1)
+        handle.setopt(pycurl.AWS_SIGV4, f"aws:amz:{self._region}:sqs")
+        handle.setopt(pycurl.CAINFO, self._ca_bundle)
+        handle.setopt(pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_1_1)
+        handle.setopt(pycurl.NOSIGNAL, 1)
+        handle.setopt(pycurl.TCP_KEEPALIVE, 1)
+        # No TIMEOUT: while the caller works on what it got, libcurl's clock runs on, and it would throw away
+        # an answer that has long been waiting in the socket, with messages in it. See _overdue.
+        handle.setopt(pycurl.CONNECTTIMEOUT_MS, int(self._timeout_seconds * 1000))
+        return handle
+
+    def _prepare(self, transfer: _Transfer, call: Call) -> None:
+        """Sets what differs from the handle's last call."""
+        now = self._clock()
+        if now >= self._frozen_until:
+            self._frozen = self._credentials.get_frozen_credentials()
+            self._frozen_until = now + 1.0
+        signed = (call.action, self._frozen)
+        if transfer.signed != signed:
+            self._sign(transfer.handle, *signed)
+            transfer.signed = signed
+        if transfer.call.body is not call.body:
+            transfer.handle.setopt(pycurl.POSTFIELDS, call.body)
+        transfer.call = call
+        transfer.chunks = []
+        transfer.started = now
+        transfer.handle.setopt(pycurl.WRITEFUNCTION, transfer.chunks.append)
+
+    def _sign(self, handle: pycurl.Curl, action: str, credentials: Any) -> None:
+        headers = ["Content-Type: application/x-amz-json-1.0", f"X-Amz-Target: AmazonSQS.{action}"]
+        if credentials.token:
+            headers.append(f"X-Amz-Security-Token: {credentials.token}")
+        handle.setopt(pycurl.HTTPHEADER, headers)
+        handle.setopt(pycurl.USERNAME, credentials.access_key)
+        handle.setopt(pycurl.PASSWORD, credentials.secret_key)
+
+    def _idle_for(self, seconds: float) -> bool:
+        """Waits for traffic; True if there was none for half a second or until the time is over."""
+        ready = self._multi.select(max(0.0, min(0.5, seconds)))
+        if ready < 0:  # No socket yet, as while a name is being resolved.
+            time.sleep(0.005)
+        return bool(ready <= 0)
+
+    def _answered(self) -> list[Reply]:
+        more, replies = 1, []
+        while more:
+            more, done, failed = self._multi.info_read()
+            replies += [self._reply(self._release(handle)) for handle in done]
+            replies += [
+                Reply(self._release(handle).call, 0, b"", _curl_code(number)) for handle, number, _ in failed
+            ]
+        return replies
+
+    def _release(self, handle: pycurl.Curl) -> _Transfer:
+        transfer = self._busy.pop(handle)
+        self._multi.remove_handle(handle)
+        self._idle.append(transfer)
+        return transfer
+
+    def _reply(self, transfer: _Transfer) -> Reply:
+        status = transfer.handle.getinfo(pycurl.RESPONSE_CODE)
+        body = b"".join(transfer.chunks)
+        return Reply(transfer.call, status, body, "" if status == 200 else _error_code(status, body))
+
+    def _overdue(self) -> list[Reply]:
+        """Gives up transfers that are past their time. Call only after a pause without traffic."""
+        latest = self._clock() - self._timeout_seconds
+        late = [transfer for transfer in self._busy.values() if transfer.started < latest]
+        for transfer in late:
+            self._release(transfer.handle)
+        return [Reply(transfer.call, 0, b"", TIMEOUT) for transfer in late]
+
+
+class BotoTransport:
+    """The same calls through boto3, in threads.
+
+    Args:
+        client: of boto3, for SQS, without retries of its own
+        transfers: threads
+    """
+
+    def __init__(self, client: Any, transfers: int) -> None:
+        self._methods: dict[str, Callable[..., dict[str, Any]]] = {
+            "ReceiveMessage": client.receive_message,
+            "DeleteMessageBatch": client.delete_message_batch,
+            "ChangeMessageVisibilityBatch": client.change_message_visibility_batch,
+        }
+        self._threads = ThreadPoolExecutor(transfers, thread_name_prefix="sqs")
+        self._replies: queue.SimpleQueue[Reply] = queue.SimpleQueue()
+
+    def start(self, call: Call) -> None:
+        """Begins the call and returns at once."""
+        self._threads.submit(self._send, call)
+
+    def wait(self, timeout_seconds: float) -> list[Reply]:
+        """The answers that have come, at least one unless the time is over."""
+        replies = []
+        with contextlib.suppress(queue.Empty):
+            replies.append(self._replies.get(timeout=timeout_seconds))
+            while True:
+                replies.append(self._replies.get_nowait())
+        return replies
+
+    def close(self) -> None:
+        """Drops what has not begun; what is under way ends by itself."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _send(self, call: Call) -> None:
+        try:
+            answer = self._methods[call.action](**json.loads(call.body))
+            answer.pop("ResponseMetadata", None)
+            reply = Reply(call, 200, json.dumps(answer).encode(), "")
+        except botocore.exceptions.ClientError as error:
+            reply = Reply(call, *_client_error(error))
+        except botocore.exceptions.BotoCoreError as error:
+            reply = Reply(call, 0, b"", _boto_code(error))
+        self._replies.put(reply)
+
+
+def _client_error(error: botocore.exceptions.ClientError) -> tuple[int, bytes, str]:
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 400)
+    return status, b"", error_code(error)
+
+
+def error_code(error: botocore.exceptions.ClientError) -> str:
+    """The code the JSON protocol gives the error; boto3 shows the older one of the query protocol."""
+    found = error.response.get("Error", {})
+    return _plain(found.get("QueryErrorCode") or found.get("Code") or "")
+
+
+def _boto_code(error: botocore.exceptions.BotoCoreError) -> str:
+    kinds = botocore.exceptions
+    if isinstance(error, kinds.SSLError):
+        return BAD_CERTIFICATE
+    if isinstance(error, (kinds.ReadTimeoutError, kinds.ConnectTimeoutError)):
+        return TIMEOUT
+    if isinstance(error, (kinds.HTTPClientError, kinds.ConnectionError)):
+        return NO_CONNECTION
+    return NO_CREDENTIALS
+
+
+def _curl_code(number: int) -> str:
+    if number in (pycurl.E_PEER_FAILED_VERIFICATION, pycurl.E_SSL_CACERT_BADFILE, pycurl.E_SSL_ISSUER_ERROR):
+        return BAD_CERTIFICATE
+    return TIMEOUT if number == pycurl.E_OPERATION_TIMEDOUT else NO_CONNECTION
+
+
+def _error_code(status: int, body: bytes) -> str:
+    """The AWS code of an error reply: {"__type": "com.amazonaws.sqs#QueueDoesNotExist", ...}."""
+    try:
+        found = json.loads(body)
+    except ValueError:  # A proxy's page, not SQS.
+        return f"HTTP {status}"
+    kind = found.get("__type") if isinstance(found, dict) else None
+    return _plain(kind if isinstance(kind, str) else "") or f"HTTP {status}"
+
+
+def _plain(code: str) -> str:
+    """The code without its namespace; empty if it does not look like one, for it goes into messages."""
+    last = re.fullmatch(r"(?:[^#]*#)?([A-Za-z0-9._-]{1,80})(?::.*)?", code)
+    name = last[1] if last else ""
+    return "QueueDoesNotExist" if name == "AWS.SimpleQueueService.NonExistentQueue" else name
