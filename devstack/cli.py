@@ -47,6 +47,10 @@ def main(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         print("\ndev: interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        # The reader, `head` say, has seen enough. The interpreter's own flush at exit must not complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
 
 
 def _console(options: argparse.Namespace) -> Console:

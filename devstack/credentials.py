@@ -17,6 +17,11 @@ def fernet_key() -> str:
     return base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
 
 
+def signing_key() -> str:
+    """Return a key for Airflow's [api_auth] jwt_secret: HS512 wants at least 64 bytes (RFC 7518, 3.2)."""
+    return secrets.token_hex(64)
+
+
 def secret(folder: Path, name: str, make: Callable[[], str] = _word) -> str:
     """Return the secret of this name, making it (mode 0600) the first time it is asked for."""
     path = folder / name

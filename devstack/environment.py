@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from devstack import emulator, ports, postgres
-from devstack.credentials import fernet_key, secret, write_private
+from devstack.credentials import fernet_key, secret, signing_key, write_private
 from devstack.postgres import AIRFLOW, WAREHOUSE, Login
 from devstack.settings import Settings
 
@@ -138,7 +138,7 @@ def _airflow(settings: Settings) -> dict[str, str]:
         "AIRFLOW__API__PORT": str(settings.ui_port),
         "AIRFLOW__API__BASE_URL": url,
         "AIRFLOW__API__SECRET_KEY": secret(secrets, "api_secret_key"),
-        "AIRFLOW__API_AUTH__JWT_SECRET": secret(secrets, "jwt_secret"),
+        "AIRFLOW__API_AUTH__JWT_SECRET": secret(secrets, "jwt_secret", signing_key),
     }
 
 

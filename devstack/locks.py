@@ -15,7 +15,8 @@ def held(path: Path, console: Console) -> Iterator[None]:
 
     The kernel frees it when the holder dies, and no child inherits it, so nothing has to be cleaned up.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    # Private: logs, the emulator's saved messages and staged batches end up beside the lock.
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         _take(descriptor, console)
