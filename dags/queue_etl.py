@@ -1,0 +1,97 @@
+"""One DAG for each contract in include/contracts. Wiring only: the work is in include/queue_etl/steps.py."""
+
+from datetime import UTC, datetime, timedelta
+
+from airflow.sdk import DAG, Asset, Metadata, TriggerRule, task, task_group
+from queue_etl_connections import open_pipeline, run_so_far
+from queue_etl_policy import DEFAULT_ARGS, PARAMS
+from sqs_queue_depth import SqsQueueDepthSensor
+
+from include.contracts import contract_names, load_contract
+
+DOC = """
+Moves the messages of the SQS queue `{queue}` into `{table}`: each ends in exactly one place, a row or the
+quarantine, once, with personal data masked. A message is deleted when the database proves it committed.
+
+| if this task fails | what you see | where your data is | what to do |
+|---|---|---|---|
+| `sense` | queue, region, endpoint, and why SQS did not answer | on the queue: nothing was received | mend what the line names; the next run goes on |
+| `extract` | `not started, nothing received:` with a list, or SQS or staging failing | on the queue, hidden for up to an hour; sealed batches stay staged | mend it; clear `extract`, or leave it to the next run |
+| `mask` | a keyset, or a damaged staged file, and its batch | staged, encrypted, and still on the queue | mend it; the messages come back and the next run takes them |
+| `load` | SQLSTATE and constraint, never a value | a batch is in `{table}` wholly or not at all; the rest is on the queue | mend it; the messages come back and the next run takes them |
+| `finish` | that a task before it failed, or a delete that SQS refused | committed rows are in `{table}`; a message not deleted comes back and counts as a duplicate | mend the task before it; nothing comes twice |
+"""  # noqa: E501 - a row of a table is a line
+# The grid names a mapped task by its batch instead of by a number.
+BATCH = "{{ task.op_kwargs['batch']['batch'] }}"
+
+
+def queue_etl(name: str) -> DAG:
+    """The DAG of one contract: sense >> extract >> (mask >> load for each batch) >> finish."""
+    contract = load_contract(name)
+    table = Asset(name=contract.table, uri=f"x-warehouse://{contract.table}")
+
+    @task
+    def extract(depth):
+        from include.queue_etl import steps
+
+        with open_pipeline(name) as pipeline:
+            return steps.extract(pipeline, depth)
+
+    @task(map_index_template=BATCH)
+    def mask(batch):
+        from include.queue_etl import steps
+
+        with open_pipeline(name) as pipeline:
+            return steps.mask(pipeline, batch["batch"])
+
+    @task(map_index_template=BATCH)
+    def load(batch):
+        from include.queue_etl import steps
+
+        with open_pipeline(name) as pipeline:
+            return steps.load(pipeline, batch["batch"])
+
+    # A group, not two expansions in a row: a batch that cannot be masked must not keep the others out.
+    @task_group(prefix_group_id=False)
+    def each_batch(batch):
+        load(mask(batch))
+
+    # Runs after any failure, and is skipped when a direct upstream is: when `sense` saw an empty queue, or
+    # the run is closed already and has no batch.
+    @task(trigger_rule=TriggerRule.ALL_DONE_MIN_ONE_SUCCESS, outlets=[table])
+    def finish():
+        from include.queue_etl import steps
+
+        with open_pipeline(name) as pipeline:
+            summary = steps.finish(pipeline, **run_so_far())
+        yield Metadata(table, {"rows": summary["loaded"]})
+        return summary
+
+    with DAG(
+        name,
+        description=f"{contract.queue} -> {contract.table}, once, with personal data masked",
+        doc_md=DOC.format(queue=contract.queue, table=contract.table),
+        schedule=timedelta(minutes=5),
+        start_date=datetime(2025, 1, 1, tzinfo=UTC),
+        catchup=False,
+        max_active_runs=1,
+        is_paused_upon_creation=False,  # else `dags test` registers it paused, and runs of the UI stay queued
+        dagrun_timeout=timedelta(hours=1),  # then the run's messages come back anyway (visibility timeout)
+        default_args=DEFAULT_ARGS,
+        params=PARAMS,
+        tags=["sqs", "postgres", "personal-data"],
+    ) as dag:
+        sense = SqsQueueDepthSensor(
+            task_id="sense",
+            sqs_queue=contract.queue,
+            min_messages="{{ params.min_messages }}",
+            max_age_seconds="{{ params.max_age_seconds }}",
+            timeout="{{ params.wait_seconds }}",
+        )
+        batches, last = extract(sense.output), finish()
+        [sense, batches, each_batch.expand(batch=batches)] >> last
+    return dag
+
+
+for contract_name in contract_names():
+    globals()[contract_name] = queue_etl(contract_name)

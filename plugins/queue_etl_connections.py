@@ -1,0 +1,146 @@
+"""Airflow connections, environment and run params -> a Pipeline of include/queue_etl/steps.py.
+
+Everything is fetched when a task calls `open_pipeline`, nothing at import. No text made here holds a
+password, a keyset or a URI: connections are named by their id only.
+"""
+
+import os
+from typing import TYPE_CHECKING
+
+from include.queue_etl.errors import SettingsError
+
+if TYPE_CHECKING:
+    import boto3
+    from airflow.sdk import Connection
+
+    from include.queue_etl.pipeline import Pipeline
+
+AWS = "aws_default"
+WAREHOUSE = "postgres_default"
+KEYSET = "pii_keyset"
+
+REMEDIES = {
+    WAREHOUSE: f"airflow connections add {WAREHOUSE} --conn-type postgres --conn-login etl_loader ...",
+    KEYSET: f"airflow connections add {KEYSET} --conn-type generic --conn-password <Tink JSON keyset>",
+}
+
+
+def open_pipeline(contract_name: str) -> "Pipeline":
+    """The pipeline of the running task's DAG run: a context manager that connects on first use.
+
+    The same run gives the same pipeline, so a retried or cleared task goes on with the run's own batches.
+
+    Raises:
+        SettingsError: a connection, a setting or a param is missing or wrong; says how to mend it
+    """
+    from airflow.sdk import get_current_context
+
+    from include.contracts import load_contract
+    from include.queue_etl.pipeline import Pipeline, Run
+    from include.queue_etl.settings import Settings
+
+    context = get_current_context()
+    return Pipeline(
+        load_contract(contract_name),
+        Run(contract_name, context["run_id"]),
+        Settings.from_environment(os.environ, max_messages=int(context["params"]["max_messages"])),
+        session=aws_session,
+        endpoint_url=sqs_endpoint(),
+        warehouse_dsn=warehouse_dsn(),
+        keyset_json=keyset_json(),
+    )
+
+
+def run_so_far() -> dict[str, bool]:
+    """What `finish` has to know of the run: has a task before it failed, and is this its own last try."""
+    from airflow.sdk import get_current_context
+
+    ti = get_current_context()["ti"]
+    failed = ti.get_ti_count(ti.dag_id, run_ids=[ti.run_id], states=["failed", "upstream_failed"])
+    return {"upstream_failed": failed > 0, "last_attempt": ti.try_number > ti.max_tries}
+
+
+def aws_session() -> "boto3.Session":
+    """A session with the credentials and region of `aws_default`; without that connection, the machine's own.
+
+    Assumed roles refresh themselves. Imports boto3, about half a second of CPU: only steps that need AWS call
+    it.
+    """
+    from airflow.providers.amazon.aws.hooks.base_aws import AwsGenericHook
+
+    return AwsGenericHook(aws_conn_id=AWS, client_type="sqs").get_session()
+
+
+def sqs_endpoint() -> str | None:
+    """Endpoint of SQS in the connection's extra; None: AWS.
+
+    `{"service_config": {"sqs": {"endpoint_url": ...}}}` wins over `{"endpoint_url": ...}`, as in the provider
+    (`AwsConnectionWrapper.get_service_endpoint_url`), read here because importing the provider imports boto3.
+    """
+    connection = _connection(AWS)
+    if connection is None:
+        return None
+    extra = connection.extra_dejson
+    endpoint: str | None = extra.get("service_config", {}).get("sqs", {}).get("endpoint_url")
+    return endpoint or extra.get("endpoint_url")
+
+
+def warehouse_dsn() -> str:
+    """Connection string of `postgres_default` for libpq, with sslmode and every libpq option of its extra.
+
+    Extra keys that libpq does not know are options of Airflow's PostgresHook and have no meaning here; `iam`
+    is refused, because ignoring it would mean to connect without the password it stands for.
+
+    Raises:
+        SettingsError: the connection is missing, or asks for IAM authentication
+    """
+    from psycopg.conninfo import make_conninfo
+    from psycopg.pq import Conninfo
+
+    connection = _required(WAREHOUSE)
+    extra = connection.extra_dejson
+    if extra.get("iam"):
+        raise SettingsError([f"connection {WAREHOUSE}: extra `iam` is not supported; give a password"])
+    known = {option.keyword.decode() for option in Conninfo.get_defaults()}
+    options = {key: value for key, value in extra.items() if key in known}
+    named = {
+        "host": connection.host,
+        "port": connection.port,
+        "user": connection.login,
+        "password": connection.password,
+        "dbname": connection.schema,
+    }
+    return make_conninfo("", **{**options, **{key: value for key, value in named.items() if value}})
+
+
+def keyset_json() -> str:
+    """The Tink keyset in `pii_keyset`: the connection's password, or all of its extra.
+
+    Raises:
+        SettingsError: the connection is missing or empty
+    """
+    connection = _required(KEYSET)
+    keyset: str | None = connection.password or connection.extra
+    if not keyset:
+        raise SettingsError([f"connection {KEYSET} has neither password nor extra: {REMEDIES[KEYSET]}"])
+    return keyset
+
+
+def _required(conn_id: str) -> "Connection":
+    connection = _connection(conn_id)
+    if connection is None:
+        variable = f"AIRFLOW_CONN_{conn_id.upper()}"
+        raise SettingsError([f"no connection {conn_id}: {REMEDIES[conn_id]} (or set {variable})"])
+    return connection
+
+
+def _connection(conn_id: str) -> "Connection | None":
+    """The connection; None where no secrets backend has it."""
+    from airflow.sdk import Connection
+    from airflow.sdk.exceptions import AirflowNotFoundException
+
+    try:
+        connection: Connection = Connection.get(conn_id)
+    except AirflowNotFoundException:
+        return None
+    return connection

@@ -1,0 +1,64 @@
+"""What every queue DAG has in common: the params of its form, and how often its tasks are tried.
+
+Apart from the DAG file so that that one is wiring only.
+"""
+
+from datetime import timedelta
+from typing import Any
+
+from airflow.sdk import ExceptionRetryPolicy, Param, RetryAction, RetryRule
+
+from include.queue_etl.errors import PermanentError, SettingsError, TransientError
+from include.queue_etl.settings import LIMITS
+
+PARAMS = {
+    "max_messages": Param(
+        LIMITS["max_messages"].most,
+        type="integer",
+        minimum=LIMITS["max_messages"].least,
+        maximum=LIMITS["max_messages"].most,
+        title="Most messages",
+        description="The run takes at most so many; SQS allows about 120,000 in flight.",
+    ),
+    "min_messages": Param(
+        1,
+        type="integer",
+        minimum=1,
+        title="Fewest messages",
+        description="The run starts when so many wait.",
+    ),
+    "max_age_seconds": Param(
+        900,
+        type="integer",
+        minimum=60,
+        title="Longest wait of a message (seconds)",
+        description="The run also starts when CloudWatch says that the oldest message is older.",
+    ),
+    # At most 240: the next run of the five-minute schedule must not find this one still waiting.
+    "wait_seconds": Param(
+        60,
+        type="integer",
+        minimum=0,
+        maximum=240,
+        title="Wait for messages (seconds)",
+        description="After this long without enough messages the run is skipped.",
+    ),
+}
+
+RETRY_POLICY = ExceptionRetryPolicy(
+    [
+        RetryRule([PermanentError, SettingsError], RetryAction.FAIL, reason="a person has to mend it"),
+        RetryRule(TransientError, RetryAction.RETRY, reason="the same call may succeed in a minute"),
+    ]
+)
+
+DEFAULT_ARGS: dict[str, Any] = {
+    "owner": "data-platform",
+    "execution_timeout": timedelta(minutes=15),
+    "retries": 4,
+    # 10, 20, 40, 80 s, each with up to as much again of jitter, which Airflow adds.
+    "retry_delay": timedelta(seconds=10),
+    "retry_exponential_backoff": 2.0,
+    "max_retry_delay": timedelta(minutes=3),
+    "retry_policy": RETRY_POLICY,
+}
