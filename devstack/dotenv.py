@@ -6,20 +6,26 @@ import secrets
 from collections.abc import Callable
 from pathlib import Path
 
-from devstack.credentials import fernet_key, write_private
+from devstack.credentials import fernet_key, signing_key, write_private
 from devstack.errors import StackError
 
-MAKERS: dict[str, Callable[[], str]] = {"password": lambda: secrets.token_hex(20), "fernet": fernet_key}
+MAKERS: dict[str, Callable[[], str]] = {
+    "password": lambda: secrets.token_hex(20),
+    "signing": signing_key,
+    "fernet": fernet_key,
+}
 PLACEHOLDER = re.compile(r"^(\w+)=<(\w+)>$")
 
 
 def fill(example: str, keyset: str) -> str:
     """Return the example with every `NAME=<kind>` replaced by a fresh secret of that kind.
 
-    `keyset` is the JSON of the masking keys; it takes the place of `<keyset>`, on one line.
+    `keyset` is the JSON of the masking keys; `<keyset>` becomes an Airflow connection that holds it.
     Raises StackError for a kind that nothing makes.
     """
-    makers = {**MAKERS, "keyset": lambda: "'" + json.dumps(json.loads(keyset)) + "'"}
+    connection = json.dumps({"conn_type": "generic", "password": json.dumps(json.loads(keyset))})
+    # In single quotes compose takes the text as it is; JSON of base64 holds none.
+    makers = {**MAKERS, "keyset": lambda: f"'{connection}'"}
     return "\n".join(_filled(line, makers) for line in example.splitlines()) + "\n"
 
 

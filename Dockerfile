@@ -1,0 +1,18 @@
+# Airflow with this project inside. Slim: the lock brings every provider we use, at the tested version.
+FROM apache/airflow:slim-3.3.2-python3.11
+
+USER root
+# Owned before volumes are mounted over them: a new volume takes its owner from here.
+RUN mkdir -p /opt/airflow/staging /opt/airflow/state \
+    && chown -R airflow:0 /opt/airflow/staging /opt/airflow/state \
+    && chmod 0700 /opt/airflow/staging /opt/airflow/state
+USER airflow
+
+COPY --chown=airflow:0 requirements.lock /opt/airflow/
+RUN pip install --no-cache-dir --require-hashes --no-deps -r /opt/airflow/requirements.lock
+
+WORKDIR /opt/airflow
+COPY --chown=airflow:0 config ./config
+COPY --chown=airflow:0 include ./include
+COPY --chown=airflow:0 plugins ./plugins
+COPY --chown=airflow:0 dags ./dags
