@@ -24,7 +24,7 @@ def output(settings: Settings, *arguments: str) -> str:
     run = subprocess.run(command, cwd=settings.root, env=env, capture_output=True, text=True, check=False)
     if run.returncode:
         said = (run.stderr.strip() or run.stdout.strip() or f"exit {run.returncode}").splitlines()
-        raise StackError(f"{arguments[0]}: {said[-1]}")
+        raise StackError(f"{arguments[0]}: {said[-1].removeprefix(f'{arguments[0]}: ')}")
     return run.stdout
 
 

@@ -206,17 +206,26 @@ def _can_use(prefix: tuple[str, ...], programs: Path, home: Path) -> bool:
 def _moved_account(settings: Settings, nobody: int) -> Account:
     """Become nobody for real, with copies of binaries and data folder where nobody can reach them."""
     home = SYSTEM_FOLDER / str(settings.state).strip("/").replace("/", "-")
-    programs = home / "programs"
     SYSTEM_FOLDER.mkdir(mode=0o755, parents=True, exist_ok=True)
     home.mkdir(mode=0o755, exist_ok=True)
     os.chown(home, nobody, -1)
-    if not (programs / "bin" / "postgres").exists():
-        shutil.rmtree(programs, ignore_errors=True)
-        partial = home / "programs.partial"
-        shutil.copytree(bundled(settings), partial, dirs_exist_ok=True, symlinks=True)
-        partial.rename(programs)
+    programs = _copied_programs(bundled(settings), home / "programs")
     (settings.state / "postgres.moved").write_text(str(home / "postgres"))
     return Account((), nobody, programs, home)
+
+
+def _copied_programs(original: Path, target: Path) -> Path:
+    """Copy the server and the shared libraries it finds by relative path; return the server's folder."""
+    package = original.parent
+    copy = target / package.name / original.name
+    if not target.exists():
+        partial = target.with_name("programs.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(original, partial / package.name / original.name, symlinks=True)
+        for libraries in package.parent.glob(f"{package.name}.libs"):
+            shutil.copytree(libraries, partial / libraries.name)
+        partial.rename(target)
+    return copy
 
 
 def _initialise(settings: Settings, account: Account) -> None:
