@@ -1,0 +1,78 @@
+"""The schema of the warehouse and its roles: Alembic, with plain SQL inside.
+
+A second pipeline adds one revision here: the table of its contract, owned by `etl_owner`, with INSERT for
+`etl_loader` and SELECT for `analyst` and `pii_officer`.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import psycopg
+from psycopg import sql
+
+HERE = Path(__file__).parent
+ROLES = ("etl_loader", "analyst", "pii_officer", "ops_ro")  # those that log in
+
+
+def head_revision() -> str:
+    """The revision this code needs.
+
+    Read off the file names, not through Alembic: every preflight asks, and importing Alembic with SQLAlchemy
+    takes longer than all the preflight's statements. A test proves that Alembic says the same.
+    """
+    return max(path.stem[:4] for path in (HERE / "versions").glob("[0-9]*.py"))
+
+
+def upgrade(owner_dsn: str, passwords: Mapping[str, str]) -> None:
+    """Bring the database to `head_revision()` and set the roles' passwords. Running it again changes nothing.
+
+    Args:
+        owner_dsn: of a superuser, or of a role with CREATEROLE that owns the database
+        passwords: of the roles in `ROLES`; one left out keeps its password, and cannot log in without
+
+    Raises:
+        ValueError: a password is given for a role that is not ours
+        psycopg.Error: Postgres refused; no statement holds a password in clear
+    """
+    if foreign := set(passwords) - set(ROLES):
+        raise ValueError(f"not a role of the warehouse: {', '.join(sorted(foreign))}")
+    _despite_neighbours(lambda: _migrate(owner_dsn))
+    _despite_neighbours(lambda: _set_passwords(owner_dsn, passwords))
+
+
+def _migrate(owner_dsn: str) -> None:
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(HERE).replace("%", "%%"))
+    config.attributes["connect"] = lambda: psycopg.connect(owner_dsn)
+    command.upgrade(config, "head")
+
+
+def _set_passwords(owner_dsn: str, passwords: Mapping[str, str]) -> None:
+    """Send SCRAM verifiers made here, so that a server which logs its statements logs no password."""
+    with psycopg.connect(owner_dsn) as connection:
+        for role, password in passwords.items():
+            verifier = connection.pgconn.encrypt_password(password.encode(), role.encode(), b"scram-sha-256")
+            connection.execute(
+                sql.SQL("ALTER ROLE {} LOGIN PASSWORD {}").format(
+                    sql.Identifier(role), sql.Literal(verifier.decode())
+                )
+            )
+
+
+def _despite_neighbours(work: Callable[[], None]) -> None:
+    """Repeat `work` when another database of the cluster changes the same roles at that moment.
+
+    Roles are cluster-wide, advisory locks are not; Postgres then says "tuple concurrently updated" (XX000).
+    """
+    for attempt in range(1, 11):
+        try:
+            return work()
+        except Exception as error:
+            cause = getattr(error, "orig", error)  # SQLAlchemy wraps what psycopg raises
+            if attempt == 10 or not isinstance(cause, psycopg.errors.InternalError_):
+                raise
+        time.sleep(0.1 * attempt)

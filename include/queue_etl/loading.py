@@ -1,0 +1,274 @@
+"""What happens inside the one transaction that loads a batch."""
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import LiteralString
+from uuid import UUID
+
+from psycopg import sql
+from psycopg.types.json import Jsonb
+
+from include.queue_etl.batches import MaskedBatch, RejectedBatch
+from include.queue_etl.errors import WarehouseRefused
+from include.queue_etl.postgres import Connection
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class BatchCounts:
+    """What became of a batch's messages; `duplicates` were known before, or repeat within the batch."""
+
+    loaded: int
+    quarantined: int
+    duplicates: int
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """One batch and where it goes.
+
+    Attributes:
+        table: schema-qualified
+        columns: of the table, in the order of the batch's rows
+    """
+
+    run_id: UUID
+    table: str
+    columns: tuple[str, ...]
+    batch: str
+    masked: MaskedBatch
+    rejected: RejectedBatch
+
+    @property
+    def messages(self) -> int:
+        """How many messages the batch holds."""
+        return self.masked.accepted + sum(self.masked.rejected.values())
+
+    @property
+    def copied_bytes(self) -> int:
+        """Bytes of COPY text."""
+        return len(self.masked.ledger) + len(self.masked.rows) + len(self.rejected.lines)
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What a writer put into the tables."""
+
+    loaded: int
+    quarantined: Mapping[str, int]
+
+
+Writer = Callable[[Connection, Load], Written]
+
+
+# A session that commits asynchronously could lose a batch whose messages are already deleted.
+DURABLE: LiteralString = """
+    SELECT set_config('synchronous_commit', 'on', true)
+    WHERE current_setting('synchronous_commit') IN ('off', 'local')
+"""
+# FOR SHARE makes closing the run wait. The claim makes a second attempt at the batch wait, and then adopt.
+CLAIM: LiteralString = """
+    INSERT INTO etl.batches (run_id, batch, ids_digest, staged_bytes, mask_seconds)
+    SELECT run_id, %(batch)s, %(ids_digest)s, %(staged_bytes)s, %(mask_seconds)s
+    FROM etl.runs WHERE run_id = %(run_id)s AND state = 'running' FOR SHARE
+    ON CONFLICT DO NOTHING
+"""
+ADOPT: LiteralString = """
+    SELECT state, ids_digest, batches.loaded, batches.quarantined, batches.duplicates
+    FROM etl.runs LEFT JOIN etl.batches ON batches.run_id = runs.run_id AND batch = %(batch)s
+    WHERE runs.run_id = %(run_id)s
+"""
+RECORD: LiteralString = """
+    UPDATE etl.batches
+    SET loaded = %(loaded)s, quarantined = %(quarantined)s, duplicates = %(duplicates)s,
+        quarantined_by_reason = %(by_reason)s, load_seconds = %(seconds)s
+    WHERE run_id = %(run_id)s AND batch = %(batch)s
+"""
+
+
+def load_batch(connection: Connection, load: Load, write: Writer) -> BatchCounts:
+    """Claim the batch, write it, record the counts; what may not be written keeps the counts it has.
+
+    Raises:
+        WarehouseRefused: the run was never opened, or a batch of that name is committed with other messages
+        psycopg.Error: from Postgres; the transaction is to be rolled back
+    """
+    started = time.monotonic()
+    connection.execute(DURABLE)
+    if not _claim(connection, load):
+        return _adopt(connection, load)
+    written = write(connection, load)
+    quarantined = sum(written.quarantined.values())
+    counts = BatchCounts(written.loaded, quarantined, load.messages - written.loaded - quarantined)
+    values = {
+        "run_id": load.run_id,
+        "batch": load.batch,
+        "loaded": counts.loaded,
+        "quarantined": counts.quarantined,
+        "duplicates": counts.duplicates,
+        "by_reason": Jsonb(dict(written.quarantined)),
+        "seconds": time.monotonic() - started,
+    }
+    connection.execute(RECORD, values)
+    return counts
+
+
+def _claim(connection: Connection, load: Load) -> bool:
+    values = {
+        "run_id": load.run_id,
+        "batch": load.batch,
+        "ids_digest": load.masked.ids_digest,
+        "staged_bytes": load.copied_bytes,
+        "mask_seconds": load.masked.mask_seconds,
+    }
+    return connection.execute(CLAIM, values).rowcount == 1
+
+
+def _adopt(connection: Connection, load: Load) -> BatchCounts:
+    """The counts of a batch that is committed, or whose run is closed."""
+    found = connection.execute(ADOPT, {"run_id": load.run_id, "batch": load.batch}).fetchone()
+    if found is None:
+        raise WarehouseRefused(f"run {load.run_id} was never opened")
+    state, ids_digest, *counts = found
+    if ids_digest is None:
+        log.info("Run %s is closed (%s): batch %s is left alone", load.run_id, state, load.batch)
+        return BatchCounts(0, 0, 0)
+    if ids_digest != load.masked.ids_digest:
+        raise WarehouseRefused(f"batch {load.batch} of run {load.run_id} is committed with other messages")
+    log.info("Batch %s is committed already", load.batch)
+    return BatchCounts(*counts)
+
+
+# The fast path: every message is new ------------------------------------------------------------------------
+
+LEDGER = ("queue_id", "sent_day", "message_id", "run_id", "status")
+QUARANTINE = tuple(
+    "queue_id sent_day message_id run_id reason payload payload_bytes receive_count".split()  # noqa: SIM905
+)
+
+
+def copy_all(connection: Connection, load: Load) -> Written:
+    """Plain COPYs: half the Postgres time of INSERT ... ON CONFLICT.
+
+    A message seen before raises a unique violation; then `insert_unseen` has to do it.
+    """
+    lines = _copy(connection, sql.Identifier("etl", "ledger"), LEDGER, load.masked.ledger)
+    rows = _copy(connection, _identifier(load.table), load.columns, load.masked.rows)
+    sealed = _copy(connection, sql.Identifier("etl", "quarantine"), QUARANTINE, load.rejected.lines)
+    _check_lines(load, lines, rows, sealed)
+    return Written(load.masked.accepted, load.masked.rejected)
+
+
+def _copy(connection: Connection, table: sql.Identifier, columns: Sequence[str], lines: bytes) -> int:
+    """Send COPY text and return the number of rows Postgres made of it."""
+    if not lines:
+        return 0
+    with connection.cursor() as cursor:
+        with cursor.copy(sql.SQL("COPY {} ({}) FROM STDIN").format(table, _list(columns))) as copy:
+            copy.write(lines)
+        return cursor.rowcount
+
+
+def _check_lines(load: Load, lines: int, rows: int, sealed: int) -> None:
+    """A batch whose parts do not fit together would lose messages, or load them as something else."""
+    expected = (load.messages, load.masked.accepted, load.messages - load.masked.accepted)
+    if (lines, rows, sealed) != expected:
+        raise WarehouseRefused(
+            f"batch {load.batch} has {lines} ledger lines, {rows} rows and {sealed} quarantine lines, "
+            "expected {}, {} and {}".format(*expected)
+        )
+
+
+# The safe path: some were seen before -----------------------------------------------------------------------
+
+STAGED_LEDGER: LiteralString = """
+    CREATE TEMPORARY TABLE staged_ledger (
+        line integer GENERATED ALWAYS AS IDENTITY,
+        queue_id smallint, sent_day date, message_id uuid, run_id uuid, status "char"
+    ) ON COMMIT DROP
+"""
+STAGED_QUARANTINE: LiteralString = """
+    CREATE TEMPORARY TABLE staged_quarantine (
+        line integer GENERATED ALWAYS AS IDENTITY,
+        queue_id smallint, sent_day date, message_id uuid, run_id uuid,
+        reason text, payload bytea, payload_bytes integer, receive_count integer
+    ) ON COMMIT DROP
+"""
+STAGED_ROWS: LiteralString = """
+    CREATE TEMPORARY TABLE staged_rows ({line} integer GENERATED ALWAYS AS IDENTITY, {columns}) ON COMMIT DROP
+"""
+# From the catalog: CREATE TABLE ... (LIKE ...) asks for SELECT on the table, which the loader does not have.
+COLUMN_TYPES: LiteralString = """
+    SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute
+    WHERE attrelid = %(table)s::regclass AND attname = ANY (%(columns)s) AND NOT attisdropped
+"""
+# A message that repeats counts once, as its first line. All loaders insert in one order: no deadlock.
+INSERT_UNSEEN: LiteralString = """
+    WITH numbered AS (
+        SELECT *, row_number() OVER (PARTITION BY status ORDER BY line) AS part_line FROM staged_ledger
+    ), candidates AS (
+        SELECT DISTINCT ON (queue_id, sent_day, message_id) * FROM numbered
+        ORDER BY queue_id, sent_day, message_id, line
+    ), unseen AS (
+        INSERT INTO etl.ledger ({ledger_columns})
+        SELECT {ledger_columns} FROM candidates ORDER BY queue_id, sent_day, message_id
+        ON CONFLICT DO NOTHING
+        RETURNING queue_id, sent_day, message_id
+    ), chosen AS (
+        SELECT status, part_line FROM candidates JOIN unseen USING (queue_id, sent_day, message_id)
+    ), inserted AS (
+        INSERT INTO {table} ({columns})
+        SELECT {columns} FROM staged_rows JOIN chosen ON status = 'L' AND part_line = staged_rows.{line}
+    ), sealed AS (
+        SELECT staged_quarantine.* FROM staged_quarantine JOIN chosen ON status = 'Q' AND part_line = line
+    ), quarantined AS (
+        INSERT INTO etl.quarantine ({quarantine_columns})
+        SELECT {quarantine_columns} FROM sealed ORDER BY queue_id, sent_day, message_id
+        ON CONFLICT DO NOTHING
+    )
+    SELECT (SELECT count(*) FROM chosen WHERE status = 'L'),
+           (SELECT coalesce(jsonb_object_agg(reason, messages), '{{}}')
+            FROM (SELECT reason, count(*) AS messages FROM sealed GROUP BY reason) AS reasons)
+"""
+LINE = sql.Identifier("staged line")  # with a blank: no contract has such a column
+
+
+def insert_unseen(connection: Connection, load: Load) -> Written:
+    """Stage the batch in temporary tables, then insert what the ledger does not know."""
+    _stage(connection, load)
+    statement = sql.SQL(INSERT_UNSEEN).format(
+        ledger_columns=_list(LEDGER),
+        quarantine_columns=_list(QUARANTINE),
+        table=_identifier(load.table),
+        columns=_list(load.columns),
+        line=LINE,
+    )
+    loaded, quarantined = connection.execute(statement).fetchone() or (0, {})
+    return Written(loaded, quarantined)
+
+
+def _stage(connection: Connection, load: Load) -> None:
+    connection.execute(STAGED_LEDGER)
+    connection.execute(STAGED_QUARANTINE)
+    connection.execute(sql.SQL(STAGED_ROWS).format(line=LINE, columns=_typed_columns(connection, load)))
+    lines = _copy(connection, sql.Identifier("staged_ledger"), LEDGER, load.masked.ledger)
+    rows = _copy(connection, sql.Identifier("staged_rows"), load.columns, load.masked.rows)
+    sealed = _copy(connection, sql.Identifier("staged_quarantine"), QUARANTINE, load.rejected.lines)
+    _check_lines(load, lines, rows, sealed)
+
+
+def _typed_columns(connection: Connection, load: Load) -> sql.Composed:
+    values = {"table": _identifier(load.table).as_string(connection), "columns": list(load.columns)}
+    found: list[tuple[str, LiteralString]] = connection.execute(COLUMN_TYPES, values).fetchall()
+    return sql.SQL(", ").join(sql.Identifier(name) + sql.SQL(" ") + sql.SQL(kind) for name, kind in found)
+
+
+def _identifier(table: str) -> sql.Identifier:
+    return sql.Identifier(*table.split("."))
+
+
+def _list(columns: Sequence[str]) -> sql.Composed:
+    return sql.SQL(", ").join(map(sql.Identifier, columns))

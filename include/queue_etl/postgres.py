@@ -1,0 +1,110 @@
+"""Connecting to Postgres, and what its errors become: SQLSTATE and names, never a value."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+
+from include.queue_etl.errors import QueueEtlError, WarehouseRefused, WarehouseUnavailable
+
+Connection = psycopg.Connection[tuple[Any, ...]]
+
+# Connection lost, transaction to be repeated, out of resources, operator intervention.
+TRANSIENT_CLASSES = frozenset({"08", "40", "53", "57"})
+# A dead network must not hold a task for the two hours that Linux waits by default. What the DSN says wins.
+CONNECTION_DEFAULTS = {
+    "application_name": "queue_etl",
+    "connect_timeout": "10",
+    "keepalives_idle": "30",
+    "keepalives_interval": "10",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "60000",
+    "client_encoding": "utf8",
+}
+# libpq has no SQLSTATE for a connection that fails, only the server's words. A phrase is its words, in order.
+REFUSALS = (
+    (("password authentication failed",), "28P01", "wrong user or password"),
+    (("no password supplied",), "28P01", "no password given"),
+    (("no pg_hba.conf entry",), "28000", "the server's pg_hba.conf does not let this client in"),
+    (("is not permitted to log in",), "28000", "the role may not log in"),
+    (("permission denied for database",), "42501", "the role may not connect to this database"),
+    (('database "', "does not exist"), "3D000", "there is no such database"),
+    (('role "', "does not exist"), "28000", "there is no such role"),
+)
+OUTAGES = ("Connection refused", "timeout expired", "starting up", "shutting down", "too many")
+
+
+class Deadlocked(WarehouseUnavailable):
+    """Postgres ended this transaction in favour of another."""
+
+
+def connect(dsn: str) -> Connection:
+    """A connection in autocommit, whose transactions are READ COMMITTED.
+
+    Raises:
+        WarehouseUnavailable, WarehouseRefused: with host, port, database and user, without the password
+    """
+    given = _parsed(dsn)
+    try:
+        # No server-side prepared statements: poolers lose them, and nothing here is repeated often.
+        connection = psycopg.connect(
+            **{**CONNECTION_DEFAULTS, **given}, autocommit=True, prepare_threshold=None
+        )
+        # Under REPEATABLE READ, ON CONFLICT DO NOTHING fails on rows that another loader has just committed.
+        connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
+        return connection
+    except psycopg.Error as error:
+        failure = _connection_failure(str(error), _place(given))
+    raise failure
+
+
+def translated(error: psycopg.Error) -> QueueEtlError:
+    """Our error for one of psycopg's, whose message, DETAIL and CONTEXT quote values."""
+    sqlstate = error.sqlstate
+    if sqlstate is None:
+        if isinstance(error, psycopg.OperationalError):
+            return WarehouseUnavailable("the connection to Postgres was lost")
+        return WarehouseRefused(f"the request to Postgres was wrong ({type(error).__name__})")
+    kind = f"{type(error).__name__}, SQLSTATE {sqlstate}"
+    if isinstance(error, psycopg.errors.DeadlockDetected):
+        return Deadlocked(f"Postgres asks for a retry: {kind}")
+    if sqlstate[:2] in TRANSIENT_CLASSES:
+        return WarehouseUnavailable(f"Postgres asks for a retry: {kind}")
+    diagnosis = error.diag
+    names = {
+        "table": diagnosis.table_name,
+        "column": diagnosis.column_name,
+        "constraint": diagnosis.constraint_name,
+    }
+    known = [f"{word} {name}" for word, name in names.items() if name]
+    return WarehouseRefused(
+        f"Postgres refused: {', '.join([kind, *known])}", sqlstate, diagnosis.constraint_name
+    )
+
+
+def _parsed(dsn: str) -> dict[str, Any]:
+    try:
+        return conninfo_to_dict(dsn)
+    except psycopg.Error:
+        pass
+    # The parser's own error quotes what it choked on, which may be the password.
+    raise WarehouseRefused("the connection string of the warehouse is malformed")
+
+
+def _place(given: Mapping[str, Any]) -> str:
+    """Where and as whom; what the DSN leaves out, libpq takes from PG* variables."""
+    return (
+        f"Postgres at {given.get('host', '(default host)')}:{given.get('port', '(default port)')}, "
+        f"database {given.get('dbname', '(default)')}, user {given.get('user', '(default)')}"
+    )
+
+
+def _connection_failure(words: str, place: str) -> QueueEtlError:
+    for phrases, sqlstate, meaning in REFUSALS:
+        if all(phrase in words for phrase in phrases):
+            return WarehouseRefused(f"{place}: {meaning}", sqlstate)
+    for phrase in OUTAGES:
+        if phrase in words:
+            return WarehouseUnavailable(f"{place}: cannot connect ({phrase.lower()})")
+    return WarehouseUnavailable(f"{place}: cannot connect")
