@@ -117,7 +117,7 @@ class Contract:
         return tuple(column for column in self.columns if isinstance(column, Personal))
 
     def max_length(self, field: str) -> float:
-        """Longest text the event struct allows for a field, in characters; infinite where it sets no limit."""
+        """Longest text the event struct allows for a field, in characters; infinite without a limit."""
         info = type_info(get_type_hints(self.event, include_extras=True)[field])
         members = info.types if isinstance(info, UnionType) else (info,)
         limits = [m.max_length for m in members if isinstance(m, StrType) and m.max_length is not None]

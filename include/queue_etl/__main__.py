@@ -1,0 +1,296 @@
+"""The engine from the command line: `python -m include.queue_etl COMMAND`, from the project's folder.
+
+The same steps as in Airflow, without it (cron, Lambda, tests). Connections come from the environment:
+QUEUE_ETL_WAREHOUSE_DSN, QUEUE_ETL_KEYSET_FILE, and what boto3 reads itself (AWS_ENDPOINT_URL and others).
+"""
+
+import argparse
+import json
+import logging
+import os
+import secrets
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from include.contracts import contract_names, load_contract
+from include.queue_etl.errors import QueueEtlError, SettingsError
+from include.queue_etl.keyset import Keyset
+from include.queue_etl.pipeline import Pipeline, Run
+from include.queue_etl.settings import Settings
+
+if TYPE_CHECKING:
+    from boto3 import Session
+
+    from include.queue_etl.sqs import SqsQueue
+
+Arguments = argparse.Namespace
+MAX_RECEIVES_BEFORE_DEAD_LETTER = 100  # above max_receives: the quarantine should come first
+RETENTION_SECONDS = 14 * 86_400  # the longest SQS keeps a message
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; 0 done, 1 failed with one clear message on standard error, 2 wrong usage."""
+    parsed = _parser().parse_args(arguments)
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO if parsed.verbose else logging.WARNING, format="%(message)s"
+    )
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        parsed.command(parsed)
+    except (QueueEtlError, ValueError, OSError) as error:
+        print(f"{parsed.name}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _stop(number: int, frame: object) -> NoReturn:
+    # As an exception, so that what is held is given back on the way out.
+    raise SystemExit(128 + number)
+
+
+# The commands -------------------------------------------------------------------------------------
+
+
+def check(arguments: Arguments) -> None:
+    """Check settings, queue, warehouse, keys and staging; receive nothing."""
+    with _pipeline(arguments) as pipeline:
+        pipeline.preflight()
+    print("ready: queue, warehouse, keyset and staging answer")
+
+
+def drain(arguments: Arguments) -> None:
+    """Run the whole pipeline once: receive, mask, load, delete."""
+    from include.queue_etl import steps
+
+    overrides = {} if arguments.max is None else {"max_messages": arguments.max}
+    with _pipeline(arguments, **overrides) as pipeline:
+        try:
+            for batch in steps.extract(pipeline, asdict(pipeline.queue.depth())):
+                steps.load(pipeline, steps.mask(pipeline, batch["batch"])["batch"])
+        except BaseException:
+            _finish_failed(pipeline)
+            raise
+        summary = steps.finish(pipeline)
+    _show(summary, arguments.json)
+
+
+def step(arguments: Arguments) -> None:
+    """Run one step of a run as a process of its own, as Airflow does."""
+    from include.queue_etl import steps
+
+    with _pipeline(arguments) as pipeline:
+        if arguments.step == "extract":
+            result: Any = steps.extract(pipeline)
+        elif arguments.step == "finish":
+            result = steps.finish(pipeline, upstream_failed=arguments.upstream_failed)
+        else:
+            result = {"mask": steps.mask, "load": steps.load}[arguments.step](pipeline, arguments.batch)
+    _show(result, as_json=True)
+
+
+def send(arguments: Arguments) -> None:
+    """Put messages on the queue, one body a line."""
+    with _queue(arguments) as queue, arguments.file.open("rb") as lines:
+        sent = queue.send(body for line in lines if (body := line.rstrip(b"\r\n")))
+    print(f"sent {sent} messages to {queue.name}")
+
+
+def depth(arguments: Arguments) -> None:
+    """Show how many messages the queue holds."""
+    with _queue(arguments) as queue:
+        _show(asdict(queue.depth()), arguments.json)
+
+
+def create_queue(arguments: Arguments) -> None:
+    """Create the queue and its dead-letter queue, where they are missing (for development)."""
+    contract = load_contract(arguments.contract)
+    client = _session().client("sqs")
+    retention = {"MessageRetentionPeriod": str(RETENTION_SECONDS)}
+    dead = client.create_queue(QueueName=contract.dead_letter_queue, Attributes=retention)["QueueUrl"]
+    arn = client.get_queue_attributes(QueueUrl=dead, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+    redrive = {"deadLetterTargetArn": arn, "maxReceiveCount": MAX_RECEIVES_BEFORE_DEAD_LETTER}
+    client.create_queue(
+        QueueName=contract.queue, Attributes={**retention, "RedrivePolicy": json.dumps(redrive)}
+    )
+    print(f"queues {contract.queue} and {contract.dead_letter_queue} are there")
+
+
+def create_keyset(arguments: Arguments) -> None:
+    """Make a new keyset file that only its owner can read; an existing file is left alone."""
+    from include.queue_etl.unmask import private_file
+
+    with private_file(arguments.file) as file:
+        file.write(Keyset.new_json())
+    print(f"made {arguments.file}: keep a copy, without it nothing can be unmasked")
+
+
+def migrate(arguments: Arguments) -> None:
+    """Bring the warehouse's schema and roles up to date, and set the roles' passwords."""
+    from include.migrations import upgrade
+
+    variables = {
+        "etl_loader": "QUEUE_ETL_LOADER_PASSWORD",
+        "analyst": "QUEUE_ETL_ANALYST_PASSWORD",
+        "pii_officer": "QUEUE_ETL_OFFICER_PASSWORD",
+        "ops_ro": "QUEUE_ETL_OPS_PASSWORD",
+    }
+    upgrade(
+        _variable("QUEUE_ETL_OWNER_DSN", "libpq connection string of a role that may create roles"),
+        {role: os.environ[name] for role, name in variables.items() if os.environ.get(name)},
+    )
+    print("warehouse: schema and roles are up to date")
+
+
+def unmask(arguments: Arguments) -> None:
+    """Recover masked values, as the privacy officer, with an audit record."""
+    from include.queue_etl import unmask as recovery
+
+    contract = load_contract(arguments.contract)
+    dsn = _variable("QUEUE_ETL_OFFICER_DSN", "libpq connection string of role pii_officer")
+    if arguments.user_id is not None:
+        tokens = recovery.tokens_of_user(dsn, contract, "user_id", arguments.user_id)
+    else:
+        column = recovery.personal_field(contract, arguments.field or "")
+        given = arguments.tokens or [line.strip() for line in sys.stdin if line.strip()]
+        tokens = [(column, token) for token in given]
+    keyset = Keyset.from_json(_keyset_json())
+    fields = [column.field for column, _ in tokens]
+    recovery.record(dsn, contract, fields, len(tokens), arguments.reason, arguments.ticket)
+    recovered = recovery.values(contract, keyset, tokens)
+    if arguments.output is None:
+        recovery.write_csv(recovered, sys.stdout)
+        return
+    with recovery.private_file(arguments.output) as file:
+        count = recovery.write_csv(recovered, file)
+    print(f"{count} values in {arguments.output}, readable by you alone")
+
+
+# Arguments ----------------------------------------------------------------------------------------
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m include.queue_etl", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add(commands, check)
+    one = _add(commands, drain)
+    one.add_argument("--max", type=int, help="take at most this many messages")
+    one.add_argument("--json", action="store_true", help="print one JSON object")
+    one = _add(commands, step)
+    one.add_argument("step", choices=("extract", "mask", "load", "finish"))
+    one.add_argument("--batch", help="for mask and load: the batch's name")
+    one.add_argument("--upstream-failed", action="store_true", help="for finish: an earlier step failed")
+    _add(commands, send).add_argument("file", type=Path)
+    _add(commands, depth).add_argument("--json", action="store_true", help="print one JSON object")
+    _add(commands, create_queue)
+    _add(commands, create_keyset).add_argument("file", type=Path)
+    _add(commands, migrate)
+    _add_unmask(commands)
+    return parser
+
+
+def _add(commands: Any, command: Callable[[Arguments], None]) -> argparse.ArgumentParser:
+    name = command.__name__.replace("_", "-")
+    summary = (command.__doc__ or "").strip()
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=summary, description=summary)
+    parser.set_defaults(command=command, name=name)
+    parser.add_argument("--contract", choices=contract_names(), default="user_logins")
+    parser.add_argument(
+        "--run-id", default=None, help="name of the run; give an earlier one to go on with it"
+    )
+    parser.add_argument("-v", "--verbose", action="store_true", help="say what each step does")
+    return parser
+
+
+def _add_unmask(commands: Any) -> None:
+    one = _add(commands, unmask)
+    one.add_argument(
+        "tokens", nargs="*", metavar="TOKEN", help="tokens of one field; default: standard input"
+    )
+    one.add_argument("--field", help="the event field the tokens stand for, such as ip")
+    one.add_argument("--user-id", help="all tokens in the rows of this user, in place of TOKEN")
+    one.add_argument("--reason", required=True, help="why; kept in the audit")
+    one.add_argument("--ticket", required=True, help="reference of the request; kept in the audit")
+    where = one.add_mutually_exclusive_group(required=True)
+    where.add_argument("--output", type=Path, help="new CSV file, readable by you alone")
+    where.add_argument("--stdout", action="store_true", help="CSV on standard output")
+
+
+# Connections --------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _pipeline(arguments: Arguments, **overrides: int) -> Iterator[Pipeline]:
+    moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
+    name = arguments.run_id or f"{arguments.name}__{moment}-{secrets.token_hex(2)}"
+    with Pipeline(
+        load_contract(arguments.contract),
+        Run(arguments.contract, name),
+        Settings.from_environment(os.environ, **overrides),
+        session=_session,
+        endpoint_url=None,
+        warehouse_dsn=_variable("QUEUE_ETL_WAREHOUSE_DSN", "libpq connection string of role etl_loader"),
+        keyset_json=_keyset_json(),
+    ) as pipeline:
+        yield pipeline
+
+
+@contextmanager
+def _queue(arguments: Arguments) -> "Iterator[SqsQueue]":
+    from include.queue_etl.sqs import SqsQueue
+
+    settings = Settings.from_environment({"QUEUE_ETL_STAGING": "/", **os.environ})
+    queue = SqsQueue.connect(_session(), load_contract(arguments.contract).queue, settings)
+    try:
+        yield queue
+    finally:
+        queue.close()
+
+
+def _session() -> "Session":
+    import boto3
+
+    return boto3.Session()
+
+
+def _keyset_json() -> str:
+    path = Path(_variable("QUEUE_ETL_KEYSET_FILE", "file with the Tink JSON keyset"))
+    return path.read_text(encoding="utf-8")
+
+
+def _variable(name: str, meaning: str) -> str:
+    value = os.environ.get(name)
+    if not value:
+        raise SettingsError([f"{name} is not set: {meaning} (`./dev` writes it to .dev/env)"])
+    return value
+
+
+# Output -------------------------------------------------------------------------------------------
+
+
+def _finish_failed(pipeline: Pipeline) -> None:
+    """Give back what the failed run holds; its own error, which is being raised, matters more."""
+    from include.queue_etl import steps
+
+    try:
+        steps.finish(pipeline, upstream_failed=True)
+    except QueueEtlError as error:
+        print(error, file=sys.stderr)
+
+
+def _show(result: Mapping[str, Any] | Sequence[Any], as_json: bool) -> None:
+    if as_json or not isinstance(result, Mapping):
+        print(json.dumps(result))
+        return
+    width = max(len(key) for key in result)
+    for key, value in result.items():
+        print(f"{key:{width}}  {value}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

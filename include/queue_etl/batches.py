@@ -1,0 +1,82 @@
+"""What a batch is at each stage: the contents of the staged files, one struct a kind."""
+
+import hashlib
+from collections.abc import Iterable
+
+import msgspec
+
+
+class Receipts(msgspec.Struct):
+    """What finish needs: which messages the batch holds, and how to delete or give them back.
+
+    Attributes:
+        ids: ledger ids (lower-case UUIDs)
+        receipts: SQS receipt handles, in the order of `ids`
+    """
+
+    ids: list[str]
+    receipts: list[str]
+
+    @property
+    def digest(self) -> bytes:
+        """Stands for the batch's messages in its commit record."""
+        return ids_digest(self.ids)
+
+
+class RawBatch(msgspec.Struct):
+    """Messages as received, in columns, sorted by day, then id: every loader then locks in one order.
+
+    Attributes:
+        queue_id: of etl.queues
+        ids: ledger ids (lower-case UUIDs)
+        sent_ms: SQS SentTimestamp, milliseconds since 1970
+        receive_counts: SQS ApproximateReceiveCount
+        bodies: UTF-8
+    """
+
+    queue_id: int
+    ids: list[str]
+    sent_ms: list[int]
+    receive_counts: list[int]
+    bodies: list[bytes]
+
+
+class RejectedBatch(msgspec.Struct):
+    """The batch's rejected messages.
+
+    Attributes:
+        lines: COPY text of etl.quarantine, in the order of the ledger's Q lines; every payload is sealed
+    """
+
+    lines: bytes
+
+
+class MaskedBatch(msgspec.Struct):
+    """A batch ready to load; holds no personal data.
+
+    Attributes:
+        ids_digest: of all messages of the batch
+        ledger: COPY text of etl.ledger, one line a message, sorted by day, then id
+        rows: COPY text of the contract's table, in the order of the ledger's L lines
+        accepted: number of rows
+        rejected: number of rejected messages by reason
+        odd: messages that load although something about them is unusual, by kind
+        sent_days: ISO dates on which the messages were sent
+        key_id: of the key that masked
+        mask_seconds: time mask took
+    """
+
+    ids_digest: bytes
+    ledger: bytes
+    rows: bytes
+    accepted: int
+    rejected: dict[str, int]
+    odd: dict[str, int]
+    sent_days: list[str]
+    key_id: int
+    mask_seconds: float = 0.0
+
+
+def ids_digest(ids: Iterable[str]) -> bytes:
+    """SHA-256 over the sorted ids of a batch's messages."""
+    return hashlib.sha256("\n".join(sorted(ids)).encode()).digest()

@@ -1,0 +1,172 @@
+"""The parts of one run, each connected on first use: a task pays only for the clients it needs."""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+from uuid import UUID, uuid5
+
+from include.queue_etl.contract import Contract
+from include.queue_etl.errors import KeysetError, PreflightError, QueueEtlError
+from include.queue_etl.keyset import Keyset
+from include.queue_etl.settings import Settings
+from include.queue_etl.staging import LocalFolder, S3Prefix, Staging, Store
+
+if TYPE_CHECKING:
+    from boto3 import Session
+
+    from include.queue_etl.sqs import SqsQueue
+    from include.queue_etl.warehouse import RunState, Warehouse
+
+log = logging.getLogger(__name__)
+_RUNS = UUID("6d4a7b56-9d0c-4a6f-8f0b-2f3d6f1f4f6e")  # namespace of run ids
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run of one contract.
+
+    Attributes:
+        contract: its name
+        airflow_run_id: Airflow's run id, or any text that names the run elsewhere
+    """
+
+    contract: str
+    airflow_run_id: str
+
+    @property
+    def id(self) -> UUID:
+        """The same for all tasks and retries of the run; also its folder, as a run id may hold `..`."""
+        return uuid5(_RUNS, f"{self.contract}\n{self.airflow_run_id}")
+
+
+class Pipeline:
+    """The parts of one run. Use it as a context manager; leaving it closes what was opened."""
+
+    def __init__(
+        self,
+        contract: Contract,
+        run: Run,
+        settings: Settings,
+        *,
+        session: "Callable[[], Session]",
+        endpoint_url: str | None,
+        warehouse_dsn: str,
+        keyset_json: str,
+    ) -> None:
+        """Connect to nothing yet.
+
+        Args:
+            contract: what to move
+            run: on whose behalf
+            settings: limits and places
+            session: makes the boto3 session; called only by steps that talk to AWS
+            endpoint_url: of SQS and S3, where they are not AWS's own
+            warehouse_dsn: libpq connection string
+            keyset_json: Tink JSON keyset
+        """
+        self.contract = contract
+        self.run = run
+        self.settings = settings
+        self._session = session
+        self._endpoint_url = endpoint_url
+        self._warehouse_dsn = warehouse_dsn
+        self._keyset_json = keyset_json
+
+    def __enter__(self) -> "Pipeline":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for part in ("queue", "warehouse"):
+            if part in self.__dict__:  # cached_property keeps what it made there
+                self.__dict__[part].close()
+
+    @cached_property
+    def keyset(self) -> Keyset:
+        """The keyset; raises KeysetError."""
+        return Keyset.from_json(self._keyset_json)
+
+    @cached_property
+    def queue(self) -> "SqsQueue":
+        """The contract's queue; raises QueueRefused or QueueUnavailable."""
+        from include.queue_etl.sqs import SqsQueue
+
+        return SqsQueue.connect(self._session(), self.contract.queue, self.settings, self._endpoint_url)
+
+    @cached_property
+    def warehouse(self) -> "Warehouse":
+        """The warehouse; it connects at its first statement."""
+        from include.queue_etl.warehouse import Warehouse
+
+        return Warehouse(self._warehouse_dsn)
+
+    @cached_property
+    def staging(self) -> Staging:
+        """The run's staged files."""
+        return Staging(self._store(), self.run.id, self.keyset)
+
+    def preflight(self) -> None:
+        """Check every part before the first message is received; writes nothing but a probe.
+
+        Raises:
+            PreflightError: names every part that is not ready, and what to do
+        """
+        problems = [problem for check in self._checks() for problem in check()]
+        if problems:
+            raise PreflightError(problems)
+
+    def open_run(self, depth: Mapping[str, int] | None) -> "RunState":
+        """Enter the run in the warehouse, with what the sensor saw, or find it there."""
+        return self.warehouse.open_run(self.run.id, self.contract, self.run.airflow_run_id, depth or {})
+
+    def is_closed(self) -> bool:
+        """Whether the run is over: its messages are deleted or back on the queue."""
+        state = self.warehouse.run_state(self.run.id)
+        return state is not None and state.closed
+
+    def record_key(self) -> None:
+        """Note the primary key's check value before anything is masked with it; again is fine."""
+        self.warehouse.add_key_check(self.keyset.primary_key_id, self.keyset.check_value())
+
+    def _store(self) -> Store:
+        if self.settings.staging.startswith("s3://"):
+            return S3Prefix(self.settings.staging, self._session(), self._endpoint_url)
+        return LocalFolder(Path(self.settings.staging))
+
+    def _checks(self) -> list[Callable[[], list[str]]]:
+        return [self._queue_problems, self._warehouse_and_key_problems, self._staging_problems]
+
+    def _queue_problems(self) -> list[str]:
+        try:
+            self.queue.depth()
+        except QueueEtlError as error:
+            return [str(error)]
+        return []
+
+    def _warehouse_and_key_problems(self) -> list[str]:
+        problems = self.warehouse.problems(self.contract)
+        try:
+            keyset = self.keyset
+        except KeysetError as error:
+            return [*problems, str(error)]
+        return problems or self._key_problems(keyset)
+
+    def _key_problems(self, keyset: Keyset) -> list[str]:
+        """Whether this keyset opens what earlier runs masked; else equal values would stop matching."""
+        checks = self.warehouse.key_checks()
+        strange = [str(key_id) for key_id, check in checks.items() if not keyset.opens(check)]
+        if strange:
+            return [
+                f"the keyset lacks key {', '.join(strange)}, which masked rows that are in the warehouse: "
+                "give the right keyset, or add the old keys to it"
+            ]
+        return []
+
+    def _staging_problems(self) -> list[str]:
+        problem = self._store().problem()
+        return [problem] if problem else []

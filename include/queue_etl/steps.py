@@ -1,0 +1,306 @@
+"""The pipeline: extract, mask, load, finish. The only module that combines the others.
+
+    extract   receive -> sealed raw batches and their receipts      a re-run adopts what is sealed
+    mask      raw batch -> masked batch, ready for COPY             a re-run adopts it
+    load      masked batch -> Postgres, in one transaction          a re-run changes nothing
+    finish    delete what the ledger proves, give back the rest, record the run
+
+Every step of a closed run is a no-op: its messages are deleted, or back on the queue.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from time import perf_counter
+from typing import Any, TypeVar
+
+from include.queue_etl.batches import MaskedBatch, RawBatch, Receipts, RejectedBatch
+from include.queue_etl.errors import QueueEtlError, RunFailed, StagedFileDamaged, TransientError
+from include.queue_etl.loading import BatchCounts
+from include.queue_etl.pipeline import Pipeline
+from include.queue_etl.settings import Settings
+from include.queue_etl.sqs import Message
+from include.queue_etl.staging import BatchFile, Kind, batch_name
+from include.queue_etl.transform import mask_batch
+
+MILLISECONDS_A_DAY = 86_400_000
+log = logging.getLogger(__name__)
+Content = TypeVar("Content")
+
+
+def extract(pipeline: Pipeline, depth: Mapping[str, int] | None = None) -> list[dict[str, Any]]:
+    """Receive messages and seal them in batches.
+
+    Args:
+        pipeline: the run's parts
+        depth: what the sensor saw, recorded with the run
+
+    Returns:
+        one {"batch", "messages"} a batch, those of earlier attempts first; nothing for a closed run
+
+    Raises:
+        PreflightError: something is not ready; nothing has been received
+        TransientError: what was received but not sealed has been given back
+    """
+    pipeline.preflight()
+    run = pipeline.open_run(depth)
+    if run.closed:
+        log.info("run %s is closed (%s): nothing to do", pipeline.run.airflow_run_id, run.state)
+        return []
+    pipeline.record_key()
+    started = perf_counter()
+    batches = _adopted_batches(pipeline)
+    batches |= _received_batches(
+        pipeline, run.queue_id, pipeline.settings.max_messages - sum(batches.values())
+    )
+    received = sum(batches.values())
+    pipeline.warehouse.record_extract(pipeline.run.id, received, perf_counter() - started)
+    log.info("extracted %d messages in %d batches", received, len(batches))
+    return [{"batch": batch, "messages": messages} for batch, messages in batches.items()]
+
+
+def mask(pipeline: Pipeline, batch: str) -> dict[str, Any]:
+    """Parse, validate and mask one batch.
+
+    Returns:
+        {"batch", "accepted", "rejected", "odd"}: counts
+
+    Raises:
+        StagedFileDamaged: the raw file was changed, or is gone while the run is open
+    """
+    masked = pipeline.staging.open(BatchFile(batch, Kind.MASKED), MaskedBatch)
+    if masked is None:
+        if pipeline.is_closed():
+            return {"batch": batch, "accepted": 0, "rejected": {}, "odd": {}}
+        masked = _mask(pipeline, batch)
+    log.info("batch %s: %d accepted, rejected %s", batch, masked.accepted, masked.rejected or "none")
+    return {"batch": batch, "accepted": masked.accepted, "rejected": masked.rejected, "odd": masked.odd}
+
+
+def load(pipeline: Pipeline, batch: str) -> dict[str, Any]:
+    """Load one masked batch in one transaction.
+
+    Returns:
+        {"batch", "loaded", "quarantined", "duplicates"}: counts; those of the first time on a re-run
+
+    Raises:
+        WarehouseUnavailable, WarehouseRefused: nothing of the batch is in the tables
+        StagedFileDamaged: a staged file was changed, or is gone while the run is open
+    """
+    if pipeline.is_closed():
+        counts = BatchCounts(0, 0, 0)
+    else:
+        masked = _staged(pipeline, BatchFile(batch, Kind.MASKED), MaskedBatch)
+        rejected = _rejected(pipeline, batch, masked)
+        counts = pipeline.warehouse.load(pipeline.run.id, pipeline.contract, batch, masked, rejected)
+    log.info("batch %s: %s", batch, counts)
+    return {"batch": batch, **asdict(counts)}
+
+
+def finish(pipeline: Pipeline, *, upstream_failed: bool = False, last_attempt: bool = True) -> dict[str, Any]:
+    """Delete the messages the ledger proves committed, give back the others, record and close the run.
+
+    Args:
+        pipeline: the run's parts
+        upstream_failed: a task before this one failed
+        last_attempt: nobody will try again after this call
+
+    Returns:
+        the run's row of etl.run_summary; of a closed run as it was recorded
+
+    Raises:
+        RunFailed: `upstream_failed`; everything above is done all the same
+        TransientError: not done; on the last attempt, what can be given back has been
+    """
+    try:
+        run = pipeline.warehouse.run_state(pipeline.run.id)
+        proven = pipeline.warehouse.committed_batches(pipeline.run.id)
+    except TransientError:
+        if last_attempt:  # without proof nothing may be deleted, but giving back is always safe
+            _settle(pipeline, {}, last_attempt)
+        raise
+    if run is None:
+        raise RunFailed("the run never started: nothing was received; see the log of extract")
+    if not run.closed:
+        _close(pipeline, proven, upstream_failed, last_attempt)
+    _destroy_leftovers(pipeline, proven)
+    summary = pipeline.warehouse.run_summary(pipeline.run.id) or {}
+    log.info("run %s: %s", pipeline.run.airflow_run_id, summary)
+    if summary["state"] == "failed" and not run.closed:
+        raise RunFailed("the run failed; each of its messages is deleted or back on the queue")
+    return summary
+
+
+# What the steps are made of -----------------------------------------------------------------------
+
+
+def _adopted_batches(pipeline: Pipeline) -> dict[str, int]:
+    """Batches sealed by an earlier attempt and their numbers of messages; half-sealed ones are given back."""
+    raw = set(pipeline.staging.batches(Kind.RAW))
+    adopted = {}
+    for batch in pipeline.staging.batches(Kind.RECEIPTS):
+        receipts = _staged(pipeline, BatchFile(batch, Kind.RECEIPTS), Receipts)
+        if batch in raw:
+            adopted[batch] = len(receipts.ids)
+        else:
+            _give_back(pipeline, receipts.receipts, "an earlier attempt stopped while sealing them")
+            pipeline.staging.destroy(Kind.RECEIPTS, batch=batch)
+    return adopted
+
+
+def _received_batches(pipeline: Pipeline, queue_id: int, room: int) -> dict[str, int]:
+    """Receive up to `room` messages and seal them; on any failure the unsealed ones are given back."""
+    sealed: dict[str, int] = {}
+    unsealed: list[Message] = []
+    try:
+        with closing(pipeline.queue.receive(room)) as replies:
+            for messages in replies:
+                unsealed += messages
+                if _is_full(unsealed, pipeline.settings):
+                    sealed[_seal(pipeline, queue_id, unsealed, len(sealed))] = len(unsealed)
+                    unsealed = []
+        if unsealed:
+            sealed[_seal(pipeline, queue_id, unsealed, len(sealed))] = len(unsealed)
+    except BaseException:  # also a task timeout or a stop by signal
+        _give_back(pipeline, [message.receipt for message in unsealed], "extract did not get to seal them")
+        raise
+    return sealed
+
+
+def _is_full(messages: Sequence[Message], settings: Settings) -> bool:
+    # Ten at a time: sizes are only added up where bodies can be large.
+    return len(messages) >= settings.batch_messages or (
+        sum(len(message.body) for message in messages) >= settings.batch_bytes
+    )
+
+
+def _seal(pipeline: Pipeline, queue_id: int, messages: list[Message], number: int) -> str:
+    """Receipts first: a raw file without receipts could be loaded but never deleted."""
+    messages.sort(key=lambda message: (message.sent_ms // MILLISECONDS_A_DAY, message.message_id))
+    ids = [message.message_id for message in messages]
+    batch = batch_name(number)
+    receipts = Receipts(ids, [message.receipt for message in messages])
+    pipeline.staging.seal(BatchFile(batch, Kind.RECEIPTS), receipts)
+    raw = RawBatch(
+        queue_id,
+        ids,
+        [message.sent_ms for message in messages],
+        [message.receive_count for message in messages],
+        [message.body for message in messages],
+    )
+    pipeline.staging.seal(BatchFile(batch, Kind.RAW), raw)
+    log.info("batch %s: sealed %d messages", batch, len(ids))
+    return batch
+
+
+def _mask(pipeline: Pipeline, batch: str) -> MaskedBatch:
+    started = perf_counter()
+    raw = _staged(pipeline, BatchFile(batch, Kind.RAW), RawBatch)
+    masked, rejected = mask_batch(raw, pipeline.contract, pipeline.keyset, pipeline.settings, pipeline.run.id)
+    masked.mask_seconds = perf_counter() - started
+    if masked.rejected:  # before the masked file, which stands for the whole of the step
+        pipeline.staging.seal(BatchFile(batch, Kind.REJECTED), rejected)
+    pipeline.staging.seal(BatchFile(batch, Kind.MASKED), masked)
+    return masked
+
+
+def _rejected(pipeline: Pipeline, batch: str, masked: MaskedBatch) -> RejectedBatch:
+    if not masked.rejected:
+        return RejectedBatch(b"")
+    return _staged(pipeline, BatchFile(batch, Kind.REJECTED), RejectedBatch)
+
+
+def _staged(pipeline: Pipeline, file: BatchFile, content_type: type[Content]) -> Content:
+    content = pipeline.staging.open(file, content_type)
+    if content is None:
+        raise StagedFileDamaged(
+            f"staged file {file.name} of run {pipeline.run.id} is gone although the run is open: "
+            "do workers share the staging folder? Its messages come back by themselves"
+        )
+    return content
+
+
+def _close(
+    pipeline: Pipeline, proven: Mapping[str, bytes], upstream_failed: bool, last_attempt: bool
+) -> None:
+    """Settle every message and close the run. Without SQS: again later, or at last closed as failed."""
+    started = perf_counter()
+    settled = _settle(pipeline, proven, last_attempt)
+    pipeline.warehouse.close_run(
+        pipeline.run.id,
+        "failed" if upstream_failed or settled.unsettled else "succeeded",
+        deleted=settled.deleted,
+        delete_failed=settled.delete_failed,
+        released=settled.released,
+        visible_after=_visible(pipeline),
+        finish_seconds=perf_counter() - started,
+    )
+
+
+@dataclass(slots=True)
+class _Settled:
+    """What became of the run's messages on the queue."""
+
+    deleted: int = 0
+    delete_failed: int = 0  # they come back, the ledger knows them, a later run deletes them
+    released: int = 0
+    unsettled: int = 0  # batches whose receipts could not be read or whose calls failed to the last
+
+
+def _settle(pipeline: Pipeline, proven: Mapping[str, bytes], last_attempt: bool) -> _Settled:
+    """Delete the messages of batches whose commit record matches their receipts; give back all others."""
+    settled = _Settled()
+    for batch in pipeline.staging.batches(Kind.RECEIPTS):
+        try:
+            receipts = _staged(pipeline, BatchFile(batch, Kind.RECEIPTS), Receipts)
+            if proven.get(batch) == receipts.digest:
+                outcome = pipeline.queue.delete(receipts.receipts)
+                settled.deleted += outcome.done
+                settled.delete_failed += sum(outcome.failed.values())
+            else:
+                settled.released += _give_back(pipeline, receipts.receipts, "they are not loaded")
+        except (TransientError, StagedFileDamaged) as error:
+            if isinstance(error, TransientError) and not last_attempt:
+                raise
+            settled.unsettled += 1
+            log.error("batch %s: %s; its messages come back by %s", batch, error, _back_by(pipeline))
+    return settled
+
+
+def _give_back(pipeline: Pipeline, receipts: Sequence[str], why: str) -> int:
+    """Make messages visible again at once; returns how many. What fails is said, with the time it lasts."""
+    if not receipts:
+        return 0
+    try:
+        released = pipeline.queue.release(receipts).done
+    except QueueEtlError as error:
+        log.error("could not give back %d messages: %s", len(receipts), error)
+        released = 0
+    log.warning("gave back %d of %d messages: %s", released, len(receipts), why)
+    if released < len(receipts):
+        log.warning("%d messages stay hidden until %s", len(receipts) - released, _back_by(pipeline))
+    return released
+
+
+def _back_by(pipeline: Pipeline) -> str:
+    """When messages received until now are visible again at the latest (UTC)."""
+    hidden = timedelta(seconds=pipeline.settings.visibility_timeout_seconds)
+    return (datetime.now(UTC) + hidden).isoformat(timespec="seconds")
+
+
+def _visible(pipeline: Pipeline) -> int | None:
+    try:
+        return pipeline.queue.depth().visible
+    except QueueEtlError as error:
+        log.warning("depth after the run unknown: %s", error)
+        return None
+
+
+def _destroy_leftovers(pipeline: Pipeline, proven: Mapping[str, bytes]) -> None:
+    """Remove the closed run's files, but keep what `reconcile` could need: masked files of loaded batches."""
+    pipeline.staging.destroy(Kind.RAW, Kind.RECEIPTS)
+    for batch in pipeline.staging.batches(Kind.MASKED):
+        if batch not in proven or pipeline.settings.retain_days == 0:
+            pipeline.staging.destroy(Kind.MASKED, Kind.REJECTED, batch=batch)

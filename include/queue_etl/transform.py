@@ -1,0 +1,82 @@
+"""A raw batch -> a masked batch and its rejected messages. Pure, given the keyset."""
+
+from collections import Counter
+from uuid import UUID
+
+from msgspec import Struct
+
+from include.queue_etl import copytext
+from include.queue_etl.batches import MaskedBatch, RawBatch, RejectedBatch, ids_digest
+from include.queue_etl.contract import Contract, Rejected
+from include.queue_etl.keyset import Keyset
+from include.queue_etl.masking import Masker
+from include.queue_etl.parsing import TOO_MANY_RECEIVES, Parser
+from include.queue_etl.settings import Settings
+
+LOADED, QUARANTINED = "L", "Q"
+
+
+def mask_batch(
+    raw: RawBatch, contract: Contract, keyset: Keyset, settings: Settings, run_id: UUID
+) -> tuple[MaskedBatch, RejectedBatch]:
+    """Parse, validate and mask every message; each ends in exactly one of rows and rejected.
+
+    All lines keep the order of `raw` (by day, then id). The same batch and key give the same result.
+    """
+    parser, masker = Parser(contract, settings.body_limit_bytes), Masker(contract, keyset)
+    days = copytext.sent_days(raw.sent_ms)
+    events: list[Struct] = []
+    event_days: list[str] = []
+    statuses: list[str] = []
+    rejected: list[tuple[int, Rejected]] = []
+    for index, verdict in enumerate(_verdicts(raw, parser, settings.max_receives)):
+        if isinstance(verdict, Rejected):
+            rejected.append((index, verdict))
+            statuses.append(QUARANTINED)
+        else:
+            events.append(verdict)
+            event_days.append(days[index])
+            statuses.append(LOADED)
+    rows = copytext.row_lines(contract, events, event_days, masker.tokens)
+    odd = {**masker.odd, "unknown_fields": parser.unknown_fields}
+    masked = MaskedBatch(
+        ids_digest=ids_digest(raw.ids),
+        ledger=copytext.ledger_lines(raw.queue_id, run_id, days, raw.ids, statuses),
+        rows=rows,
+        accepted=len(events),
+        rejected=dict(Counter(verdict.reason for _, verdict in rejected)),
+        odd={kind: count for kind, count in odd.items() if count},
+        sent_days=sorted(set(days)),
+        key_id=keyset.primary_key_id,
+    )
+    lines = [_quarantine_line(raw, index, verdict, contract, keyset, run_id) for index, verdict in rejected]
+    return masked, RejectedBatch(b"".join(lines))
+
+
+def quarantine_context(contract: Contract, message_id: str) -> bytes:
+    """What a quarantined payload is bound to: it opens only as the payload of its own message."""
+    return f"queue_etl/{contract.name}/quarantine/{message_id}".encode()
+
+
+def _verdicts(raw: RawBatch, parser: Parser, max_receives: int) -> list[Struct | Rejected]:
+    """Event or Rejected for each message; one received too often is not parsed: it may kill the worker."""
+    return [
+        parser.parse(body) if receives <= max_receives else TOO_MANY_RECEIVES
+        for body, receives in zip(raw.bodies, raw.receive_counts, strict=True)
+    ]
+
+
+def _quarantine_line(
+    raw: RawBatch, index: int, verdict: Rejected, contract: Contract, keyset: Keyset, run_id: UUID
+) -> bytes:
+    message_id, body = raw.ids[index], raw.bodies[index]
+    return copytext.quarantine_line(
+        queue_id=raw.queue_id,
+        run_id=run_id,
+        day=copytext.sent_days([raw.sent_ms[index]])[0],
+        message_id=message_id,
+        reason=verdict.reason,
+        sealed=keyset.encrypt(body, quarantine_context(contract, message_id)),
+        size=len(body),
+        receives=raw.receive_counts[index],
+    )
