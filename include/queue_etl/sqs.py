@@ -1,29 +1,25 @@
 """The queue: receive, delete, release, send, depth.
 
-The calls that are made once per ten messages go through `sqs_transport`; the others through boto3.
+The calls made once per ten messages go through `sqs_transport`, many at once; the others through boto3.
 """
 
-import hashlib
-import itertools
-import json
 import logging
 import os
-import re
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-from uuid import UUID, uuid5
 
 import boto3
 import botocore.config
 import botocore.exceptions
 import botocore.httpsession
 import botocore.session
-import msgspec
 
+from include.queue_etl import sqs_message as wire
 from include.queue_etl.errors import QueueEtlError, QueueRefused, QueueUnavailable
 from include.queue_etl.settings import Settings
+from include.queue_etl.sqs_message import Message
 from include.queue_etl.sqs_transport import (
     TRANSIENT_CODES,
     BotoTransport,
@@ -32,20 +28,20 @@ from include.queue_etl.sqs_transport import (
     Exchange,
     Reply,
     Transport,
-    error_code,
+    boto_code,
+    client_error,
 )
+
+__all__ = ["Depth", "Message", "Outcome", "SqsQueue"]
 
 log = logging.getLogger(__name__)
 
 BATCH = 10  # SQS: at most ten messages a call
-# Empty answers to short polls in a row that mean "empty": each asks only some of the servers of SQS.
+# SQS takes 1 MiB a batch, older servers 256 KiB. A longer body travels alone.
+SEND_BYTES = 262_144
+# Empty answers to short polls, one after another, that mean "empty": each asks only some of SQS's servers.
 EMPTY_SHORT_POLLS = 5
-# Attributes that make a message the same one although SQS gave it a new id, best first.
-KEY_ATTRIBUTES = ("dedup-id", "x-origin-message-id")
-SENT_ATTRIBUTE = "x-origin-sent-timestamp"
-# Never change it: keys of messages loaded earlier would change with it.
-KEY_NAMESPACE = UUID("b8a6e6d2-4c38-4b7e-9a55-0d6f0f3f3a51")
-# Codes with which SQS refuses a whole batch although one entry may be to blame.
+# SQS refuses a whole batch with these although one entry may be to blame.
 ENTRY_CODES = frozenset(
     {
         "InvalidMessageContents",
@@ -60,27 +56,8 @@ ENTRY_CODES = frozenset(
         "ValidationException",
     }
 )
-_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _IDS = tuple(str(number) for number in range(BATCH))
-
-
-class Message(msgspec.Struct, gc=False):
-    """A message as received.
-
-    Attributes:
-        message_id: key of the ledger, a lower-case UUID: attribute `dedup-id`, else `x-origin-message-id`,
-            else the id SQS gave; what is no UUID is turned into one, always the same
-        receipt: for delete and release; good until the message is received again
-        body: UTF-8 (lone surrogates as three bytes)
-        sent_ms: Unix milliseconds of sending; of the first sending if `x-origin-sent-timestamp` says so
-        receive_count: 1 the first time
-    """
-
-    message_id: str
-    receipt: str
-    body: bytes
-    sent_ms: int
-    receive_count: int
+_DEPTHS = tuple(f"ApproximateNumberOfMessages{kind}" for kind in ("", "NotVisible", "Delayed"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +79,7 @@ class Outcome:
     """What became of a batch action.
 
     Attributes:
-        done: entries SQS reported as done
+        done: entries SQS reported as done; of a delete with an old receipt it says so without doing it
         failed: AWS error code -> entries; such a message returns when its visibility timeout is over
     """
 
@@ -110,71 +87,50 @@ class Outcome:
     failed: Mapping[str, int] = field(default_factory=dict)
 
 
-class _Attributes(msgspec.Struct, gc=False, rename="pascal"):
-    sent_timestamp: int = 0
-    approximate_receive_count: int = 1
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where the queue is: for requests, and for people reading an error."""
 
+    name: str
+    region: str
+    endpoint: str
+    url: str = ""
 
-class _AttributeValue(msgspec.Struct, gc=False, rename="pascal"):
-    string_value: str | None = None
+    def error(self, action: str, what: str, transient: bool) -> QueueEtlError:
+        """The error to raise; `what` is a code, never a text of the server."""
+        where = f"queue {self.name!r} in {self.region} at {self.endpoint}"
+        return (QueueUnavailable if transient else QueueRefused)(f"{where}: {action}: {what}")
 
-
-class _Received(msgspec.Struct, gc=False, rename="pascal"):
-    message_id: str
-    receipt_handle: str
-    attributes: _Attributes
-    body: str = ""
-    md5_of_body: str = msgspec.field(name="MD5OfBody", default="")
-    message_attributes: dict[str, _AttributeValue] | None = None
-
-
-class _ReceiveReply(msgspec.Struct, gc=False, rename="pascal"):
-    messages: list[_Received] = []
-
-
-class _Done(msgspec.Struct, gc=False, rename="pascal"):
-    id: str
-
-
-class _Failed(msgspec.Struct, gc=False, rename="pascal"):
-    id: str
-    code: str = ""
-    sender_fault: bool = False
-
-
-class _BatchReply(msgspec.Struct, gc=False, rename="pascal"):
-    successful: list[_Done] = []
-    failed: list[_Failed] = []
-
-
-class _Entry(msgspec.Struct, gc=False, rename="pascal", omit_defaults=True):
-    id: str
-    receipt_handle: str
-    visibility_timeout: int | None = None
-
-
-class _BatchRequest(msgspec.Struct, gc=False, rename="pascal"):
-    queue_url: str
-    entries: list[_Entry]
-
-
-# strict=False: SQS writes numbers as strings.
-_receive_reply = msgspec.json.Decoder(_ReceiveReply, strict=False)
-_batch_reply = msgspec.json.Decoder(_BatchReply)
-_encoder = msgspec.json.Encoder()
+    def no_answer(self, action: str) -> QueueEtlError:
+        """The error to raise when something answered that is not SQS."""
+        return self.error(action, "the answer is not one of SQS", transient=True)
 
 
 class SqsQueue:
-    """One queue. Not for use by several threads at once."""
+    """One queue. Not for several threads at once.
 
-    def __init__(self, client: Any, credentials: Any, ca_bundle: str, name: str, settings: Settings) -> None:
+    Args:
+        client: of boto3, for the calls that are few
+        open_transport: given the long poll in seconds, a transport for those that are many
+        name: of the queue
+        settings: see Settings
+
+    Raises:
+        QueueRefused, QueueUnavailable: as for `connect`
+    """
+
+    def __init__(
+        self, client: Any, open_transport: Callable[[int], Transport], name: str, settings: Settings
+    ) -> None:
         self.name = name
         self._client = client
-        self._credentials = credentials
-        self._ca_bundle = ca_bundle
+        self._open_transport = open_transport
         self._settings = settings
         self._batches: Exchange | None = None
-        self._url = str(self._ask("GetQueueUrl", client.get_queue_url, QueueName=name)["QueueUrl"])
+        meta = client.meta
+        self._place = _Place(name, meta.region_name, meta.endpoint_url)
+        url = self._ask("GetQueueUrl", client.get_queue_url, QueueName=name)["QueueUrl"]
+        self._place = _Place(name, meta.region_name, meta.endpoint_url, url)
 
     @classmethod
     def connect(
@@ -187,13 +143,22 @@ class SqsQueue:
             QueueUnavailable: SQS does not answer
         """
         try:
-            client = session.client("sqs", endpoint_url=endpoint_url, config=_patient(settings))
+            client = session.client("sqs", endpoint_url=endpoint_url, config=_patience(settings, 5))
+            credentials = session.get_credentials()
         except (botocore.exceptions.BotoCoreError, ValueError) as error:
             raise QueueRefused(f"queue {name!r}: no client for SQS: {type(error).__name__}") from None
-        credentials = session.get_credentials()
         if credentials is None:
-            raise QueueRefused(f"queue {name!r}: no AWS credentials found for {client.meta.endpoint_url}")
-        return cls(client, credentials, _ca_bundle(), name, settings)
+            raise QueueRefused(f"queue {name!r} at {client.meta.endpoint_url}: no AWS credentials found")
+
+        def open_transport(wait_seconds: int) -> Transport:
+            if settings.sqs_client == "boto3":
+                # Without retries of its own: the exchange repeats.
+                once = session.client("sqs", endpoint_url=endpoint_url, config=_patience(settings, 1))
+                return BotoTransport(once, settings.transfers)
+            meta, longest = client.meta, settings.request_timeout_seconds + wait_seconds
+            return CurlTransport(meta.endpoint_url, meta.region_name, credentials, _ca_bundle(), longest)
+
+        return cls(client, open_transport, name, settings)
 
     def depth(self) -> Depth:
         """How many messages there are now.
@@ -201,33 +166,32 @@ class SqsQueue:
         Raises:
             QueueRefused, QueueUnavailable: as for `connect`
         """
-        names = [f"ApproximateNumberOfMessages{kind}" for kind in ("", "NotVisible", "Delayed")]
-        ask = self._client.get_queue_attributes
-        reply = self._ask("GetQueueAttributes", ask, QueueUrl=self._url, AttributeNames=names)
+        ask, url = self._client.get_queue_attributes, self._place.url
+        reply = self._ask("GetQueueAttributes", ask, QueueUrl=url, AttributeNames=list(_DEPTHS))
         found = reply.get("Attributes", {})
-        return Depth(*(int(found.get(name, 0)) for name in names))
+        return Depth(*(int(found.get(name, 0)) for name in _DEPTHS))
 
     def receive(self, max_messages: int) -> Iterator[list[Message]]:
         """Takes messages off the queue, up to ten a list, until one long poll brings nothing.
 
-        With a long poll of 0 seconds it ends after EMPTY_SHORT_POLLS empty answers in a row. At the limit of
-        messages in flight (about 120,000) SQS answers as if the queue were empty. When the generator is
-        closed early or fails, messages it holds but has not handed out are released.
+        With a long poll of 0 seconds, until EMPTY_SHORT_POLLS polls bring nothing. At the limit of messages
+        in flight (about 120,000) SQS answers as if the queue were empty. When the generator is closed early
+        or fails, messages it holds but has not handed out are released.
 
         Raises:
             QueueRefused, QueueUnavailable: as for `connect`
         """
-        polls = _Polls(self._exchange(self._settings.wait_seconds), self._url, self._settings, max_messages)
+        exchange = Exchange(self._open_transport(self._settings.wait_seconds), self._settings.transfers)
+        polls = _Polls(exchange, self._place, self._settings, max_messages)
         replies: deque[Reply] = deque()
-        damaged: list[str] = []
         try:
             polls.fill()
-            while replies or polls.exchange.under_way:
-                replies.extend([] if replies else polls.exchange.finished())
-                if messages := self._taken(polls, replies.popleft(), damaged):
+            while replies or exchange.under_way:
+                replies.extend(() if replies else exchange.finished())
+                if messages := polls.messages(replies.popleft()):
                     yield messages
         finally:
-            self._give_back(polls.exchange, replies, damaged)
+            self._give_back(polls, replies)
 
     def delete(self, receipts: Sequence[str]) -> Outcome:
         """Deletes messages; a second time changes nothing.
@@ -235,7 +199,7 @@ class SqsQueue:
         Raises:
             QueueRefused, QueueUnavailable: as for `connect`; some may have been deleted
         """
-        return self._change("DeleteMessageBatch", receipts, None)
+        return self._change("DeleteMessageBatch", receipts)
 
     def release(self, receipts: Sequence[str]) -> Outcome:
         """Makes messages visible again at once.
@@ -243,279 +207,248 @@ class SqsQueue:
         Raises:
             QueueRefused, QueueUnavailable: as for `connect`; some may have been released
         """
-        return self._change("ChangeMessageVisibilityBatch", receipts, 0)
+        return self._change("ChangeMessageVisibilityBatch", receipts, visibility_timeout=0)
 
     def send(self, bodies: Iterable[bytes]) -> int:
         """Puts messages on the queue and returns how many; a second time sends them again.
 
         Raises:
-            QueueRefused, QueueUnavailable: as for `connect`, or SQS refused a body; earlier ones were sent
+            QueueRefused, QueueUnavailable: as for `connect`, or a body was refused; earlier ones were sent
         """
-        sent, waiting = 0, iter(bodies)
-        while ten := list(itertools.islice(waiting, BATCH)):
-            entries = [
-                {"Id": id_, "MessageBody": body.decode()} for id_, body in zip(_IDS, ten, strict=False)
-            ]
-            reply = self._ask(
-                "SendMessageBatch", self._client.send_message_batch, QueueUrl=self._url, Entries=entries
-            )
-            if failed := reply.get("Failed"):
-                raise self._error("SendMessageBatch", str(failed[0].get("Code")), transient=False)
-            sent += len(ten)
+        sent = 0
+        for group in _sendable(bodies):
+            try:
+                texts = [body.decode() for body in group]
+            except UnicodeDecodeError:
+                raise QueueRefused(
+                    f"not UTF-8: one of the messages {sent + 1} to {sent + len(group)}"
+                ) from None
+            entries = [{"Id": id_, "MessageBody": text} for id_, text in zip(_IDS, texts, strict=False)]
+            send, url = self._client.send_message_batch, self._place.url
+            reply = self._ask("SendMessageBatch", send, QueueUrl=url, Entries=entries)
+            for failed in reply.get("Failed", []):
+                raise self._place.error("SendMessageBatch", failed["Code"], not failed["SenderFault"])
+            sent += len(group)
         return sent
 
     def close(self) -> None:
-        """Drops the connections; the queue can still be used and opens new ones."""
+        """Drops the connections; the queue opens new ones when it is used again."""
         if self._batches:
             self._batches.close()
         self._batches = None
 
-    def _exchange(self, wait_seconds: int = 0) -> Exchange:
-        return Exchange(self._transport(wait_seconds), self._settings.transfers)
-
-    def _transport(self, wait_seconds: int) -> Transport:
-        settings = self._settings
-        if settings.sqs_client == "boto3":
-            return BotoTransport(self._client, settings.transfers)
-        return CurlTransport(
-            self._client.meta.endpoint_url,
-            self._client.meta.region_name,
-            self._credentials,
-            self._ca_bundle,
-            settings.request_timeout_seconds + wait_seconds,
-        )
-
-    def _taken(self, polls: "_Polls", reply: Reply, damaged: list[str]) -> list[Message]:
-        """The messages of one answer; the next polls are started before they are handed out."""
-        if reply.code and reply.code != "OverLimit":
-            raise self._error(reply.call.action, reply.code, reply.is_transient)
-        try:
-            received = [] if reply.code else _received(reply.body)
-        except ValueError:
-            raise QueueUnavailable(self._at("ReceiveMessage", "the answer is not one of SQS")) from None
-        polls.answered(reply.call.asked, len(received))
-        polls.fill()
-        return [message for one in received if (message := _message(one, damaged))]
-
-    def _give_back(self, exchange: Exchange, replies: deque[Reply], damaged: list[str]) -> None:
-        """Releases what was received and not handed out; what fails here comes back by itself."""
-        receipts = list(damaged)
-        if damaged:
-            log.warning("%d messages did not match their MD5 and were released", len(damaged))
+    def _give_back(self, polls: "_Polls", replies: deque[Reply]) -> None:
+        """Releases what was received and not handed out; what fails here returns by itself."""
+        receipts, exchange = polls.damaged, polls.exchange
+        if receipts:
+            log.warning("%s: %d messages do not match their MD5: released", self.name, len(receipts))
         try:
             exchange.stop_repeating()
             while exchange.under_way:
                 replies.extend(exchange.finished())
-            for reply in replies:
-                receipts += [one.receipt_handle for one in _received(reply.body)] if not reply.code else []
+            receipts += _receipts(replies)
             if receipts:
-                released = self.release(receipts)
-                log.info("released %d of %d messages not handed out", released.done, len(receipts))
-        except (QueueEtlError, ValueError):
-            log.warning("could not release all messages not handed out; they return by themselves")
+                outcome = self.release(receipts)
+                log.info(
+                    "%s: %d of %d messages not handed out are released",
+                    self.name,
+                    outcome.done,
+                    len(receipts),
+                )
+        except QueueEtlError:
+            log.warning("%s: could not release %d messages, they return later", self.name, len(receipts))
         finally:
             exchange.close()
 
-    def _change(self, action: str, receipts: Sequence[str], visibility_timeout: int | None) -> Outcome:
+    def _change(self, action: str, receipts: Sequence[str], visibility_timeout: int | None = None) -> Outcome:
         if self._batches is None:
-            self._batches = self._exchange()
+            self._batches = Exchange(self._open_transport(0), self._settings.transfers)
         try:
-            return _Batches(self, self._batches, action, visibility_timeout).run(receipts)
+            outcome = _Batches(self._batches, self._place, action, visibility_timeout).run(receipts)
         except BaseException:
             # Calls may still be under way: their answers must not be taken for those of the next action.
             self.close()
             raise
+        if outcome.failed:
+            log.warning("%s: %s: %d done, failed %s", self.name, action, outcome.done, outcome.failed)
+        return outcome
 
-    def _ask(self, action: str, method: Any, **parameters: Any) -> dict[str, Any]:
+    def _ask(self, action: str, method: Callable[..., dict[str, Any]], **parameters: Any) -> dict[str, Any]:
         """One call through boto3, which repeats it by itself."""
         try:
-            answer: dict[str, Any] = method(**parameters)
-            return answer
+            return method(**parameters)
         except botocore.exceptions.ClientError as error:
-            code = error_code(error)
-            status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 400)
-            raise self._error(action, code, status >= 500 or code in TRANSIENT_CODES) from None
-        except (botocore.exceptions.HTTPClientError, botocore.exceptions.ConnectionError) as error:
-            trusted = not isinstance(error, botocore.exceptions.SSLError)
-            raise self._error(action, type(error).__name__, trusted) from None
+            status, code = client_error(error)
+            raise self._place.error(action, code, status >= 500 or code in TRANSIENT_CODES) from None
         except botocore.exceptions.BotoCoreError as error:
-            raise self._error(action, type(error).__name__, transient=False) from None
-
-    def _error(self, action: str, code: str, transient: bool) -> QueueEtlError:
-        return (QueueUnavailable if transient else QueueRefused)(self._at(action, code))
-
-    def _at(self, action: str, what: str) -> str:
-        meta = self._client.meta
-        return f"queue {self.name!r} in {meta.region_name} at {meta.endpoint_url}: {action}: {what}"
+            code, transient = boto_code(error)
+            raise self._place.error(action, code, transient) from None
 
 
 class _Polls:
-    """Decides how many receive calls are under way: one at first, one more for each full answer."""
+    """The receive calls: one at first, one more under way for each full answer."""
 
-    def __init__(self, exchange: Exchange, url: str, settings: Settings, max_messages: int) -> None:
+    def __init__(self, exchange: Exchange, place: _Place, settings: Settings, max_messages: int) -> None:
         self.exchange = exchange
-        self._transfers = settings.transfers
-        self._empty_polls_left = 1 if settings.wait_seconds else EMPTY_SHORT_POLLS
-        self._empty_polls_allowed = self._empty_polls_left
-        self._allowance = max_messages  # not yet received and not asked for
+        self.damaged: list[str] = []
+        self._place = place
+        self._settings = settings
+        self._allowance = max_messages  # neither received nor asked for
         self._wanted = 1
-        self._bodies = [_poll(url, settings, asked) for asked in range(BATCH + 1)]
+        self._empty_polls = 0
+        self._over = False
+        self._bodies: dict[int, bytes] = {}
 
     def fill(self) -> None:
-        """Starts polls up to the wanted number; never asks for more messages than are still allowed."""
-        while self._empty_polls_left > 0 and self._allowance > 0 and self.exchange.under_way < self._wanted:
+        """Starts as many as are wanted, never for more messages than are still allowed."""
+        while not self._over and self._allowance > 0 and self.exchange.under_way < self._wanted:
             asked = min(BATCH, self._allowance)
             self._allowance -= asked
-            self.exchange.start(Call("ReceiveMessage", self._bodies[asked], asked))
+            self.exchange.start(Call("ReceiveMessage", self._body(asked), asked))
 
-    def answered(self, asked: int, received: int) -> None:
-        """A poll for `asked` messages brought `received`."""
+    def messages(self, reply: Reply) -> list[Message]:
+        """The messages in an answer; the next calls are under way when it returns.
+
+        Raises:
+            QueueRefused, QueueUnavailable: as for `SqsQueue.connect`
+        """
+        # OverLimit: too many messages in flight. A long poll answers with nothing instead.
+        if reply.code and reply.code != "OverLimit":
+            raise self._place.error(reply.call.action, reply.code, reply.is_transient)
+        try:
+            received = [] if reply.code else wire.received(reply.body)
+        except ValueError:
+            raise self._place.no_answer(reply.call.action) from None
+        self._count(reply.call.asked, len(received))
+        self.fill()
+        messages = [message for one in received if (message := wire.message(one))]
+        if len(messages) < len(received):
+            # Released at the end and not now, lest the same message come round again and again.
+            good = {message.receipt for message in messages}
+            self.damaged += [one.receipt_handle for one in received if one.receipt_handle not in good]
+        return messages
+
+    def _count(self, asked: int, received: int) -> None:
         self._allowance += asked - received
-        if received == asked:
-            self._wanted = min(self._wanted + 1, self._transfers)
-        elif received < asked / 2:
-            self._wanted = max(self._wanted - 1, 1)
-        if received:
-            self._empty_polls_left = self._empty_polls_left and self._empty_polls_allowed
-        else:
-            self._empty_polls_left -= 1
+        if not received:
+            self._wanted = 1
+            # A short poll proves little, and next to others that are under way nothing.
+            self._empty_polls += bool(self._settings.wait_seconds or self.exchange.under_way == 0)
+            self._over |= self._empty_polls >= (1 if self._settings.wait_seconds else EMPTY_SHORT_POLLS)
+            return
+        self._empty_polls = 0
+        change = 1 if received == asked else -1 if received < asked / 2 else 0
+        self._wanted = max(1, min(self._wanted + change, self._settings.transfers))
+
+    def _body(self, asked: int) -> bytes:
+        if asked not in self._bodies:
+            hidden, wait = self._settings.visibility_timeout_seconds, self._settings.wait_seconds
+            self._bodies[asked] = wire.encode(wire.ReceiveRequest(self._place.url, asked, hidden, wait))
+        return self._bodies[asked]
 
 
 class _Batches:
-    """One batch action over any number of receipts, ten a call."""
+    """One batch action on any number of receipts, ten a call."""
 
-    def __init__(self, queue: SqsQueue, exchange: Exchange, action: str, timeout: int | None) -> None:
-        self._queue = queue
+    def __init__(
+        self, exchange: Exchange, place: _Place, action: str, visibility_timeout: int | None
+    ) -> None:
         self._exchange = exchange
+        self._place = place
         self._action = action
-        self._timeout = timeout
+        self._visibility_timeout = visibility_timeout
         self._done = 0
         self._failed: Counter[str] = Counter()
-        self._singles: deque[str] = deque()
+        self._alone: deque[str] = deque()
 
     def run(self, receipts: Sequence[str]) -> Outcome:
-        """Does it; entries that fail are counted by code."""
-        tens = (list(receipts[first : first + BATCH]) for first in range(0, len(receipts), BATCH))
+        """Does it; entries that fail are counted by code.
+
+        Raises:
+            QueueRefused, QueueUnavailable: as for `SqsQueue.connect`
+        """
+        tens = (receipts[first : first + BATCH] for first in range(0, len(receipts), BATCH))
         while True:
             while self._exchange.free > 0 and (group := self._next(tens)):
                 self._exchange.start(self._call(group))
-            if not (replies := self._exchange.finished()):
+            replies = self._exchange.finished()
+            if not replies:
                 return Outcome(self._done, dict(self._failed))
             for reply in replies:
                 self._settle(reply)
 
-    def _next(self, tens: Iterator[list[str]]) -> list[str]:
-        return [self._singles.popleft()] if self._singles else next(tens, [])
+    def _next(self, tens: Iterator[Sequence[str]]) -> Sequence[str]:
+        return [self._alone.popleft()] if self._alone else next(tens, [])
 
-    def _call(self, receipts: list[str], attempts: int = 0) -> Call:
-        timeout = self._timeout
-        entries = [_Entry(id_, receipt, timeout) for id_, receipt in zip(_IDS, receipts, strict=False)]
-        body = _encoder.encode(_BatchRequest(self._queue._url, entries))
+    def _call(self, receipts: Sequence[str], attempts: int = 0) -> Call:
+        hidden = self._visibility_timeout
+        entries = [wire.Entry(id_, receipt, hidden) for id_, receipt in zip(_IDS, receipts, strict=False)]
+        body = wire.encode(wire.BatchRequest(self._place.url, entries))
         return Call(self._action, body, receipts=receipts, attempts=attempts)
 
     def _settle(self, reply: Reply) -> None:
-        call = reply.call
         if reply.code:
             self._refused(reply)
             return
         try:
-            result = _batch_reply.decode(reply.body)
+            answer = wire.batch_reply(reply.body)
         except ValueError:
-            raise QueueUnavailable(self._queue._at(self._action, "the answer is not one of SQS")) from None
-        self._done += len(result.successful)
-        if len(result.successful) < len(call.receipts):
-            self._partial(call, result)
+            raise self._place.no_answer(self._action) from None
+        self._done += len(answer.successful)
+        if len(answer.successful) < len(reply.call.receipts):
+            self._partial(reply.call, answer)
 
     def _refused(self, reply: Reply) -> None:
         """The whole call failed: one entry may be to blame, so each is tried alone."""
         if reply.code not in ENTRY_CODES:
-            raise self._queue._error(self._action, reply.code, reply.is_transient)
+            raise self._place.error(self._action, reply.code, reply.is_transient)
         if len(reply.call.receipts) > 1:
-            self._singles.extend(reply.call.receipts)
+            self._alone.extend(reply.call.receipts)
         else:
             self._failed[reply.code] += 1
 
-    def _partial(self, call: Call, result: _BatchReply) -> None:
+    def _partial(self, call: Call, answer: wire.BatchReply) -> None:
         """Some entries failed: those that may succeed the next time are sent again, the others counted."""
-        again = [one for one in result.failed if not one.sender_fault or one.code in TRANSIENT_CODES]
-        retried = self._call([call.receipts[int(one.id)] for one in again], call.attempts)
-        waiting = bool(again) and self._exchange.repeat(retried)
-        for one in result.failed:
-            if not (waiting and one in again):
-                self._failed[one.code or "unnamed"] += 1
-        if missing := len(call.receipts) - len(result.successful) - len(result.failed):
+        hopeful = [one for one in answer.failed if not one.sender_fault or one.code in TRANSIENT_CODES]
+        hopeless = [one for one in answer.failed if one not in hopeful]
+        if hopeful:
+            again = self._call([call.receipts[int(one.id)] for one in hopeful], call.attempts)
+            if not self._exchange.repeat(again):
+                hopeless += hopeful
+        self._failed.update(one.code or "unnamed" for one in hopeless)
+        if missing := len(call.receipts) - len(answer.successful) - len(answer.failed):
             self._failed["not in the answer"] += missing
 
 
-def _poll(url: str, settings: Settings, asked: int) -> bytes:
-    return _encoder.encode(
-        {
-            "QueueUrl": url,
-            "MaxNumberOfMessages": asked,
-            "VisibilityTimeout": settings.visibility_timeout_seconds,
-            "WaitTimeSeconds": settings.wait_seconds,
-            "MessageSystemAttributeNames": ["SentTimestamp", "ApproximateReceiveCount"],
-            "MessageAttributeNames": [*KEY_ATTRIBUTES, SENT_ATTRIBUTE],
-        }
-    )
+def _receipts(replies: Iterable[Reply]) -> list[str]:
+    """The receipts in answers to ReceiveMessage; an answer that is none of SQS has none."""
+    found: list[str] = []
+    for reply in replies:
+        if reply.code:
+            continue
+        try:
+            found += [one.receipt_handle for one in wire.received(reply.body)]
+        except ValueError:
+            log.warning("an answer to ReceiveMessage was not one of SQS")
+    return found
 
 
-def _received(body: bytes) -> list[_Received]:
-    """The messages of a reply; there is no "Messages" when there are none.
-
-    Raises:
-        ValueError: it is no reply of SQS
-    """
-    try:
-        return _receive_reply.decode(body).messages
-    except ValueError:
-        # msgspec refuses lone surrogates, which json lets pass.
-        found = json.loads(body.decode("utf-8", "replace"))
-        return msgspec.convert(found, _ReceiveReply, strict=False).messages
+def _sendable(bodies: Iterable[bytes]) -> Iterator[list[bytes]]:
+    """The bodies in groups of at most BATCH and SEND_BYTES."""
+    group: list[bytes] = []
+    for body in bodies:
+        if group and (len(group) == BATCH or sum(map(len, group)) + len(body) > SEND_BYTES):
+            yield group
+            group = []
+        group.append(body)
+    if group:
+        yield group
 
 
-def _message(one: _Received, damaged: list[str]) -> Message | None:
-    """The message, or None and its receipt in `damaged` if the body is not what was sent."""
-    try:
-        body = one.body.encode()
-        # Not for security: SQS itself answers with an MD5 of the body.
-        if hashlib.md5(body, usedforsecurity=False).hexdigest() != one.md5_of_body:
-            damaged.append(one.receipt_handle)
-            return None
-    except UnicodeEncodeError:  # A lone surrogate: no two servers agree on its bytes, so nothing to check.
-        body = one.body.encode("utf-8", "surrogatepass")
-    key, attributes = one.message_id, one.attributes
-    sent_ms = attributes.sent_timestamp
-    if one.message_attributes:
-        key = _key(one.message_attributes) or key
-        sent_ms = _first_sent_ms(one.message_attributes, sent_ms)
-    if not _UUID.fullmatch(key):
-        key = _as_uuid(key)
-    return Message(key, one.receipt_handle, body, sent_ms, attributes.approximate_receive_count)
-
-
-def _key(attributes: Mapping[str, _AttributeValue]) -> str | None:
-    found = (attributes[name].string_value for name in KEY_ATTRIBUTES if name in attributes)
-    return next((value for value in found if value), None)
-
-
-def _as_uuid(key: str) -> str:
-    lower = key.lower()
-    return lower if _UUID.fullmatch(lower) else str(uuid5(KEY_NAMESPACE, key))
-
-
-def _first_sent_ms(attributes: Mapping[str, _AttributeValue], sent_ms: int) -> int:
-    """The origin's time of sending, if it is one: not in the future of this sending."""
-    value = attributes[SENT_ATTRIBUTE].string_value if SENT_ATTRIBUTE in attributes else None
-    if value and re.fullmatch(r"[0-9]{1,15}", value) and 0 < int(value) <= sent_ms:
-        return int(value)
-    return sent_ms
-
-
-def _patient(settings: Settings) -> botocore.config.Config:
-    """Bounded retries and waits for the calls boto3 makes."""
+def _patience(settings: Settings, attempts: int) -> botocore.config.Config:
+    """Bounded attempts and waits for calls of boto3."""
     return botocore.config.Config(
-        retries={"mode": "standard", "total_max_attempts": 5},
+        retries={"mode": "standard", "total_max_attempts": attempts},
         connect_timeout=settings.request_timeout_seconds,
         read_timeout=settings.request_timeout_seconds + settings.wait_seconds,
         max_pool_connections=settings.transfers,

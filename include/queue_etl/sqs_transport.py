@@ -12,7 +12,7 @@ import random
 import re
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
@@ -47,6 +47,7 @@ TRANSIENT_CODES = frozenset(
 TIMEOUT, NO_CONNECTION = "no answer in time", "no connection"
 BAD_CERTIFICATE, NO_CREDENTIALS = "certificate not accepted", "no credentials"
 ATTEMPTS = 6
+QUIET_SECONDS = 0.5
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 5.0
 
 
@@ -64,12 +65,12 @@ class Call:
     __slots__ = ("action", "asked", "attempts", "body", "receipts")
 
     def __init__(
-        self, action: str, body: bytes, asked: int = 0, receipts: list[str] | None = None, attempts: int = 0
+        self, action: str, body: bytes, asked: int = 0, receipts: Sequence[str] = (), attempts: int = 0
     ) -> None:
         self.action = action
         self.body = body
         self.asked = asked
-        self.receipts = receipts or []
+        self.receipts = receipts
         self.attempts = attempts
 
 
@@ -202,6 +203,7 @@ class _Transfer:
         self.handle = handle
         self.call = Call("", b"")
         self.chunks: list[bytes] = []
+        handle.setopt(pycurl.WRITEFUNCTION, self.chunks.append)
         self.signed: tuple[str, Any] | None = None
         self.started = 0.0
 
@@ -227,7 +229,7 @@ class CurlTransport:
         timeout_seconds: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._endpoint = endpoint
+        self._url = endpoint.rstrip("/") + "/"
         self._region = region
         self._credentials = credentials
         self._ca_bundle = ca_bundle
@@ -239,6 +241,7 @@ class CurlTransport:
         self._unsent: deque[Reply] = deque()
         self._frozen: Any = None
         self._frozen_until = 0.0
+        self._seconds = 0.0  # spent in `wait`
 
     def start(self, call: Call) -> None:
         """Begins the call and returns at once."""
@@ -256,15 +259,18 @@ class CurlTransport:
         """The answers that have come, at least one unless the time is over."""
         replies = list(self._unsent)
         self._unsent.clear()
-        until = self._clock() + timeout_seconds
+        last = self._clock()
+        until = last + timeout_seconds
         while not replies:
             self._multi.perform()
             replies = self._answered()
-            if replies or not self._idle_for(until - self._clock()):
-                continue
-            replies = self._overdue()
-            if self._clock() >= until:
+            now = self._clock()
+            self._seconds += now - last
+            last = now
+            if replies or now >= until:
                 break
+            if self._is_quiet(until - now):
+                replies = self._overdue()
         return replies
 
     def close(self) -> None:
@@ -277,15 +283,14 @@ class CurlTransport:
 
     def _new_handle(self) -> pycurl.Curl:
         handle = pycurl.Curl()
-        handle.setopt(pycurl.URL, self._endpoint + "/")
+        handle.setopt(pycurl.URL, self._url)
         handle.setopt(pycurl.POST, 1)
         handle.setopt(pycurl.AWS_SIGV4, f"aws:amz:{self._region}:sqs")
         handle.setopt(pycurl.CAINFO, self._ca_bundle)
         handle.setopt(pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_1_1)
         handle.setopt(pycurl.NOSIGNAL, 1)
         handle.setopt(pycurl.TCP_KEEPALIVE, 1)
-        # No TIMEOUT: while the caller works on what it got, libcurl's clock runs on, and it would throw away
-        # an answer that has long been waiting in the socket, with messages in it. See _overdue.
+        # No TIMEOUT: see _overdue.
         handle.setopt(pycurl.CONNECTTIMEOUT_MS, int(self._timeout_seconds * 1000))
         return handle
 
@@ -302,9 +307,8 @@ class CurlTransport:
         if transfer.call.body is not call.body:
             transfer.handle.setopt(pycurl.POSTFIELDS, call.body)
         transfer.call = call
-        transfer.chunks = []
-        transfer.started = now
-        transfer.handle.setopt(pycurl.WRITEFUNCTION, transfer.chunks.append)
+        transfer.chunks.clear()
+        transfer.started = self._seconds
 
     def _sign(self, handle: pycurl.Curl, action: str, credentials: Any) -> None:
         headers = ["Content-Type: application/x-amz-json-1.0", f"X-Amz-Target: AmazonSQS.{action}"]
@@ -314,12 +318,12 @@ class CurlTransport:
         handle.setopt(pycurl.USERNAME, credentials.access_key)
         handle.setopt(pycurl.PASSWORD, credentials.secret_key)
 
-    def _idle_for(self, seconds: float) -> bool:
-        """Waits for traffic; True if there was none for half a second or until the time is over."""
-        ready = self._multi.select(max(0.0, min(0.5, seconds)))
+    def _is_quiet(self, seconds: float) -> bool:
+        """Waits for traffic, not longer than that; True if there was none for QUIET_SECONDS."""
+        ready = self._multi.select(min(QUIET_SECONDS, seconds))
         if ready < 0:  # No socket yet, as while a name is being resolved.
             time.sleep(0.005)
-        return bool(ready <= 0)
+        return bool(ready == 0 and seconds >= QUIET_SECONDS)
 
     def _answered(self) -> list[Reply]:
         more, replies = 1, []
@@ -343,9 +347,13 @@ class CurlTransport:
         return Reply(transfer.call, status, body, "" if status == 200 else _error_code(status, body))
 
     def _overdue(self) -> list[Reply]:
-        """Gives up transfers that are past their time. Call only after a pause without traffic."""
-        latest = self._clock() - self._timeout_seconds
-        late = [transfer for transfer in self._busy.values() if transfer.started < latest]
+        """Gives up transfers past their time; to be called when nothing has moved for a while.
+
+        Only time spent in `wait` counts. While the caller works on what it got, answers lie in the sockets
+        unread; libcurl's own TIMEOUT would throw them away, and the messages in them would stay hidden.
+        """
+        oldest = self._seconds - self._timeout_seconds
+        late = [transfer for transfer in self._busy.values() if transfer.started < oldest]
         for transfer in late:
             self._release(transfer.handle)
         return [Reply(transfer.call, 0, b"", TIMEOUT) for transfer in late]
@@ -391,32 +399,30 @@ class BotoTransport:
             answer.pop("ResponseMetadata", None)
             reply = Reply(call, 200, json.dumps(answer).encode(), "")
         except botocore.exceptions.ClientError as error:
-            reply = Reply(call, *_client_error(error))
+            status, code = client_error(error)
+            reply = Reply(call, status, b"", code)
         except botocore.exceptions.BotoCoreError as error:
-            reply = Reply(call, 0, b"", _boto_code(error))
+            reply = Reply(call, 0, b"", boto_code(error)[0])
         self._replies.put(reply)
 
 
-def _client_error(error: botocore.exceptions.ClientError) -> tuple[int, bytes, str]:
-    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 400)
-    return status, b"", error_code(error)
-
-
-def error_code(error: botocore.exceptions.ClientError) -> str:
-    """The code the JSON protocol gives the error; boto3 shows the older one of the query protocol."""
+def client_error(error: botocore.exceptions.ClientError) -> tuple[int, str]:
+    """HTTP status and AWS code: the code of the JSON protocol, not the older one boto3 shows."""
+    status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 400))
     found = error.response.get("Error", {})
-    return _plain(found.get("QueryErrorCode") or found.get("Code") or "")
+    return status, _plain(found.get("QueryErrorCode") or found.get("Code") or "") or f"HTTP {status}"
 
 
-def _boto_code(error: botocore.exceptions.BotoCoreError) -> str:
+def boto_code(error: botocore.exceptions.BotoCoreError) -> tuple[str, bool]:
+    """Why boto3 got no answer, and whether the same call may succeed later."""
     kinds = botocore.exceptions
     if isinstance(error, kinds.SSLError):
-        return BAD_CERTIFICATE
+        return BAD_CERTIFICATE, False
     if isinstance(error, (kinds.ReadTimeoutError, kinds.ConnectTimeoutError)):
-        return TIMEOUT
+        return TIMEOUT, True
     if isinstance(error, (kinds.HTTPClientError, kinds.ConnectionError)):
-        return NO_CONNECTION
-    return NO_CREDENTIALS
+        return NO_CONNECTION, True
+    return NO_CREDENTIALS, False
 
 
 def _curl_code(number: int) -> str:

@@ -1,0 +1,176 @@
+"""What SQS writes on the wire, and the `Message` made of it."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from uuid import UUID, uuid5
+
+import msgspec
+
+# Attributes that make a message the same one although SQS gave it a new id, best first.
+KEY_ATTRIBUTES = ("dedup-id", "x-origin-message-id")
+SENT_ATTRIBUTE = "x-origin-sent-timestamp"
+# Never change it: the keys of messages loaded earlier were made with it.
+KEY_NAMESPACE = UUID("b8a6e6d2-4c38-4b7e-9a55-0d6f0f3f3a51")
+_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+_MILLISECONDS = re.compile(r"[0-9]{1,15}")
+
+
+class Message(msgspec.Struct, gc=False):
+    """A message as received.
+
+    Attributes:
+        message_id: key of the ledger, a lower-case UUID: attribute `dedup-id`, else `x-origin-message-id`,
+            else the id SQS gave; what is no UUID is turned into one, always the same
+        receipt: for delete and release; good until the message is received again
+        body: UTF-8 (a lone surrogate as three bytes)
+        sent_ms: Unix milliseconds of sending; of the first sending if `x-origin-sent-timestamp` says so,
+            for a message brought back from a dead-letter queue keeps its day
+        receive_count: 1 the first time
+    """
+
+    message_id: str
+    receipt: str
+    body: bytes
+    sent_ms: int
+    receive_count: int
+
+
+class _Attributes(msgspec.Struct, gc=False, rename="pascal"):
+    sent_timestamp: int = 0
+    approximate_receive_count: int = 1
+
+
+class _AttributeValue(msgspec.Struct, gc=False, rename="pascal"):
+    string_value: str | None = None
+
+
+class Received(msgspec.Struct, gc=False, rename="pascal"):
+    """A message in the answer to ReceiveMessage."""
+
+    message_id: str
+    receipt_handle: str
+    attributes: _Attributes
+    body: str = ""
+    md5_of_body: str = msgspec.field(name="MD5OfBody", default="")
+    message_attributes: dict[str, _AttributeValue] | None = None
+
+
+class _ReceiveReply(msgspec.Struct, gc=False, rename="pascal"):
+    messages: list[Received] = []
+
+
+class _Done(msgspec.Struct, gc=False, rename="pascal"):
+    id: str
+
+
+class Failed(msgspec.Struct, gc=False, rename="pascal"):
+    """An entry of a batch that was not done; `sender_fault` false means that SQS takes the blame."""
+
+    id: str
+    code: str = ""
+    sender_fault: bool = False
+
+
+class BatchReply(msgspec.Struct, gc=False, rename="pascal"):
+    """The answer to a batch action."""
+
+    successful: list[_Done] = []
+    failed: list[Failed] = []
+
+
+class Entry(msgspec.Struct, gc=False, rename="pascal", omit_defaults=True):
+    """One message in a batch action."""
+
+    id: str
+    receipt_handle: str
+    visibility_timeout: int | None = None
+
+
+class BatchRequest(msgspec.Struct, gc=False, rename="pascal"):
+    """A batch action."""
+
+    queue_url: str
+    entries: list[Entry]
+
+
+class ReceiveRequest(msgspec.Struct, gc=False, rename="pascal"):
+    """ReceiveMessage, with everything a `Message` is made of."""
+
+    queue_url: str
+    max_number_of_messages: int
+    visibility_timeout: int
+    wait_time_seconds: int
+    message_system_attribute_names: tuple[str, ...] = ("SentTimestamp", "ApproximateReceiveCount")
+    message_attribute_names: tuple[str, ...] = (*KEY_ATTRIBUTES, SENT_ATTRIBUTE)
+
+
+# strict=False: SQS writes numbers as strings.
+_receive_reply = msgspec.json.Decoder(_ReceiveReply, strict=False)
+_batch_reply = msgspec.json.Decoder(BatchReply)
+_encoder = msgspec.json.Encoder()
+
+
+def encode(request: ReceiveRequest | BatchRequest) -> bytes:
+    """The request's JSON."""
+    return _encoder.encode(request)
+
+
+def received(body: bytes) -> list[Received]:
+    """The messages in an answer to ReceiveMessage; SQS leaves "Messages" out when there are none.
+
+    Raises:
+        ValueError: it is no answer of SQS; may hold parts of it, so never chain it
+    """
+    try:
+        return _receive_reply.decode(body).messages
+    except ValueError:
+        # msgspec refuses lone surrogates, which json lets pass.
+        found = json.loads(body.decode("utf-8", "replace"))
+        return msgspec.convert(found, _ReceiveReply, strict=False).messages
+
+
+def batch_reply(body: bytes) -> BatchReply:
+    """The answer to a batch action.
+
+    Raises:
+        ValueError: it is no answer of SQS
+    """
+    return _batch_reply.decode(body)
+
+
+def message(one: Received) -> Message | None:
+    """The message, or None if its body is not the one whose MD5 SQS tells (boto3 does not look)."""
+    try:
+        body = one.body.encode()
+        # Not for security: it is what SQS sends along.
+        if hashlib.md5(body, usedforsecurity=False).hexdigest() != one.md5_of_body and one.md5_of_body:
+            return None
+    except UnicodeEncodeError:  # A lone surrogate: nobody says which bytes its MD5 is made of.
+        body = one.body.encode("utf-8", "surrogatepass")
+    key, sent_ms = one.message_id, one.attributes.sent_timestamp
+    if one.message_attributes:
+        key = _key(one.message_attributes) or key
+        sent_ms = _first_sent_ms(one.message_attributes, sent_ms)
+    if not _UUID.fullmatch(key):
+        key = _as_uuid(key)
+    return Message(key, one.receipt_handle, body, sent_ms, one.attributes.approximate_receive_count)
+
+
+def _key(attributes: Mapping[str, _AttributeValue]) -> str | None:
+    found = (attributes[name].string_value for name in KEY_ATTRIBUTES if name in attributes)
+    return next((value for value in found if value), None)
+
+
+def _as_uuid(key: str) -> str:
+    lower = key.lower()
+    return lower if _UUID.fullmatch(lower) else str(uuid5(KEY_NAMESPACE, key))
+
+
+def _first_sent_ms(attributes: Mapping[str, _AttributeValue], sent_ms: int) -> int:
+    """When the origin sent it, if that can be true: before this sending."""
+    value = attributes[SENT_ATTRIBUTE].string_value if SENT_ATTRIBUTE in attributes else None
+    if value and _MILLISECONDS.fullmatch(value) and 0 < int(value) <= sent_ms:
+        return int(value)
+    return sent_ms
