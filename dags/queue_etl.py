@@ -54,7 +54,7 @@ def queue_etl(name: str) -> DAG:
     # A group, not two expansions in a row: a batch that cannot be masked must not keep the others out.
     @task_group(prefix_group_id=False)
     def each_batch(batch):
-        load(mask(batch))
+        load(batch=mask(batch=batch))  # by keyword: BATCH reads them
 
     # Runs after any failure, and is skipped when a direct upstream is: when `sense` saw an empty queue, or
     # the run is closed already and has no batch.
@@ -71,7 +71,7 @@ def queue_etl(name: str) -> DAG:
         name,
         description=f"{contract.queue} -> {contract.table}, once, with personal data masked",
         doc_md=DOC.format(queue=contract.queue, table=contract.table),
-        schedule=timedelta(minutes=5),
+        schedule="*/5 * * * *",
         start_date=datetime(2025, 1, 1, tzinfo=UTC),
         catchup=False,
         max_active_runs=1,
