@@ -103,13 +103,14 @@ def stop(
 ) -> list[str]:
     """Stop the parts and everything they started; return the names of those that were running.
 
-    Each leader gets `first_signal` and `patience` seconds to end its own children; what is left is
+    Each leader gets `first_signal` and `patience` seconds to end its own children; what is left then is
     terminated, then killed. Works on what a dead leader left behind too. Raises StackError if any survives.
     """
     stopped = [part.name for part in parts if members(part)]
     for part in parts:
         _send(first_signal, [part.pid() or 0])
-    for number, seconds in ((0, patience), (signal.SIGTERM, 3.0), (signal.SIGKILL, 5.0)):
+    wait_until(lambda: not any(part.pid() for part in parts), patience)
+    for number, seconds in ((signal.SIGTERM, 3.0), (signal.SIGKILL, 5.0)):
         for part in parts:
             _send(number, members(part))
         if wait_until(lambda: not any(map(members, parts)), seconds):
@@ -141,7 +142,7 @@ def table() -> Iterator[Process]:
         pids = [int(entry.name) for entry in PROC.iterdir() if entry.name.isdigit()]
         processes: Iterator[Process | None] = map(_from_proc, pids)
     else:
-        processes = _from_ps()
+        processes = from_ps()
     return (process for process in processes if process and process.pid != os.getpid())
 
 
@@ -149,7 +150,7 @@ def find(pid: int) -> Process | None:
     """Return the live process of this pid, if any."""
     if PROC.joinpath("self", "stat").exists():
         return _from_proc(pid)
-    return next((process for process in _from_ps() if process.pid == pid), None)
+    return next((process for process in from_ps() if process.pid == pid), None)
 
 
 def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
@@ -172,7 +173,7 @@ def _from_proc(pid: int) -> Process | None:
     return None if state in "ZX" else Process(pid, session, started)
 
 
-def _from_ps() -> Iterator[Process]:
+def from_ps() -> Iterator[Process]:
     """Read the table where there is no /proc (macOS); the process group stands in for the session."""
     listing = subprocess.run(
         ["ps", "-A", "-o", "pid=,pgid=,stat=,lstart="], capture_output=True, text=True, check=True

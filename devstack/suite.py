@@ -26,15 +26,15 @@ def run(settings: Settings, console: Console, suite: str | None, arguments: list
 
     Without a suite: ruff, mypy and every suite, faults without its long runs. `unit` starts no server.
     """
-    own = test_settings(settings)
+    own = own_settings(settings)
     with locks.held(own.state / "test.lock", console):
         if suite == "unit":
             stack.install(own, console)
-            return _run_checks(own, console, [_pytest(own, ["unit"], arguments)])
-        return _with_stack(own, console, lambda: _run_checks(own, console, _checks(own, suite, arguments)))
+            return run_checks(own, console, [_pytest(own, ["unit"], arguments)])
+        return _with_stack(own, console, lambda: run_checks(own, console, _checks(own, suite, arguments)))
 
 
-def test_settings(settings: Settings) -> Settings:
+def own_settings(settings: Settings) -> Settings:
     """Return a second stack for the tests, beside the one a person may be using.
 
     DEV_STATE and DEV_*_PORT, where given, are respected.
@@ -78,7 +78,7 @@ def _pytest(settings: Settings, suites: list[str], arguments: list[str]) -> Chec
     return Check("pytest", [str(settings.python), "-m", "pytest", *folders, *arguments])
 
 
-def _run_checks(settings: Settings, console: Console, checks: list[Check]) -> int:
+def run_checks(settings: Settings, console: Console, checks: list[Check]) -> int:
     """Run every check, even after a failure: one run shows all there is to mend."""
     env = environment.for_child(settings)
     codes = []

@@ -1,0 +1,47 @@
+"""Drives ./dev as a person does: by running it, on a stack of its own."""
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from devstack import environment, ports, stack
+from devstack.settings import DEFAULT_PORTS, ROOT, Settings, from_environment
+
+# What `./dev test` or a person's shell has set would point the stack under test at another one.
+FOREIGN = ("DEV_", "QUEUE_ETL_", "AWS_", "AIRFLOW")
+
+
+@dataclass(frozen=True)
+class Launcher:
+    """Runs ./dev with a state folder and ports of its own."""
+
+    env: dict[str, str]
+
+    @property
+    def settings(self) -> Settings:
+        return from_environment(self.env)
+
+    def start(self, *arguments: str, **changed: str) -> "subprocess.Popen[str]":
+        command = [sys.executable, str(ROOT / "dev"), *arguments]
+        env = {**self.env, **changed}
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, env=env, cwd="/", stdout=pipe, stderr=pipe, text=True)
+
+    def run(self, *arguments: str, **changed: str) -> "subprocess.CompletedProcess[str]":
+        process = self.start(*arguments, **changed)
+        stdout, stderr = process.communicate(timeout=120)
+        return subprocess.CompletedProcess(arguments, process.returncode, stdout, stderr)
+
+    def pid(self, name: str) -> int | None:
+        return next(part.pid() for part in stack.all_parts(self.settings) if part.name == name)
+
+    def variables(self) -> dict[str, str]:
+        return environment.read(self.settings.state / "env")
+
+
+def clean_environment(state: Path) -> dict[str, str]:
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
+    chosen = {name: str(port) for name, port in ports.free_ports(list(DEFAULT_PORTS)).items()}
+    return {**inherited, **chosen, "DEV_STATE": str(state)}

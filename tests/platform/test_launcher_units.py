@@ -1,0 +1,276 @@
+"""The launcher's parts one by one; no server is started."""
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from devstack import credentials, demo, dotenv, environment, ports, processes, settings, suite, virtualenvs
+from devstack.console import Console
+from devstack.errors import StackError, UsageError
+from devstack.processes import Part
+from devstack.settings import ROOT
+from devstack.virtualenvs import Virtualenv
+
+COMMANDS = ("demo", "up", "down", "status", "reset", "send", "drain", "psql", "test", "dotenv")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command: str) -> None:
+    done = subprocess.run(
+        [sys.executable, ROOT / "dev", command, "--help"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout.startswith("usage: dev " + command)) == (0, True)
+
+
+@pytest.mark.parametrize("arguments", [[], ["nonsense"], ["down", "--fast"], ["send"]])
+def test_wrong_usage_is_exit_code_2(arguments: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, ROOT / "dev", *arguments], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, "Traceback" in done.stderr) == (2, False)
+
+
+def test_every_wrong_port_is_named_at_once() -> None:
+    with pytest.raises(UsageError, match=r"DEV_PG_PORT=x.*DEV_UI_PORT=70000"):
+        settings.from_environment({"DEV_PG_PORT": "x", "DEV_UI_PORT": "70000"})
+
+
+def test_a_port_is_remembered_until_its_variable_says_otherwise(tmp_path: Path) -> None:
+    env = {"DEV_STATE": str(tmp_path)}
+    settings.from_environment({**env, "DEV_PG_PORT": "6001"}).remember_ports()
+    assert settings.from_environment(env).postgres_port == 6001
+    assert settings.from_environment({**env, "DEV_PG_PORT": "6002"}).postgres_port == 6002
+
+
+def test_free_ports_are_different() -> None:
+    assert len(set(ports.free_ports(["a", "b", "c"]).values())) == 3
+
+
+def test_a_secret_is_made_once_and_only_its_owner_reads_it(tmp_path: Path) -> None:
+    first = credentials.secret(tmp_path / "secrets", "word")
+    assert credentials.secret(tmp_path / "secrets", "word") == first
+    assert stat.S_IMODE((tmp_path / "secrets" / "word").stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("value", ["plain", "two words", 'a "b" $HOME', "it's", "", '{"a": "\\"b\\""}'])
+def test_a_quoted_value_means_the_same_to_a_shell_and_to_us(tmp_path: Path, value: str) -> None:
+    path = tmp_path / "env"
+    path.write_text(f"export NAME={environment.quoted(value)}\n")
+    shell = subprocess.run(
+        ["bash", "-euc", 'source "$0"; printf %s "$NAME"', path], capture_output=True, text=True, check=True
+    )
+    assert shell.stdout == value
+    assert environment.read(path) == {"NAME": value}
+
+
+# Virtualenvs
+
+
+@pytest.fixture
+def installed(tmp_path: Path) -> Virtualenv:
+    env = Virtualenv(tmp_path / "venv", tmp_path / "some.lock", tmp_path / "install.log")
+    env.lock.write_text("")
+    env.python.parent.mkdir(parents=True)
+    env.python.symlink_to(sys.executable)
+    env.stamp.write_text(env.wanted())
+    return env
+
+
+def test_a_complete_virtualenv_is_left_alone(installed: Virtualenv) -> None:
+    assert virtualenvs.is_current(installed)
+
+
+def test_a_changed_lock_is_installed_again(installed: Virtualenv) -> None:
+    installed.lock.write_text("# changed")
+    assert not virtualenvs.is_current(installed)
+
+
+def test_an_interrupted_install_is_repaired(installed: Virtualenv) -> None:
+    installed.stamp.unlink()
+    assert not virtualenvs.is_current(installed)
+
+
+def test_a_virtualenv_whose_python_is_gone_is_repaired(installed: Virtualenv) -> None:
+    installed.python.unlink()
+    assert not virtualenvs.is_current(installed)
+
+
+def test_a_virtualenv_that_was_moved_is_made_again(installed: Virtualenv) -> None:
+    moved = installed.folder.rename(installed.folder.with_name("elsewhere"))
+    assert not virtualenvs.is_current(replace(installed, folder=moved))
+
+
+def test_where_uv_fails_pip_installs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = tmp_path / "bin" / "uv"
+    broken.parent.mkdir()
+    broken.write_text("#!/bin/sh\nexit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{broken.parent}{os.pathsep}{os.environ['PATH']}")
+    env = Virtualenv(tmp_path / "venv", tmp_path / "empty.lock", tmp_path / "install.log")
+    env.lock.write_text("# nothing to install\n")
+    virtualenvs.build(env, Console(sys.stdout))
+    assert virtualenvs.is_current(env)
+    assert "uv failed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["requirements", "requirements-tools"])
+def test_the_lock_holds_every_pin_with_hashes_and_names_no_index(name: str) -> None:
+    pins = {
+        line.replace("[binary]", "")
+        for line in (ROOT / f"{name}.txt").read_text().splitlines()
+        if line and not line.startswith("#")
+    }
+    lock = (ROOT / f"{name}.lock").read_text()
+    requirements = [line for line in lock.splitlines() if line and line[0] not in " #"]
+    assert pins <= {line.removesuffix(" \\").partition(" ;")[0] for line in requirements}
+    assert all(line.endswith("\\") for line in requirements)
+    assert not any(word in lock for word in ("--index", "--extra-index", "--find-links", "://"))
+
+
+# Processes
+
+
+def part(folder: Path) -> Part:
+    return Part("sleeper", folder, folder / "log", folder)
+
+
+def start_family(sleeper: Part) -> int:
+    """Start a leader with a child in its session and one that has left it; return the leader's pid."""
+    script = "sleep 300 & setsid sleep 300 & touch ready; wait"
+    pid = processes.start(sleeper, ["bash", "-c", script], dict(os.environ), port=1)
+    assert processes.wait_until(lambda: len(processes.members(sleeper)) == 3, 10)
+    return pid
+
+
+def test_stop_ends_the_children_too_even_those_that_left_the_session(tmp_path: Path) -> None:
+    sleeper = part(tmp_path)
+    start_family(sleeper)
+    assert processes.stop([sleeper]) == ["sleeper"]
+    assert processes.members(sleeper) == []
+
+
+def test_what_a_killed_leader_left_behind_is_found_and_stopped(tmp_path: Path) -> None:
+    sleeper = part(tmp_path)
+    leader = start_family(sleeper)
+    os.kill(leader, signal.SIGKILL)
+    assert processes.wait_until(lambda: sleeper.pid() is None, 10)
+    assert len(processes.members(sleeper)) == 2
+    processes.stop([sleeper])
+    assert processes.members(sleeper) == []
+
+
+def test_another_process_that_got_our_pid_is_not_stopped(tmp_path: Path) -> None:
+    sleeper = part(tmp_path)
+    stranger = subprocess.Popen(["sleep", "300"], start_new_session=True)
+    try:
+        sleeper.record_file.parent.mkdir()
+        sleeper.record_file.write_text(json.dumps({"pid": stranger.pid, "started": "1", "port": 1}))
+        assert sleeper.pid() is None
+        assert processes.stop([sleeper]) == []
+        assert stranger.poll() is None
+    finally:
+        stranger.kill()
+        stranger.wait()
+
+
+def test_a_child_that_ignores_the_polite_signal_is_killed(tmp_path: Path) -> None:
+    stubborn = part(tmp_path)
+    script = "trap '' TERM; touch deaf; while :; do sleep 1; done"
+    processes.start(stubborn, ["bash", "-c", script], dict(os.environ), port=1)
+    assert processes.wait_until((tmp_path / "deaf").exists, 10)
+    processes.stop([stubborn], patience=0.2)
+    assert processes.members(stubborn) == []
+
+
+def test_the_table_read_by_ps_knows_this_process_too() -> None:
+    # What macOS uses; where ps is not installed there is /proc.
+    if not any(Path(folder, "ps").exists() for folder in os.get_exec_path()):
+        pytest.skip("no ps here")
+    listed = {process.pid for process in processes.from_ps()}
+    assert os.getpid() in listed
+
+
+# .env
+
+
+def test_dotenv_fills_every_placeholder_differently() -> None:
+    filled = dotenv.fill((ROOT / ".env.example").read_text(), '{"primaryKeyId": 1}')
+    values = dict(line.split("=", 1) for line in filled.splitlines() if "=" in line and line[0] != "#")
+    assert "<" not in "".join(values.values())
+    secrets = [value for name, value in values.items() if not name.startswith("DEV_")]
+    assert len(set(secrets)) == len(secrets)
+    connection = json.loads(values["AIRFLOW_CONN_PII_KEYSET"].strip("'"))
+    assert json.loads(connection["password"]) == {"primaryKeyId": 1}
+
+
+def test_dotenv_refuses_a_kind_that_nothing_makes() -> None:
+    with pytest.raises(StackError, match="<magic> for NAME"):
+        dotenv.fill("NAME=<magic>", "{}")
+
+
+def test_dotenv_does_not_replace_secrets_in_use(tmp_path: Path) -> None:
+    target = tmp_path / ".env"
+    target.write_text("mine")
+    with pytest.raises(StackError, match="exists already"):
+        dotenv.write(target, ROOT / ".env.example", "{}")
+    assert target.read_text() == "mine"
+
+
+# Demo and test
+
+
+def outcome(exit_code: int = 0, **run: object) -> demo.Outcome:
+    return demo.Outcome(run, 5, exit_code, Path("log"))
+
+
+def test_the_demo_in_json_has_the_promised_keys() -> None:
+    numbers = json.loads(outcome(state="success", received=3, loaded=2, total_seconds=1.5).as_json())
+    assert set(numbers) == {
+        "received", "loaded", "quarantined", "duplicates", "deleted", "left_on_queue", "seconds",
+    }  # fmt: skip
+    assert (numbers["received"], numbers["left_on_queue"], numbers["seconds"]) == (3, 5, 1.5)
+
+
+@pytest.mark.parametrize(
+    ("result", "succeeded"),
+    [
+        (outcome(state="success"), True),
+        (outcome(state="failed"), False),
+        (outcome(exit_code=1, state="success"), False),
+        (outcome(), False),
+    ],
+)
+def test_the_demo_succeeds_only_if_airflow_and_the_record_agree(
+    result: demo.Outcome, succeeded: bool
+) -> None:
+    assert result.succeeded is succeeded
+
+
+def test_all_checks_run_and_the_first_failure_is_the_exit_code(tmp_path: Path) -> None:
+    own = replace(settings.from_environment({"DEV_STATE": str(tmp_path)}), root=tmp_path)
+    checks = [
+        suite.Check(str(code), ["bash", "-c", f"echo {code} >> ran; exit {code}"]) for code in (0, 3, 4)
+    ]
+    assert suite.run_checks(own, Console(sys.stdout), checks) == 3
+    assert (tmp_path / "ran").read_text().split() == ["0", "3", "4"]
+
+
+def test_the_sample_is_of_the_promised_shape_and_holds_only_documentation_addresses() -> None:
+    lines = demo.SAMPLE.read_text().splitlines()
+    events = [json.loads(line) for line in lines if line.endswith("}") and '"ip"' in line]
+    assert {frozenset(event) for event in events} == {
+        frozenset({"user_id", "app_version", "device_type", "ip", "locale", "device_id"})
+    }
+    # RFC 5737
+    assert all(event["ip"].startswith(("192.0.2.", "198.51.100.", "203.0.113.")) for event in events)
+    assert any(event["locale"] is None for event in events)
+    assert 0 < len(lines) - len(events) < 10
