@@ -6,8 +6,7 @@ committed stays as it is.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
-from datetime import date
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, LiteralString, NamedTuple, Self, TypeVar
 from uuid import UUID
@@ -63,7 +62,6 @@ class Warehouse:
     def __init__(self, dsn: str) -> None:
         self._dsn = dsn
         self._connection: Connection | None = None
-        self._days: set[date] = set()
 
     def __enter__(self) -> Self:
         return self
@@ -168,7 +166,7 @@ class Warehouse:
         The lines of `masked.ledger` should be sorted by day, then id, as `sorted` does it: transactions that
         insert the same ids in different orders deadlock. (One of the two is then tried again.)
         """
-        self._ensure_days(date.fromisoformat(day) for day in masked.sent_days)
+        self._execute(ENSURE_DAYS, days=masked.sent_days)
         columns = tuple(column.column for column in contract.columns)
         load = Load(run_id, contract.table, columns, batch, masked, rejected)
         try:
@@ -188,11 +186,6 @@ class Warehouse:
     def drop_ledger_days(self, keep_days: int) -> int:
         """Forget ids of messages sent more than `keep_days` ago, 15 at least; returns how many days went."""
         return int(self._execute("SELECT etl.drop_ledger_partitions(%(days)s)", days=keep_days)[0][0])
-
-    def _ensure_days(self, days: Iterable[date]) -> None:
-        for day in sorted(set(days) - self._days):
-            self._execute("SELECT etl.ensure_ledger_partition(%(day)s)", day=day)
-            self._days.add(day)
 
     # Keys
 
@@ -320,6 +313,7 @@ CLOSE_RUN: LiteralString = """
 SELECT_SUMMARY: LiteralString = """
     SELECT to_jsonb(run_summary) FROM etl.run_summary WHERE run_id = %(run_id)s
 """
+ENSURE_DAYS: LiteralString = "SELECT etl.ensure_ledger_partition(day) FROM unnest(%(days)s::date[]) AS day"
 SELECT_BATCHES: LiteralString = "SELECT batch, ids_digest FROM etl.batches WHERE run_id = %(run_id)s"
 INSERT_KEY: LiteralString = """
     INSERT INTO etl.keys (key_id, check_value) VALUES (%(key_id)s, %(value)s) ON CONFLICT DO NOTHING

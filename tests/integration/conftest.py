@@ -3,52 +3,15 @@
 import os
 import secrets
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import psycopg
 import pytest
 from psycopg import sql
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.conninfo import make_conninfo
 
 from include import migrations
 from include.queue_etl.warehouse import Warehouse
-
-CONTENTS = (
-    "public.user_logins, etl.queues, etl.runs, etl.batches, etl.keys, etl.ledger, etl.quarantine, pii.audit"
-)
-
-
-@dataclass(frozen=True)
-class Database:
-    """A migrated database.
-
-    The roles are the cluster's, and so are their passwords: those of a running stack must not change. So
-    the tests log in through roles of their own, each a member of one of ours, which it becomes at once.
-    """
-
-    owner_dsn: str
-    suffix: str
-    password: str
-
-    def dsn(self, role: str) -> str:
-        return make_conninfo(
-            self.owner_dsn, user=f"{role}_{self.suffix}", password=self.password, options=f"-c role={role}"
-        )
-
-    @property
-    def loader_dsn(self) -> str:
-        return self.dsn("etl_loader")
-
-    @property
-    def name(self) -> str:
-        return str(conninfo_to_dict(self.owner_dsn)["dbname"])
-
-    def owner(self) -> psycopg.Connection:
-        return psycopg.connect(self.owner_dsn, autocommit=True)
-
-    def rows(self, statement: str) -> list[tuple]:
-        with self.owner() as connection:
-            return connection.execute(statement).fetchall()
+from tests.integration.scratch import CONTENTS, Database, copy_settings
 
 
 @pytest.fixture(scope="session")
@@ -94,26 +57,6 @@ def database(server_dsn: str, empty_database: Callable[[], str]) -> Iterator[Dat
     with psycopg.connect(server_dsn, autocommit=True) as connection:
         for role in migrations.ROLES:
             connection.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(f"{role}_{made.suffix}")))
-
-
-def copy_settings(connection: psycopg.Connection, database: Database, role: str) -> None:
-    """A role's settings are not inherited by its members."""
-    found = connection.execute(
-        "SELECT unnest(setconfig) FROM pg_db_role_setting JOIN pg_database ON pg_database.oid = setdatabase"
-        " WHERE datname = %s AND setrole = %s::regrole",
-        (database.name, role),
-    )
-    for (setting,) in found.fetchall():
-        name, value = setting.split("=", 1)
-        alter = sql.SQL("ALTER ROLE {} IN DATABASE {} SET {} = {}")
-        connection.execute(
-            alter.format(
-                sql.Identifier(f"{role}_{database.suffix}"),
-                sql.Identifier(database.name),
-                sql.Identifier(name),
-                sql.Literal(value),
-            )
-        )
 
 
 @pytest.fixture

@@ -153,9 +153,9 @@ COMMENT ON COLUMN etl.quarantine.payload IS 'The message body, encrypted with th
 CREATE FUNCTION etl.ledger_day_exists(day date) RETURNS boolean
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 RETURN EXISTS (
-    SELECT FROM pg_inherits
-    WHERE inhparent = 'etl.ledger'::regclass
-      AND inhrelid = to_regclass('etl.ledger_' || to_char(day, 'YYYYMMDD'))
+    -- By a scan, not to_regclass: its cache would still say "no" after the wait for the lock below.
+    SELECT FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid
+    WHERE inhparent = 'etl.ledger'::regclass AND relname = 'ledger_' || to_char(day, 'YYYYMMDD')
 );
 
 -- Create, then attach: ATTACH takes SHARE UPDATE EXCLUSIVE on the ledger, so loads under way go on, where

@@ -1,0 +1,151 @@
+"""A migrated database of the tests' own, and batches to load into it."""
+
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+
+import psycopg
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from include.contracts.user_logins import CONTRACT
+from include.queue_etl.batches import MaskedBatch, RejectedBatch, ids_digest
+from include.queue_etl.warehouse import BatchCounts, Warehouse
+
+TODAY = datetime.now(UTC).date()
+Message = tuple[date, str, str]  # sent day, id, user id; a user id that begins with "bad" is rejected
+
+CONTENTS = (
+    "public.user_logins, etl.queues, etl.runs, etl.batches, etl.keys, etl.ledger, etl.quarantine, pii.audit"
+)
+
+
+@dataclass(frozen=True)
+class Database:
+    """A migrated database.
+
+    The roles are the cluster's, and so are their passwords: those of a running stack must not change. So
+    the tests log in through roles of their own, each a member of one of ours, which it becomes at once.
+    """
+
+    owner_dsn: str
+    suffix: str
+    password: str
+
+    def dsn(self, role: str) -> str:
+        return make_conninfo(
+            self.owner_dsn, user=f"{role}_{self.suffix}", password=self.password, options=f"-c role={role}"
+        )
+
+    @property
+    def loader_dsn(self) -> str:
+        return self.dsn("etl_loader")
+
+    @property
+    def name(self) -> str:
+        return str(conninfo_to_dict(self.owner_dsn)["dbname"])
+
+    def owner(self) -> psycopg.Connection:
+        return psycopg.connect(self.owner_dsn, autocommit=True)
+
+    def rows(self, statement: str) -> list[tuple]:
+        with self.owner() as connection:
+            return connection.execute(statement).fetchall()
+
+    def counts(self) -> tuple[int, int, int]:
+        """Rows, ledger entries, quarantined messages."""
+        tables = ("public.user_logins", "etl.ledger", "etl.quarantine")
+        return tuple(self.rows(f"SELECT count(*) FROM {table}")[0][0] for table in tables)  # noqa: S608
+
+    def deadlocks(self) -> int:
+        """How many the server has seen here; sessions report theirs when they end, or are asked."""
+        statement = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
+        return int(self.rows(statement)[0][0])
+
+    def wait_for_blocked(self, sessions: int = 1) -> None:
+        """Until that many sessions of this database wait for a lock."""
+        statement = (
+            "SELECT count(*) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        )
+        wait_until(lambda: self.rows(statement)[0][0] >= sessions)
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not come true"
+        time.sleep(0.01)
+
+
+def copy_settings(connection: psycopg.Connection, database: Database, role: str) -> None:
+    """A role's settings are not inherited by its members."""
+    found = connection.execute(
+        "SELECT unnest(setconfig) FROM pg_db_role_setting JOIN pg_database ON pg_database.oid = setdatabase"
+        " WHERE datname = %s AND setrole = %s::regrole",
+        (database.name, role),
+    )
+    for (setting,) in found.fetchall():
+        name, value = setting.split("=", 1)
+        alter = sql.SQL("ALTER ROLE {} IN DATABASE {} SET {} = {}")
+        connection.execute(
+            alter.format(
+                sql.Identifier(f"{role}_{database.suffix}"),
+                sql.Identifier(database.name),
+                sql.Identifier(name),
+                sql.Literal(value),
+            )
+        )
+
+
+def new_messages(count: int, day: date = TODAY, user: str = "user") -> list[Message]:
+    return [(day, str(uuid.uuid4()), user) for _ in range(count)]
+
+
+def open_run(warehouse: Warehouse) -> uuid.UUID:
+    run_id = uuid.uuid4()
+    warehouse.open_run(run_id, CONTRACT, f"manual__{run_id}", {"visible": 5})
+    return run_id
+
+
+def masked_batch(
+    run_id: uuid.UUID, messages: Sequence[Message], queue_id: int = 1
+) -> tuple[MaskedBatch, RejectedBatch]:
+    """What mask would make of these messages; their order is kept."""
+    ledger, rows, rejected, reasons = [], [], [], Counter()
+    for day, message_id, user in messages:
+        bad = user.startswith("bad")
+        ledger.append(f"{queue_id}\t{day}\t{message_id}\t{run_id}\t{'Q' if bad else 'L'}\n")
+        if bad:
+            reasons[user] += 1
+            rejected.append(f"{queue_id}\t{day}\t{message_id}\t{run_id}\t{user}\t\\\\x00ff\t2\t1\n")
+        else:
+            rows.append(f"{user}\tandroid\t{message_id}\t\\N\t\\N\t2\t{day}\n")
+    masked = MaskedBatch(
+        ids_digest=ids_digest(message_id for _, message_id, _ in messages),
+        ledger="".join(ledger).encode(),
+        rows="".join(rows).encode(),
+        accepted=len(rows),
+        rejected=dict(reasons),
+        odd={},
+        sent_days=sorted({day.isoformat() for day, _, _ in messages}),
+        key_id=7,
+        mask_seconds=0.5,
+    )
+    return masked, RejectedBatch("".join(rejected).encode())
+
+
+def load(
+    warehouse: Warehouse, run_id: uuid.UUID, messages: Sequence[Message], batch: str = "0000"
+) -> BatchCounts:
+    """Load the messages as one batch, sorted as loaders must."""
+    return warehouse.load(run_id, CONTRACT, batch, *masked_batch(run_id, sorted(messages)))
+
+
+def close(warehouse: Warehouse, run_id: uuid.UUID, state: str = "succeeded") -> None:
+    warehouse.close_run(
+        run_id, state, deleted=1, delete_failed=0, released=0, visible_after=0, finish_seconds=0.25
+    )
