@@ -58,6 +58,8 @@ def extract(pipeline: Pipeline, depth: Mapping[str, int] | None = None) -> list[
     received = sum(batches.values())
     pipeline.warehouse.record_extract(pipeline.run.id, received, perf_counter() - started)
     log.info("extracted %d messages in %d batches", received, len(batches))
+    if not batches:
+        _close(pipeline, {}, upstream_failed=False, last_attempt=True)  # without batches, finish is skipped
     return [{"batch": batch, "messages": messages} for batch, messages in batches.items()]
 
 
@@ -124,7 +126,7 @@ def finish(pipeline: Pipeline, *, upstream_failed: bool = False, last_attempt: b
     if run is None:
         raise RunFailed("the run never started: nothing was received; see the log of extract")
     if not run.closed:
-        _close(pipeline, proven, upstream_failed, last_attempt)
+        _close(pipeline, proven, upstream_failed=upstream_failed, last_attempt=last_attempt)
     _destroy_leftovers(pipeline, proven)
     summary = pipeline.warehouse.run_summary(pipeline.run.id) or {}
     log.info("run %s: %s", pipeline.run.airflow_run_id, summary)
@@ -223,7 +225,7 @@ def _staged(pipeline: Pipeline, file: BatchFile, content_type: type[Content]) ->
 
 
 def _close(
-    pipeline: Pipeline, proven: Mapping[str, bytes], upstream_failed: bool, last_attempt: bool
+    pipeline: Pipeline, proven: Mapping[str, bytes], *, upstream_failed: bool, last_attempt: bool
 ) -> None:
     """Settle every message and close the run. Without SQS: again later, or at last closed as failed."""
     started = perf_counter()
