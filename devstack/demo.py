@@ -14,9 +14,10 @@ from devstack.settings import ROOT, Settings
 SAMPLE = ROOT / "include" / "samples" / "login_messages.jsonl"
 STAGES = ("extract", "mask", "load", "finish")
 
+# `airflow dags test` names its runs manual__...; a schedule or a drain may be working at the same time.
 NEWEST_RUN = """
 select row_to_json(run) from etl.run_summary run
- where started_at >= :'since'::timestamptz and airflow_run_id is not null
+ where started_at >= :'since'::timestamptz and airflow_run_id like 'manual\\_\\_%'
  order by started_at desc limit 1
 """
 
@@ -40,7 +41,7 @@ class Outcome:
     @property
     def succeeded(self) -> bool:
         """Airflow and the run's own record agree that it went well."""
-        return self.exit_code == 0 and self.run.get("state") == "success"
+        return self.exit_code == 0 and self.run.get("state") == "succeeded"
 
     def as_json(self) -> str:
         """Return the numbers as one JSON object."""
@@ -72,11 +73,11 @@ def run(settings: Settings, console: Console, messages: Path) -> Outcome:
 def show(settings: Settings, console: Console, outcome: Outcome) -> None:
     """Print the outcome for a person: rows, numbers, seconds, and what to try next."""
     if not outcome.succeeded:
-        tail = outcome.log.read_text(errors="replace").splitlines()[-25:]
-        console.note("\n".join(["", *tail, "", f"The run failed. Its whole output is in {outcome.log}", ""]))
+        tail = [line[:200] for line in outcome.log.read_text(errors="replace").splitlines()[-15:]]
+        console.note("\n".join(["", *tail, "", f"The run failed. Its whole output is in {outcome.log}"]))
     if outcome.run:
         console.note(rows(settings))
-        console.note("\n".join(_numbers(outcome)))
+        console.note("\n" + "\n".join(_numbers(outcome)))
     console.note(
         "\nPostgres and the SQS emulator keep running. Next: ./dev psql, ./dev demo again, ./dev up for the"
         "\nAirflow UI, ./dev down to stop everything."
@@ -91,7 +92,7 @@ def rows(settings: Settings) -> str:
 def _numbers(outcome: Outcome) -> list[str]:
     run = outcome.run
     reasons = ", ".join(f"{reason} {count}" for reason, count in (run["quarantined_by_reason"] or {}).items())
-    seconds = ", ".join(f"{stage} {run[f'{stage}_seconds'] or 0:.2f}" for stage in STAGES)
+    seconds = ", ".join(f"{stage} {run[f'{stage}_seconds'] or 0:.3f}" for stage in STAGES)
     return [
         f"  received      {run['received']}",
         f"  loaded        {run['loaded']}   rows of public.user_logins",
@@ -99,5 +100,5 @@ def _numbers(outcome: Outcome) -> list[str]:
         f"  duplicates    {run['duplicates']}",
         f"  deleted       {run['deleted']}   from the queue",
         f"  left on queue {outcome.left_on_queue}",
-        f"  seconds       {run['total_seconds'] or 0:.2f}   {seconds}",
+        f"  seconds       {run['total_seconds'] or 0:.3f}   {seconds}",
     ]

@@ -233,7 +233,7 @@ def outcome(exit_code: int = 0, **run: object) -> demo.Outcome:
 
 
 def test_the_demo_in_json_has_the_promised_keys() -> None:
-    numbers = json.loads(outcome(state="success", received=3, loaded=2, total_seconds=1.5).as_json())
+    numbers = json.loads(outcome(state="succeeded", received=3, loaded=2, total_seconds=1.5).as_json())
     assert set(numbers) == {
         "received", "loaded", "quarantined", "duplicates", "deleted", "left_on_queue", "seconds",
     }  # fmt: skip
@@ -243,9 +243,9 @@ def test_the_demo_in_json_has_the_promised_keys() -> None:
 @pytest.mark.parametrize(
     ("result", "succeeded"),
     [
-        (outcome(state="success"), True),
+        (outcome(state="succeeded"), True),
         (outcome(state="failed"), False),
-        (outcome(exit_code=1, state="success"), False),
+        (outcome(exit_code=1, state="succeeded"), False),
         (outcome(), False),
     ],
 )
