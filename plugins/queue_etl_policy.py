@@ -36,7 +36,7 @@ PARAMS = {
     ),
     # At most 240: the next run of the five-minute schedule must not find this one still waiting.
     "wait_seconds": Param(
-        60,
+        30,
         type="integer",
         minimum=0,
         maximum=240,
