@@ -143,7 +143,7 @@ class SqsQueue:
             QueueUnavailable: SQS does not answer
         """
         try:
-            client = session.client("sqs", endpoint_url=endpoint_url, config=_patience(settings, 5))
+            client = session.client("sqs", endpoint_url=endpoint_url, config=_patience(settings, 3))
             credentials = session.get_credentials()
         except (botocore.exceptions.BotoCoreError, ValueError) as error:
             raise QueueRefused(f"queue {name!r}: no client for SQS: {type(error).__name__}") from None

@@ -12,7 +12,9 @@ import asyncio
 import contextlib
 import hashlib
 import json
+import random
 import re
+import ssl
 import threading
 import time
 from collections import Counter, deque
@@ -162,6 +164,8 @@ class Stub:
         calls: number of calls per action
         busiest: most calls that were under way at once, per action
         requests: raw (head, body) of each call, if `record`
+        uneven: a receive brings a random number of messages, at least one if there are any
+        tls: of the server, for https
     """
 
     queue: Queue
@@ -172,13 +176,15 @@ class Stub:
     under_way: Counter[str] = field(default_factory=Counter)
     busiest: Counter[str] = field(default_factory=Counter)
     record: bool = False
+    uneven: bool = False
+    tls: ssl.SSLContext | None = None
     requests: list[tuple[bytes, bytes]] = field(default_factory=list)
     port: int = 0
 
     @property
     def url(self) -> str:
         """Where it listens."""
-        return f"http://127.0.0.1:{self.port}"
+        return f"{'https' if self.tls else 'http'}://127.0.0.1:{self.port}"
 
     def plan(self, action: str, *faults: Fault) -> None:
         """The next calls of `action` go this way, one fault each."""
@@ -262,7 +268,9 @@ class Connection(asyncio.Protocol):
     def _receive(self, asked: dict[str, Any], deadline: float | None = None) -> None:
         queue, now = self.stub.queue, self.loop.time()
         deadline = now + asked.get("WaitTimeSeconds", 0) if deadline is None else deadline
-        numbers = queue.take(asked.get("MaxNumberOfMessages", 1), asked.get("VisibilityTimeout", 30))
+        most = asked.get("MaxNumberOfMessages", 1)
+        most = random.randint(1, most) if self.stub.uneven else most
+        numbers = queue.take(most, asked.get("VisibilityTimeout", 30))
         if not numbers and now < deadline:
             # A long poll looks again every 5 ms.
             self.loop.call_later(min(0.005, deadline - now), self._receive, asked, deadline)
@@ -329,7 +337,9 @@ def _error(code: str) -> bytes:
 
 async def _listen(stub: Stub) -> asyncio.Server:
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: Connection(stub), "127.0.0.1", stub.port, backlog=1024)
+    server = await loop.create_server(
+        lambda: Connection(stub), "127.0.0.1", stub.port, backlog=1024, ssl=stub.tls
+    )
     stub.port = server.sockets[0].getsockname()[1]
     return server
 
