@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 
 import psycopg
+import pytest
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
@@ -72,6 +73,32 @@ class Database:
             " WHERE datname = current_database() AND wait_event_type = 'Lock'"
         )
         wait_until(lambda: self.rows(statement)[0][0] >= sessions)
+
+    def wait_for(self, question: str) -> None:
+        """Until the statement's one value is true."""
+        wait_until(lambda: self.rows(question)[0][0])
+
+    def server_log(self) -> "ServerLog":
+        """What the server writes to its log from now on."""
+        return ServerLog(self)
+
+
+class ServerLog:
+    """The end of the server's log: the file behind its standard error, read through the server."""
+
+    STDERR = "/proc/self/fd/2"
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        with database.owner() as connection:
+            (self.start,) = connection.execute("SELECT size FROM pg_stat_file(%s)", (self.STDERR,)).fetchone()
+        if self.start == 0:
+            pytest.skip("the server does not log to a file: its log is out of reach")
+
+    def since(self) -> str:
+        read = "SELECT encode(pg_read_binary_file(%s, %s, 1000000), 'escape')"
+        with self.database.owner() as connection:
+            return str(connection.execute(read, (self.STDERR, self.start)).fetchone()[0])
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 20) -> None:

@@ -1,0 +1,209 @@
+"""Each role may do what its people need, and nothing else: every statement here is really sent."""
+
+# ruff: noqa: S608 - all statements are put together from texts of this file
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from include import migrations
+from tests.integration.scratch import CONTENTS, Database
+
+DENIED = psycopg.errors.InsufficientPrivilege
+RUN = "00000000-0000-0000-0000-000000000001"
+
+LOGIN = "INSERT INTO public.user_logins (user_id) VALUES ('x')"
+LEDGER = f"INSERT INTO etl.ledger VALUES (1, '2007-03-01', '{RUN}', '{RUN}', 'L')"
+QUARANTINE = (
+    "INSERT INTO etl.quarantine (queue_id, sent_day, message_id, run_id, reason, payload, payload_bytes,"
+    f" receive_count) VALUES (1, '2007-03-01', '{RUN}', '{RUN}', 'bad_json', '', 0, 1)"
+)
+AUDIT = "INSERT INTO pii.audit (action, reason, ticket) VALUES ('unmask', 'r', 't')"
+CREATE = ("CREATE TABLE public.mine (x int)", "CREATE TABLE etl.mine (x int)", "CREATE SCHEMA mine")
+
+ALLOWED = {
+    "etl_loader": (
+        LOGIN,
+        "COPY public.user_logins FROM STDIN",
+        "INSERT INTO etl.queues (name) VALUES ('q')",
+        "SELECT * FROM etl.queues",
+        f"INSERT INTO etl.runs (run_id, contract, queue_id, airflow_run_id) VALUES ('{RUN}', 'c', 1, 'm')",
+        "UPDATE etl.runs SET received = 1",
+        "SELECT * FROM etl.runs, etl.batches, etl.keys, etl.run_summary",
+        "UPDATE etl.batches SET loaded = 1",
+        "INSERT INTO etl.keys (key_id, check_value) VALUES (1, 'x')",
+        "UPDATE etl.keys SET retired_at = now()",
+        LEDGER,
+        f"{LEDGER} ON CONFLICT DO NOTHING RETURNING queue_id, sent_day, message_id",
+        "SELECT queue_id, sent_day, message_id FROM etl.ledger",
+        QUARANTINE,
+        f"{QUARANTINE} ON CONFLICT DO NOTHING",
+        "SELECT etl.ensure_ledger_partition('2007-03-02')",
+        "SELECT etl.drop_ledger_partitions(9999)",
+        "SELECT * FROM etl.schema_revision",
+        "CREATE TEMPORARY TABLE mine (x int)",
+    ),
+    "analyst": ("SELECT * FROM public.user_logins",),
+    "pii_officer": (
+        "SELECT * FROM public.user_logins",
+        "SELECT * FROM etl.quarantine",
+        "UPDATE etl.quarantine SET redriven_at = now()",
+        "DELETE FROM etl.quarantine",
+        "SELECT * FROM etl.queues, etl.keys, etl.run_summary, etl.quarantine_summary, etl.schema_revision",
+        AUDIT,
+        "SELECT * FROM pii.audit",
+    ),
+    "ops_ro": (
+        "SELECT * FROM etl.run_summary",
+        "SELECT * FROM etl.quarantine_summary",
+        "SELECT * FROM etl.schema_revision",
+    ),
+}
+
+FORBIDDEN = {
+    "etl_loader": (
+        "SELECT * FROM public.user_logins",
+        "SELECT count(*) FROM public.user_logins",
+        f"{LOGIN} RETURNING user_id",
+        "UPDATE public.user_logins SET user_id = 'y'",
+        "DELETE FROM public.user_logins",
+        "TRUNCATE public.user_logins",
+        "SELECT run_id FROM etl.ledger",
+        "SELECT status FROM etl.ledger",
+        "UPDATE etl.ledger SET status = 'Q'",
+        "DELETE FROM etl.ledger",
+        "SELECT * FROM etl.ledger_20070301",
+        "DROP TABLE etl.ledger_20070301",
+        "SELECT payload FROM etl.quarantine",
+        "SELECT reason FROM etl.quarantine",
+        "UPDATE etl.quarantine SET reason = 'x'",
+        "DELETE FROM etl.quarantine",
+        "DELETE FROM etl.runs",
+        "DELETE FROM etl.batches",
+        "DELETE FROM etl.keys",
+        "UPDATE etl.queues SET name = 'x'",
+        "SELECT * FROM pii.audit",
+        AUDIT,
+        "UPDATE etl.schema_revision SET version_num = '0'",
+        *CREATE,
+    ),
+    "analyst": (
+        LOGIN,
+        "UPDATE public.user_logins SET user_id = 'y'",
+        "DELETE FROM public.user_logins",
+        "SELECT * FROM etl.ledger",
+        "SELECT * FROM etl.quarantine",
+        "SELECT * FROM etl.quarantine_summary",
+        "SELECT * FROM etl.run_summary",
+        "SELECT etl.ensure_ledger_partition('2007-03-02')",
+        "SELECT * FROM pii.audit",
+        *CREATE,
+    ),
+    "pii_officer": (
+        LOGIN,
+        "UPDATE public.user_logins SET user_id = 'y'",
+        "DELETE FROM public.user_logins",
+        QUARANTINE,
+        "SELECT * FROM etl.ledger",
+        "UPDATE etl.keys SET check_value = 'x'",
+        "UPDATE pii.audit SET reason = 'x'",
+        "DELETE FROM pii.audit",
+        "TRUNCATE pii.audit",
+        "INSERT INTO pii.audit (action, reason, ticket, who) VALUES ('unmask', 'r', 't', 'somebody else')",
+        "INSERT INTO pii.audit (action, reason, ticket, at) VALUES ('unmask', 'r', 't', '2007-01-01')",
+        "SELECT etl.drop_ledger_partitions(15)",
+        *CREATE,
+    ),
+    "ops_ro": (
+        "SELECT * FROM public.user_logins",
+        "SELECT * FROM etl.runs",
+        "SELECT * FROM etl.batches",
+        "SELECT * FROM etl.ledger",
+        "SELECT * FROM etl.quarantine",
+        "SELECT * FROM etl.keys",
+        "SELECT * FROM pii.audit",
+        "SELECT etl.ensure_ledger_partition('2007-03-02')",
+        *CREATE,
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def filled(database: Database) -> Database:
+    """With a queue and a day, so that nothing fails for want of them."""
+    with database.owner() as connection:
+        connection.execute("SELECT etl.ensure_ledger_partition('2007-03-01')")
+        connection.execute(f"TRUNCATE {CONTENTS} RESTART IDENTITY")
+        connection.execute("INSERT INTO etl.queues (name) VALUES ('roles')")
+    return database
+
+
+def cases(matrix: dict[str, tuple[str, ...]]) -> list[tuple[str, str]]:
+    return [(role, statement) for role, statements in matrix.items() for statement in statements]
+
+
+def send(database: Database, role: str, statement: str) -> None:
+    """Run it as that role and take it back."""
+    with psycopg.connect(database.dsn(role)) as connection, connection.transaction(force_rollback=True):
+        if statement.startswith("COPY"):
+            with connection.cursor().copy(statement):
+                pass
+        else:
+            connection.execute(statement)
+
+
+@pytest.mark.parametrize(("role", "statement"), cases(ALLOWED))
+def test_a_role_may(filled: Database, role: str, statement: str) -> None:
+    send(filled, role, statement)
+
+
+@pytest.mark.parametrize(("role", "statement"), cases(FORBIDDEN))
+def test_a_role_may_not(filled: Database, role: str, statement: str) -> None:
+    with pytest.raises(DENIED):
+        send(filled, role, statement)
+
+
+@pytest.mark.parametrize("function", ["ensure_ledger_partition('2007-03-02')", "drop_ledger_partitions(15)"])
+def test_a_function_with_its_owners_rights_cannot_be_led_to_other_tables(
+    filled: Database, function: str
+) -> None:
+    """The session's search path and temporary tables come after what the function means."""
+    with psycopg.connect(filled.dsn("etl_loader")) as connection, connection.transaction(force_rollback=True):
+        connection.execute("CREATE TEMPORARY TABLE pg_inherits (inhparent oid, inhrelid oid)")
+        connection.execute("CREATE TEMPORARY TABLE pg_class (oid oid, relname text)")
+        connection.execute("INSERT INTO pg_inherits VALUES ('etl.ledger'::regclass, 1)")
+        connection.execute("INSERT INTO pg_class VALUES (1, 'ledger_20000101'), (1, 'ledger_20070302')")
+        connection.execute("SET search_path = pg_temp, pg_catalog")
+        connection.execute(f"SELECT etl.{function}")
+        connection.execute("SET search_path = pg_catalog")
+        made = connection.execute("SELECT to_regclass('etl.ledger_20070302') IS NOT NULL").fetchone()
+    assert made == ("ensure" in function,)
+
+
+def test_nobody_without_a_role_of_ours_gets_in(filled: Database) -> None:
+    stranger = sql.Identifier(f"stranger_{filled.suffix}")
+    with filled.owner() as connection:
+        connection.execute(sql.SQL("CREATE ROLE {}").format(stranger))
+        try:
+            connection.execute(sql.SQL("SET ROLE {}").format(stranger))
+            for table in ("public.user_logins", "etl.runs", "etl.run_summary", "pii.audit"):
+                with pytest.raises(DENIED):
+                    connection.execute(f"SELECT * FROM {table}")
+            with pytest.raises(DENIED):
+                connection.execute("SELECT etl.ensure_ledger_partition('2007-03-02')")
+        finally:
+            connection.execute("RESET ROLE")
+            connection.execute(sql.SQL("DROP ROLE {}").format(stranger))
+
+
+def test_the_audit_trail_says_which_login_it_was(clean_database: Database) -> None:
+    with psycopg.connect(clean_database.dsn("pii_officer")) as connection:
+        connection.execute(AUDIT)
+    assert clean_database.rows("SELECT who FROM pii.audit") == [(f"pii_officer_{clean_database.suffix}",)]
+
+
+def test_no_role_of_ours_is_a_superuser_or_may_make_roles(filled: Database) -> None:
+    roles = ", ".join(f"'{role}'" for role in (*migrations.ROLES, "etl_owner"))
+    powers = "rolsuper OR rolcreaterole OR rolcreatedb OR rolreplication OR rolbypassrls"
+    assert filled.rows(f"SELECT rolname FROM pg_roles WHERE rolname IN ({roles}) AND ({powers})") == []
+    assert filled.rows("SELECT rolcanlogin FROM pg_roles WHERE rolname = 'etl_owner'") == [(False,)]
