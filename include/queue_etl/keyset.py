@@ -38,11 +38,13 @@ class Keyset:
             handle = tink.json_proto_keyset_format.parse(text, secret_key_access.TOKEN)
             return cls(handle)
         except (tink.TinkError, ValueError):
-            # `from None`: parse errors quote the text they choked on, and that text is the secret.
-            raise KeysetError(
-                "the keyset cannot be read: expected a Tink JSON keyset of type AES256_SIV "
-                "(make one with `python -m include.queue_etl create-keyset FILE`)"
-            ) from None
+            pass
+        # Out here, so that not even its __context__ holds the parse error: that quotes what it choked on,
+        # and what it choked on is the secret.
+        raise KeysetError(
+            "the keyset cannot be read: expected a Tink JSON keyset of type AES256_SIV "
+            "(make one with `python -m include.queue_etl create-keyset FILE`)"
+        )
 
     @staticmethod
     def new_json() -> str:
@@ -75,7 +77,7 @@ class Keyset:
         """Whether this keyset holds the key that made the check value."""
         try:
             return self.decrypt(bytes.fromhex(check_value), CHECK_CONTEXT) == CHECK_TEXT
-        except KeysetError:
+        except (KeysetError, ValueError):  # ValueError: it is no hex text
             return False
 
 

@@ -44,6 +44,8 @@ class Masker:
 
     def tokens(self, personal: Personal, values: Sequence[str | None]) -> list[str]:
         r"""One token for each value, in the same order; \N (NULL) for None and for blank text."""
+        if not values:  # every message of the batch was rejected; an empty join would split into one token
+            return []
         distinct = list(set(values))  # repeated users are common; each costs one encryption a batch
         texts = self._ciphertexts(personal, distinct)
         # Newlines separate, so one translate and one decode serve the whole column.
