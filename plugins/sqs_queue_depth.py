@@ -11,6 +11,7 @@ methods that ask, because every DAG parse pays for what stands at the top.
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -147,12 +148,12 @@ class QueueWatch:
             read_timeout=READ_TIMEOUT_SECONDS,
             retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
         )
-        return self._hook.get_session().client(
-            service,
-            endpoint_url=self._hook.conn_config.get_service_endpoint_url(service),
-            config=bounded.merge(self._hook.config),
-            verify=self._hook.verify,
-        )
+        endpoint = self._hook.conn_config.get_service_endpoint_url(service)
+        config = bounded.merge(self._hook.config)
+        session = self._hook.get_session()
+        with suppress(ValueError):
+            return session.client(service, endpoint_url=endpoint, config=config, verify=self._hook.verify)
+        raise self._problem("the endpoint is no URL", retry=False)
 
     def _answered(self, question: Callable[[], PokeReturnValue]) -> PokeReturnValue:
         from botocore.exceptions import BotoCoreError, ClientError
@@ -165,8 +166,6 @@ class QueueWatch:
             problem = self._problem(code, retry=status >= 500 or status == 429 or "Throttl" in code)
         except BotoCoreError as error:
             problem = self._problem(type(error).__name__, retry=_is_transport(error))
-        except ValueError:
-            problem = self._problem("the endpoint is no URL", retry=False)
         # Outside the handlers: the message of a foreign error is not chained into the log.
         raise problem
 

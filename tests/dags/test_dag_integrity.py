@@ -1,0 +1,184 @@
+"""What the DAG file promises without being run: it loads, edges, policy, and what a parse may touch."""
+
+import subprocess
+import sys
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from airflow.sdk import TriggerRule
+
+from include.contracts import contract_names
+from include.queue_etl import errors
+
+PROJECT = Path(__file__).resolve().parents[2]
+TASKS = ("sense", "extract", "mask", "load", "finish")
+
+
+def test_there_is_one_dag_for_each_contract(dags: Mapping[str, Any]) -> None:
+    assert sorted(dags) == contract_names()
+    assert "user_logins" in dags
+
+
+def test_edges_are_sense_extract_mask_load_finish(dags: Mapping[str, Any]) -> None:
+    edges = {task.task_id: task.downstream_task_ids for task in dags["user_logins"].tasks}
+    assert edges == {
+        "sense": {"extract", "finish"},
+        "extract": {"mask", "finish"},
+        "mask": {"load"},
+        "load": {"finish"},
+        "finish": set(),
+    }
+
+
+def test_dag_policy(dags: Mapping[str, Any]) -> None:
+    for dag in dags.values():
+        assert dag.max_active_runs == 1
+        assert dag.catchup is False
+        assert dag.is_paused_upon_creation is False
+        assert dag.dagrun_timeout == timedelta(hours=1)
+        assert dag.schedule == "*/5 * * * *"
+        assert {"sqs", "postgres"} <= set(dag.tags)
+
+
+def test_every_task_has_owner_timeout_retries_and_backoff(dags: Mapping[str, Any]) -> None:
+    for task in dags["user_logins"].tasks:
+        assert task.owner == "data-platform"
+        assert timedelta() < task.execution_timeout <= timedelta(minutes=15)
+        assert task.retries == 4
+        assert task.retry_exponential_backoff == 2.0
+        assert task.retry_delay < task.max_retry_delay <= timedelta(minutes=5)
+
+
+@pytest.mark.parametrize(
+    ("error", "action"),
+    [
+        (errors.WarehouseUnavailable("x"), "retry"),
+        (errors.QueueUnavailable("x"), "retry"),
+        (errors.StagedFileDamaged("x"), "fail"),
+        (errors.PreflightError(["x"]), "fail"),
+        (errors.SettingsError(["x"]), "fail"),
+        (RuntimeError("x"), "default"),
+    ],
+)
+def test_only_what_may_pass_by_itself_is_retried(
+    dags: Mapping[str, Any], error: Exception, action: str
+) -> None:
+    for task in dags["user_logins"].tasks:
+        assert task.retry_policy.evaluate(error, 1, 4).action.value == action
+
+
+def test_finish_runs_after_failures_and_only_it(dags: Mapping[str, Any]) -> None:
+    rules = {task.task_id: task.trigger_rule for task in dags["user_logins"].tasks}
+    assert rules.pop("finish") == TriggerRule.ALL_DONE_MIN_ONE_SUCCESS
+    assert set(rules.values()) == {TriggerRule.ALL_SUCCESS}
+
+
+def test_finish_announces_the_table(dags: Mapping[str, Any]) -> None:
+    outlets = {task.task_id: [asset.name for asset in task.outlets] for task in dags["user_logins"].tasks}
+    assert {task: names for task, names in outlets.items() if names} == {"finish": ["public.user_logins"]}
+
+
+def test_the_trigger_form_has_limits_titles_and_descriptions(dags: Mapping[str, Any]) -> None:
+    params = dags["user_logins"].params
+    assert set(params) == {"max_messages", "min_messages", "max_age_seconds", "wait_seconds"}
+    for name in params:
+        schema = params.get_param(name).schema
+        assert schema["type"] == "integer"
+        assert schema["title"]
+        assert params.get_param(name).description
+    assert params["max_messages"] == 100_000
+    assert params["min_messages"] == 1
+    assert params.get_param("max_messages").schema["maximum"] == 100_000
+    # Longer, and a sensor would still wait when the next run of the schedule is due.
+    assert params.get_param("wait_seconds").schema["maximum"] < 300
+
+
+def test_doc_md_says_for_each_task_what_to_do_when_it_fails(dags: Mapping[str, Any]) -> None:
+    for dag in dags.values():
+        lines = [line for line in dag.doc_md.splitlines() if line.startswith("|")]
+        cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+        assert cells[0] == ["if this task fails", "what you see", "where your data is", "what to do"]
+        rows = {row[0].strip("`"): row[1:] for row in cells[2:]}
+        assert set(rows) == {task.task_id for task in dag.tasks} == set(TASKS)
+        assert all(all(row) and len(row) == 3 for row in rows.values())
+
+
+def test_the_dag_file_is_short() -> None:
+    assert len((PROJECT / "dags" / "queue_etl.py").read_text().splitlines()) <= 100
+
+
+PARSE = """
+import sys, time
+import airflow.sdk, airflow.dag_processing.dagbag, airflow.triggers.base
+from airflow.sdk import DAG, Asset, BaseSensorOperator, ExceptionRetryPolicy, Metadata, Param, task
+import airflow.sdk.bases.decorator, airflow.sdk.definitions.mappedoperator
+bag = airflow.dag_processing.dagbag.DagBag({empty!r})  # what any DAG pays for
+touched = []
+def watch(event, args):
+    if event.startswith(("socket.connect", "socket.getaddrinfo", "subprocess", "os.system")):
+        touched.append(event)
+    if event == "open" and isinstance(args[0], str) and not args[0].endswith((".py", ".pyc", ".so", ".pth")):
+        if not args[0].startswith((sys.prefix, sys.base_prefix, "/proc/", "/etc/")):
+            touched.append(args[0])
+before = set(sys.modules)
+sys.addaudithook(watch)
+started = time.process_time()
+bag = airflow.dag_processing.dagbag.DagBag({dags!r})
+print("CPU ms", round((time.process_time() - started) * 1000))
+print("dags", sorted(bag.dags), bag.import_errors)
+heavy = ("boto3", "botocore", "psycopg", "tink", "pycurl", "zstandard", "airflow.providers.amazon")
+print("heavy", [name for name in set(sys.modules) - before if name.startswith(heavy)])
+print("touched", [name for name in touched if not name.endswith((".airflowignore", "/dags"))])
+"""
+
+
+def test_a_parse_touches_no_network_file_or_connection_and_imports_nothing_heavy(tmp_path: Path) -> None:
+    code = PARSE.format(empty=str(tmp_path), dags=str(PROJECT / "dags"))
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    lines = dict(
+        line.split(" ", 1) for line in result.stdout.splitlines() if line.startswith(("CPU", "dags"))
+    )
+    print("parse of dags/queue_etl.py above bare Airflow:", lines["CPU"])
+    assert "dags ['user_logins'] {}" in result.stdout
+    assert "heavy []" in result.stdout
+    assert "touched []" in result.stdout
+
+
+def test_the_engine_does_not_import_airflow() -> None:
+    code = (
+        "import sys, pkgutil, importlib, include\n"
+        "names = [m.name for m in pkgutil.walk_packages(include.__path__, 'include.')]\n"
+        "skipped = ('include.migrations', 'include.queue_etl.__main__')\n"
+        "[importlib.import_module(name) for name in names if not name.startswith(skipped)]\n"
+        "assert 'include.queue_etl.steps' in sys.modules\n"
+        "print([name for name in sys.modules if name.split('.')[0] == 'airflow'])"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=PROJECT
+    )
+    assert (result.stdout.strip(), result.stderr) == ("[]", "")
+
+
+def test_airflow_home_alone_makes_include_importable(tmp_path: Path) -> None:
+    environment = {"AIRFLOW_HOME": str(PROJECT), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
+    environment["AIRFLOW_CONFIG"] = str(tmp_path / "airflow.cfg")
+    environment["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] = f"sqlite:///{tmp_path}/unused.db"
+    environment["AIRFLOW__LOGGING__BASE_LOG_FOLDER"] = str(tmp_path)
+    code = "import airflow.settings, sqs_queue_depth, queue_etl_connections, include.contracts; print('ok')"
+    result = subprocess.run(
+        [sys.executable, "-c", f"import airflow; airflow.settings.initialize(); {code}"],
+        capture_output=True, text=True, check=False, cwd=tmp_path, env=environment,
+    )  # fmt: skip
+    assert result.stdout.strip().endswith("ok"), result.stderr
+
+
+def test_the_plugin_loader_leaves_our_modules_alone() -> None:
+    # Executed again under its bare name, a module's classes would exist twice.
+    from airflow._shared.module_loading import find_path_from_directory
+
+    found = {Path(path).name for path in find_path_from_directory(str(PROJECT / "plugins"), ".airflowignore")}
+    assert found.isdisjoint(path.name for path in (PROJECT / "plugins").glob("*.py"))
