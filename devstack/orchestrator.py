@@ -1,11 +1,9 @@
-"""Airflow: its metadata database, its four processes, and one run of the DAG without them."""
+"""Airflow: its metadata database and its four processes."""
 
 import hashlib
 import json
-import re
 import subprocess
 import urllib.request
-from pathlib import Path
 
 from devstack import environment, ports, processes
 from devstack.console import Console
@@ -16,7 +14,6 @@ from devstack.settings import Settings
 
 DAG = "user_logins"
 HEALTHY_SECONDS = 180
-TASK_STARTS = re.compile(r"\[DAG TEST\] starting task_id=(\w+) map_index=(-?\d+)")
 
 # `airflow standalone` starts the same four, but its scheduler and triggerer then serve logs on every
 # interface and cannot be told not to (Airflow 3.3.2, utils/serve_logs/core.py).
@@ -43,7 +40,7 @@ def migrate(settings: Settings, console: Console) -> None:
     if stamp.exists() and stamp.read_text() == digest:
         return
     log = settings.logs / "airflow-migrate.log"
-    command, child_env = _airflow(settings, "db", "migrate"), environment.for_child(settings)
+    command, child_env = airflow_command(settings, "db", "migrate"), environment.for_child(settings)
     with console.step("prepare Airflow's database"), log.open("w") as file:
         run = subprocess.run(command, cwd=settings.root, env=child_env, stdout=file, stderr=file, check=False)
     if run.returncode:
@@ -60,8 +57,7 @@ def start(settings: Settings, console: Console) -> None:
         ports.require_free(settings.ui_port, "DEV_UI_PORT", "the Airflow UI")
     with console.step(f"start Airflow ({len(missing)} of {len(COMMANDS)} processes)"):
         for part in missing:
-            command = _airflow(settings, *COMMANDS[part.name])
-            processes.start(part, command, environment.for_child(settings), settings.ui_port)
+            _start(part, settings)
         _wait_until_healthy(settings)
 
 
@@ -78,30 +74,12 @@ def health(settings: Settings) -> dict[str, str]:
     return {**named, "api-server": "healthy"}
 
 
-def run_dag(settings: Settings, console: Console, log: Path) -> int:
-    """Run the DAG once with `airflow dags test`, its output in `log`, its tasks on the console."""
-    with log.open("w") as file, _dags_test(settings) as run:
-        assert run.stdout is not None
-        for line in run.stdout:
-            file.write(line)
-            if started := TASK_STARTS.search(line):
-                task, index = started.groups()
-                console.note(f"    task {task}" + (f", batch {index}" if index != "-1" else ""))
-    return run.returncode
-
-
-def _dags_test(settings: Settings) -> "subprocess.Popen[str]":
-    # A wide terminal: the log would otherwise be wrapped in the middle of what is searched for.
-    return subprocess.Popen(
-        _airflow(settings, "dags", "test", DAG),
-        cwd=settings.root,
-        env={**environment.for_child(settings), "COLUMNS": "300", "NO_COLOR": "1"},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-    )
+def _start(part: Part, settings: Settings) -> None:
+    command = airflow_command(settings, *COMMANDS[part.name])
+    processes.start(part, command, environment.for_child(settings), settings.ui_port)
+    if part.name == "api-server":
+        # First and alone: tasks report to it, and one that cannot counts as failed.
+        processes.wait_until(lambda: bool(health(settings)) or part.pid() is None, HEALTHY_SECONDS)
 
 
 def _runs(part: Part, settings: Settings) -> bool:
@@ -112,7 +90,7 @@ def _wait_until_healthy(settings: Settings) -> None:
     def settled() -> bool:
         return _all_healthy(settings) or any(part.pid() is None for part in parts(settings))
 
-    processes.wait_until(settled, HEALTHY_SECONDS)
+    processes.wait_until(settled, HEALTHY_SECONDS, every=0.3)
     dead = [part for part in parts(settings) if part.pid() is None]
     if dead:
         raise StackError(f"{dead[0].name} ended at once; the end of {dead[0].log}:\n{dead[0].log_tail()}")
@@ -133,5 +111,6 @@ def _write_password(settings: Settings) -> None:
         write_private(path, json.dumps({environment.UI_USER: password}))
 
 
-def _airflow(settings: Settings, *arguments: str) -> list[str]:
+def airflow_command(settings: Settings, *arguments: str) -> list[str]:
+    """Return the command line of Airflow's own program, for the stack's environment."""
     return [str(settings.python), "-m", "airflow", *arguments]

@@ -153,13 +153,13 @@ def find(pid: int) -> Process | None:
     return next((process for process in from_ps() if process.pid == pid), None)
 
 
-def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
-    """Wait for the condition, looking every 50 ms; False when the time is up."""
+def wait_until(condition: Callable[[], bool], seconds: float, every: float = 0.05) -> bool:
+    """Wait for the condition, looking `every` so many seconds; False when the time is up."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() >= deadline:
             return False
-        time.sleep(0.05)
+        time.sleep(every)
     return True
 
 
