@@ -258,6 +258,7 @@ class SqsQueue:
         except QueueEtlError:
             log.warning("%s: could not release %d messages, they return later", self.name, len(receipts))
         finally:
+            self._log_repeats("ReceiveMessage", exchange)
             exchange.close()
 
     def _change(self, action: str, receipts: Sequence[str], visibility_timeout: int | None = None) -> Outcome:
@@ -269,9 +270,14 @@ class SqsQueue:
             # Calls may still be under way: their answers must not be taken for those of the next action.
             self.close()
             raise
+        self._log_repeats(action, self._batches)
         if outcome.failed:
             log.warning("%s: %s: %d done, failed %s", self.name, action, outcome.done, outcome.failed)
         return outcome
+
+    def _log_repeats(self, action: str, exchange: Exchange) -> None:
+        if repeats := exchange.take_repeats():
+            log.warning("%s: %s had to be repeated: %s", self.name, action, repeats)
 
     def _ask(self, action: str, method: Callable[..., dict[str, Any]], **parameters: Any) -> dict[str, Any]:
         """One call through boto3, which repeats it by itself."""
@@ -413,7 +419,7 @@ class _Batches:
         hopeless = [one for one in answer.failed if one not in hopeful]
         if hopeful:
             again = self._call([call.receipts[int(one.id)] for one in hopeful], call.attempts)
-            if not self._exchange.repeat(again):
+            if not self._exchange.repeat(again, hopeful[0].code):
                 hopeless += hopeful
         self._failed.update(one.code or "unnamed" for one in hopeless)
         if missing := len(call.receipts) - len(answer.successful) - len(answer.failed):

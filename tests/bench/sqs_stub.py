@@ -1,7 +1,7 @@
 """A stand-in for SQS, in memory. NOT SQS and no emulator of it: it exists to be fast and to misbehave.
 
 It speaks just enough of the JSON protocol over plain HTTP for tests and for the benchmark, checks no
-signature and knows one queue. Receipts are valid for ever, standard queues only.
+signature and knows one queue. Receipts are valid for ever; any change of visibility shows the message.
 
     python tests/bench/sqs_stub.py --messages FILE --count 200000     # prints its URL, serves until killed
     with serving([b'{"a": 1}'], count=25) as stub: ...                # in a thread of a test
@@ -116,10 +116,12 @@ class Queue:
         return taken
 
     def _return_expired(self) -> None:
-        if self.visible == 0 and self.in_flight:
-            now = time.monotonic()
-            for number in [number for number, until in self.in_flight.items() if until <= now]:
-                self.release(number)
+        # In order of receiving, which is the order of expiry if all ask for the same timeout.
+        while self.visible == 0 and self.in_flight:
+            number, until = next(iter(self.in_flight.items()))
+            if until > time.monotonic():
+                return
+            self.release(number)
 
     def release(self, number: int) -> None:
         """Makes a message in flight visible again."""
@@ -305,6 +307,9 @@ class Connection(asyncio.Protocol):
             return json.dumps({"Attributes": shown}).encode(), 200
         if action == "SendMessageBatch":
             return self._send(asked["Entries"]), 200
+        if action == "DeleteMessage":
+            queue.delete(int(asked["ReceiptHandle"].partition(".")[0]))
+            return b"{}", 200
         return _error("QueueDoesNotExist" if action == "GetQueueUrl" else "UnsupportedOperation"), 400
 
     def _send(self, entries: list[dict[str, Any]]) -> bytes:

@@ -89,6 +89,12 @@ def test_a_call_is_given_up_after_so_many_attempts():
     assert exchange.under_way == 0
 
 
+def test_repeats_are_counted_by_code_once():
+    _, _, exchange = run((503, "SlowDown"), (0, TIMEOUT), (503, "SlowDown"), DONE)
+    assert exchange.take_repeats() == {"SlowDown": 2, TIMEOUT: 1}
+    assert exchange.take_repeats() == {}
+
+
 def test_pauses_grow_but_not_for_ever():
     _, script, _ = run(*[(500, "InternalError")] * ATTEMPTS)
     pauses = [later - sooner for sooner, later in zip(script.sent_at, script.sent_at[1:], strict=False)]
@@ -110,14 +116,14 @@ def test_nothing_under_way_means_no_answers_and_no_wait():
 def test_a_call_in_its_pause_still_takes_room():
     clock = Clock()
     exchange = Exchange(Script(clock), 4, clock)
-    assert exchange.repeat(Call("ReceiveMessage", b"{}", attempts=1))
+    assert exchange.repeat(Call("ReceiveMessage", b"{}", attempts=1), "InternalError")
     assert (exchange.under_way, exchange.free) == (1, 3)
 
 
 def test_after_stop_every_answer_is_final_and_pauses_are_forgotten():
     clock = Clock()
     exchange = Exchange(Script(clock, (500, "InternalError")), 4, clock)
-    exchange.repeat(Call("ReceiveMessage", b"{}", attempts=1))
+    exchange.repeat(Call("ReceiveMessage", b"{}", attempts=1), "InternalError")
     exchange.start(Call("ReceiveMessage", b"{}"))
     exchange.stop_repeating()
     assert [reply.code for reply in exchange.finished()] == ["InternalError"]
