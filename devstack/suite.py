@@ -24,7 +24,7 @@ class Check:
 def run(settings: Settings, console: Console, suite: str | None, arguments: list[str]) -> int:
     """Run the checks and the tests of one suite, or all; return the exit code of the first that failed.
 
-    Without a suite: ruff, mypy and every suite, faults without its long runs. `unit` starts no server.
+    Without a suite: ruff, mypy and every suite. `unit` starts no server.
     """
     own = own_settings(settings)
     with locks.held(own.state / "test.lock", console):
@@ -69,7 +69,7 @@ def _checks(settings: Settings, suite: str | None, arguments: list[str]) -> list
         Check("ruff check", [python, "-m", "ruff", "check", "."]),
         Check("ruff format", [python, "-m", "ruff", "format", "--check", "."]),
         Check("mypy", [python, "-m", "mypy", "--strict", *typed]),
-        _pytest(settings, list(SUITES), ["-m", "not slow", *arguments]),
+        _pytest(settings, list(SUITES), arguments),
     ]
 
 
