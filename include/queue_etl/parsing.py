@@ -6,7 +6,6 @@ nul_char, and those of the contract's derived columns.
 
 import unicodedata
 from collections.abc import Iterator
-from typing import Any, get_type_hints
 
 import msgspec
 
@@ -43,7 +42,7 @@ class Parser:
         self._decode_strict = msgspec.json.Decoder(strict).decode
         self._decode = msgspec.json.Decoder(contract.event).decode
         self._decode_notification = msgspec.json.Decoder(_Notification).decode
-        self._types: dict[str, Any] = get_type_hints(contract.event, include_extras=True)
+        self._fields = msgspec.structs.fields(contract.event)
         self._derived = [(c.field, c.convert) for c in contract.columns if isinstance(c, Derived)]
         self._limit = body_limit_bytes
         self._contract = contract
@@ -105,16 +104,18 @@ class Parser:
         except msgspec.ValidationError:
             msgspec.json.decode(body, type=msgspec.Raw)  # raises where it is no JSON at all, or too deep
             return NOT_OBJECT
-        if any(field not in fields for field in self._types):
+        if any(field.required and field.encode_name not in fields for field in self._fields):
             return MISSING_FIELD
         return next(self._field_problems(fields), BAD_VALUE)
 
     def _field_problems(self, fields: dict[str, msgspec.Raw]) -> Iterator[Rejected]:
-        for field, expected in self._types.items():
+        given = [field for field in self._fields if field.encode_name in fields]  # others may be left out
+        for field in given:
+            raw = fields[field.encode_name]
             try:
-                msgspec.json.decode(fields[field], type=expected)
+                msgspec.json.decode(raw, type=field.type)
             except msgspec.ValidationError:
-                yield self._value_problem(field, msgspec.json.decode(fields[field]))
+                yield self._value_problem(field.name, msgspec.json.decode(raw))
 
     def _value_problem(self, field: str, value: object) -> Rejected:
         if value is None or value == "":

@@ -1,7 +1,7 @@
 """Sign-ups of the queue `newsletter-signups` -> table `public.newsletter_signups`.
 
-What it has and `user_logins` has not: an e-mail address, an SNS envelope, a field whose JSON name is another, a
-field that may be left out, a derived text, and the sent day in the first column.
+What it has and `user_logins` has not: an e-mail address, an SNS envelope, a field whose JSON name is another,
+a field that may be left out, a derived text, and the sent day in the first column.
 """
 
 from typing import Annotated
@@ -14,7 +14,7 @@ from include.queue_etl.contract import Contract, Derived, Personal, Rejected, Se
 class SignupEvent(Struct, frozen=True, gc=False):
     """The body of one message, inside its SNS notification."""
 
-    email: Annotated[str, Meta(min_length=3, max_length=79, pattern="@")]
+    email: Annotated[str, Meta(min_length=3, max_length=95, pattern="@")]
     newsletter: Annotated[str, Meta(max_length=40)]
     double_opt_in: str = field(name="doubleOptIn")
     referrer: Annotated[str, Meta(max_length=20)] | None = None
