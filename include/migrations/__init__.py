@@ -11,7 +11,11 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 
+from include.queue_etl.errors import QueueEtlError, WarehouseRefused
+from include.queue_etl.postgres import Connection, connect, translated
+
 HERE = Path(__file__).parent
+ATTEMPTS = 10
 ROLES = ("etl_loader", "analyst", "pii_officer", "ops_ro")  # those that log in
 
 
@@ -33,7 +37,7 @@ def upgrade(owner_dsn: str, passwords: Mapping[str, str]) -> None:
 
     Raises:
         ValueError: a password is given for a role that is not ours
-        psycopg.Error: Postgres refused; no statement holds a password in clear
+        WarehouseUnavailable, WarehouseRefused: a failed migration leaves the database as it was
     """
     if foreign := set(passwords) - set(ROLES):
         raise ValueError(f"not a role of the warehouse: {', '.join(sorted(foreign))}")
@@ -47,13 +51,19 @@ def _migrate(owner_dsn: str) -> None:
 
     config = Config()
     config.set_main_option("script_location", str(HERE).replace("%", "%%"))
-    config.attributes["connect"] = lambda: psycopg.connect(owner_dsn)
+    config.attributes["connect"] = lambda: _connect(owner_dsn)
     command.upgrade(config, "head")
+
+
+def _connect(owner_dsn: str) -> Connection:
+    connection = connect(owner_dsn)
+    connection.autocommit = False
+    return connection
 
 
 def _set_passwords(owner_dsn: str, passwords: Mapping[str, str]) -> None:
     """Send SCRAM verifiers made here, so that a server which logs its statements logs no password."""
-    with psycopg.connect(owner_dsn) as connection:
+    with _connect(owner_dsn) as connection:
         for role, password in passwords.items():
             verifier = connection.pgconn.encrypt_password(password.encode(), role.encode(), b"scram-sha-256")
             connection.execute(
@@ -64,15 +74,36 @@ def _set_passwords(owner_dsn: str, passwords: Mapping[str, str]) -> None:
 
 
 def _despite_neighbours(work: Callable[[], None]) -> None:
-    """Repeat `work` when another database of the cluster changes the same roles at that moment.
+    """Repeat `work` while another database of the cluster changes the same roles.
 
     Roles are cluster-wide, advisory locks are not; Postgres then says "tuple concurrently updated" (XX000).
     """
-    for attempt in range(1, 11):
-        try:
-            return work()
-        except Exception as error:
-            cause = getattr(error, "orig", error)  # SQLAlchemy wraps what psycopg raises
-            if attempt == 10 or not isinstance(cause, psycopg.errors.InternalError_):
-                raise
+    failure = _failure_of(work)
+    for attempt in range(1, ATTEMPTS):
+        if not isinstance(failure, psycopg.errors.InternalError_):
+            break
         time.sleep(0.1 * attempt)
+        failure = _failure_of(work)
+    if failure is not None:
+        raise _told(failure)
+
+
+def _failure_of(work: Callable[[], None]) -> psycopg.Error | None:
+    """What Postgres said to `work`, whether or not SQLAlchemy has wrapped it; None when all went well."""
+    try:
+        work()
+    except Exception as error:
+        said = getattr(error, "orig", error)
+        if not isinstance(said, psycopg.Error):
+            raise
+        return said
+    return None
+
+
+def _told(failure: psycopg.Error) -> QueueEtlError:
+    """Like all our errors without values; but what class 42 says is about names, and is needed to mend it."""
+    told = translated(failure)
+    if isinstance(told, WarehouseRefused) and (failure.sqlstate or "").startswith("42"):
+        message = f"Postgres refused: {failure.diag.message_primary} (SQLSTATE {failure.sqlstate})"
+        return WarehouseRefused(message, failure.sqlstate)
+    return told

@@ -237,16 +237,28 @@ LINE = sql.Identifier("staged line")  # with a blank: no contract has such a col
 
 
 def insert_unseen(connection: Connection, load: Load) -> Written:
-    """Stage the batch in temporary tables, then insert what the ledger does not know."""
+    """Insert what the ledger does not know."""
+    return write_staged(connection, load, INSERT_UNSEEN)
+
+
+def write_staged(connection: Connection, load: Load, statement: LiteralString) -> Written:
+    """Stage the batch in temporary tables, then let the statement make of it what it says.
+
+    Args:
+        connection: in a transaction
+        load: the batch
+        statement: of the form of INSERT_UNSEEN, whose names in braces it may use; gives one line: number of
+            rows inserted, number of messages left in quarantine by reason
+    """
     _stage(connection, load)
-    statement = sql.SQL(INSERT_UNSEEN).format(
+    formatted = sql.SQL(statement).format(
         ledger_columns=_list(LEDGER),
         quarantine_columns=_list(QUARANTINE),
         table=_identifier(load.table),
         columns=_list(load.columns),
         line=LINE,
     )
-    loaded, quarantined = connection.execute(statement).fetchone() or (0, {})
+    loaded, quarantined = connection.execute(formatted).fetchone() or (0, {})
     return Written(loaded, quarantined)
 
 

@@ -12,6 +12,8 @@ Connection = psycopg.Connection[tuple[Any, ...]]
 
 # Connection lost, transaction to be repeated, out of resources, operator intervention.
 TRANSIENT_CLASSES = frozenset({"08", "40", "53", "57"})
+# A server that is read-only while another takes over; a lock that was not to be had in time.
+TRANSIENT_STATES = frozenset({"25006", "55P03"})
 # A dead network must not hold a task for the two hours that Linux waits by default. What the DSN says wins.
 CONNECTION_DEFAULTS = {
     "application_name": "queue_etl",
@@ -31,6 +33,8 @@ REFUSALS = (
     (("permission denied for database",), "42501", "the role may not connect to this database"),
     (('database "', "does not exist"), "3D000", "there is no such database"),
     (('role "', "does not exist"), "28000", "there is no such role"),
+    (("does not support SSL",), "28000", "the server does not offer the SSL that sslmode asks for"),
+    (("certificate verify failed",), "28000", "the server's certificate is not to be trusted"),
 )
 OUTAGES = ("Connection refused", "timeout expired", "starting up", "shutting down", "too many")
 
@@ -69,7 +73,7 @@ def translated(error: psycopg.Error) -> QueueEtlError:
     kind = f"{type(error).__name__}, SQLSTATE {sqlstate}"
     if isinstance(error, psycopg.errors.DeadlockDetected):
         return Deadlocked(f"Postgres asks for a retry: {kind}")
-    if sqlstate[:2] in TRANSIENT_CLASSES:
+    if sqlstate[:2] in TRANSIENT_CLASSES or sqlstate in TRANSIENT_STATES:
         return WarehouseUnavailable(f"Postgres asks for a retry: {kind}")
     diagnosis = error.diag
     names = {

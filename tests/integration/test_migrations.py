@@ -18,6 +18,7 @@ from psycopg.conninfo import make_conninfo
 
 from include import migrations
 from include.contracts import contract_names, load_contract
+from include.queue_etl.errors import WarehouseRefused
 from tests.integration.schema_text import schema_text
 from tests.integration.scratch import Database
 
@@ -80,7 +81,7 @@ def test_a_failed_migration_leaves_nothing(empty_database: Callable[[], str]) ->
     dsn = empty_database()
     with psycopg.connect(dsn) as connection:
         connection.execute("CREATE VIEW public.user_logins AS SELECT 1")
-    with pytest.raises(Exception, match="user_logins"):
+    with pytest.raises(WarehouseRefused, match='relation "user_logins" already exists'):
         migrations.upgrade(dsn, {})
     with psycopg.connect(dsn) as connection:
         found = connection.execute("SELECT to_regnamespace('etl'), to_regnamespace('pii')").fetchone()
@@ -118,6 +119,37 @@ def test_every_contract_has_its_table_with_its_columns(database: Database, name:
 
 
 # Passwords and who migrates
+
+
+def test_a_database_that_cannot_be_reached_is_one_clear_line(server_dsn: str) -> None:
+    with pytest.raises(WarehouseRefused) as caught:
+        migrations.upgrade(make_conninfo(server_dsn, dbname="nowhere"), {})
+    assert re.fullmatch(
+        r"Postgres at .*, database nowhere, user \w+: there is no such database", str(caught.value)
+    )
+
+
+def test_a_role_that_may_not_migrate_is_told_so(
+    database: Database, empty_database: Callable[[], str]
+) -> None:
+    analyst = make_conninfo(empty_database(), user=f"analyst_{database.suffix}", password=database.password)
+    with pytest.raises(WarehouseRefused, match="permission denied for database"):
+        migrations.upgrade(analyst, {})
+
+
+def test_two_databases_of_one_server_may_set_passwords_at_once(
+    empty_database: Callable[[], str], database: Database, spare_role: str
+) -> None:
+    others = [database.owner_dsn, empty_database()]
+    migrations.upgrade(others[1], {})
+
+    def set_passwords(dsn: str) -> None:
+        for _ in range(10):
+            migrations._despite_neighbours(lambda: migrations._set_passwords(dsn, {spare_role: "password"}))
+
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(set_passwords, others))
+    psycopg.connect(make_conninfo(database.owner_dsn, user=spare_role, password="password")).close()
 
 
 def test_a_password_for_a_role_that_is_not_ours_is_refused_before_anything_is_done(
