@@ -1,0 +1,74 @@
+"""The balance: is every message in exactly one place, exactly once, as what it is?"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from include.queue_etl.masking import Masker
+from include.queue_etl.transform import quarantine_context
+from tests.faults.bodies import Sent
+from tests.faults.ground import Lane
+
+ROWS = "SELECT user_id, masked_ip, masked_device_id FROM public.user_logins WHERE user_id LIKE %s"
+SEALED = """
+    SELECT message_id::text, payload, reason FROM etl.quarantine JOIN etl.queues USING (queue_id)
+    WHERE name = %s
+"""
+LEDGER = "SELECT count(*) FROM etl.ledger JOIN etl.queues USING (queue_id) WHERE name = %s"
+
+
+@dataclass(frozen=True)
+class Balance:
+    """Numbers of messages; all are 0 when all is well.
+
+    Attributes:
+        lost: neither in the table nor in quarantine
+        duplicate: in more than one place, or twice in one
+        wrong_kind: good ones in quarantine, bad ones in the table, and rows or reasons that are not theirs
+        left_on_queue: visible, in flight or delayed
+    """
+
+    lost: int
+    duplicate: int
+    wrong_kind: int
+    left_on_queue: int
+
+
+def balance(lane: Lane, sent: Sequence[Sent]) -> Balance:
+    """Compare what was sent with the warehouse and the queue."""
+    rows = _rows(lane)
+    quarantined = _quarantined(lane)
+    loaded = Counter(user_id for user_id, _, _ in rows)
+    reasons = Counter(body for body, _ in quarantined)
+    places = [loaded[one.user_id] + reasons[one.body] for one in sent]
+    wanted = {(one.user_id, one.ip, one.device_id) for one in sent if one.reason is None}
+    sealed = {(one.body, one.reason) for one in sent if one.reason is not None}
+    return Balance(
+        lost=places.count(0),
+        duplicate=sum(count > 1 for count in places),
+        wrong_kind=len(set(rows) - wanted) + len(set(quarantined) - sealed),
+        left_on_queue=lane.on_queue(),
+    )
+
+
+def ledger_entries(lane: Lane) -> int:
+    return int(lane.ground.rows(LEDGER, lane.contract.queue)[0][0])
+
+
+def _rows(lane: Lane) -> list[tuple[str, str, str]]:
+    """User, address and device of every row, unmasked."""
+    masker = Masker(lane.contract, lane.keyset())
+    address, device = lane.contract.personal
+    return [
+        (user_id, masker.value(address, ip), masker.value(device, device_id))
+        for user_id, ip, device_id in lane.ground.rows(ROWS, f"{lane.tag}-%")
+    ]
+
+
+def _quarantined(lane: Lane) -> list[tuple[bytes, str]]:
+    """Body and reason of every quarantined message."""
+    keyset = lane.keyset()
+    return [
+        (keyset.decrypt(bytes(payload), quarantine_context(lane.contract, message_id)), reason)
+        for message_id, payload, reason in lane.ground.rows(SEALED, lane.contract.queue)
+    ]

@@ -1,0 +1,204 @@
+"""Runs that are killed, repeated, abandoned, overlapped and run again, as the dice will have it."""
+
+import json
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from tests.faults import worker
+from tests.faults.bodies import Sent, texts
+from tests.faults.doom import random_doom
+from tests.faults.ground import Lane
+from tests.faults.worker import Ended
+
+DRIVERS = 2
+ATTEMPTS = 5
+RETRY_DELAY_SECONDS = 0.2  # Airflow's, in small: Postgres takes a second to recover
+# Typical lengths, so that kills from outside fall into the step and not behind it.
+STEP_SECONDS = {"extract": 0.5, "mask": 0.1, "load": 0.15, "finish": 0.3}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is to go wrong."""
+
+    kills: int
+    messages: int
+    restarts: int
+    seed: int
+
+    @property
+    def messages_a_run(self) -> int:
+        """So few that there are runs enough to be killed in."""
+        return max(20, min(200, 4 * self.messages // max(1, self.kills)))
+
+    @property
+    def doom_share(self) -> float:
+        """How often a process must be doomed: a run has two steps, and two a batch of ten; half survive."""
+        processes = self.messages / self.messages_a_run * (2 + 2 * self.messages_a_run / 10)
+        return min(0.8, 2 * self.kills / processes)
+
+
+@dataclass
+class RunOnQueue:
+    """A run as its driver knows it: what Airflow would keep in its own database."""
+
+    name: str
+    batches: list[str] = field(default_factory=list)
+    upstream_failed: bool = False
+
+
+@dataclass
+class Chaos:
+    """Drives runs on one lane until enough have been killed.
+
+    Attributes:
+        kills: by step, so far
+    """
+
+    lane: Lane
+    plan: Plan
+    kills: Counter[str] = field(default_factory=Counter)
+    restarts: int = 0
+    closed: list[RunOnQueue] = field(default_factory=list)
+    abandoned: list[RunOnQueue] = field(default_factory=list)
+    failures: Counter[str] = field(default_factory=Counter)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _runs: Iterator[int] = field(default_factory=lambda: iter(range(10**9)))
+
+    def rage(self, sent: Sequence[Sent]) -> None:
+        """Send the messages bit by bit and run, until all are sent and the kills are done."""
+        portions = self._portions(sent)
+        with ThreadPoolExecutor(1) as restarters, ThreadPoolExecutor(DRIVERS) as drivers:
+            driving = [drivers.submit(self._drive, n, portions, restarters) for n in range(DRIVERS)]
+            for driver in driving:
+                driver.result()
+
+    def calm(self) -> None:
+        """End what was abandoned, then run without faults until the queue is empty."""
+        for run in self.abandoned[::2]:  # the others stay as they are: Airflow forgets runs too
+            self._expect_success(self.lane, "step", "finish", "--run-id", run.name)
+        while self.lane.on_queue():
+            worker.wait_until_visible(self.lane)
+            self._expect_success(self.lane, "drain", "--json", visibility="60")
+
+    @property
+    def killed(self) -> int:
+        return self.kills.total()
+
+    def _portions(self, sent: Sequence[Sent]) -> Iterator[Sequence[Sent]]:
+        size = self.plan.messages_a_run
+        return iter([sent[first : first + size] for first in range(0, len(sent), size)])
+
+    def _drive(self, number: int, portions: Iterator[Sequence[Sent]], restarters: Executor) -> None:
+        dice = random.Random(self.plan.seed * DRIVERS + number)
+        while True:
+            with self._lock:
+                portion = next(portions, [])
+                over = not portion and self.killed >= self.plan.kills
+            if over:
+                return
+            self.lane.send(texts(portion))
+            self._restart_if_due(restarters)
+            self._one_run(dice)
+            if self.closed and dice.random() < 0.2:
+                self._clear(dice.choice(self.closed), dice)
+            if self.abandoned and dice.random() < 0.3:
+                self._clear(dice.choice(self.abandoned), dice)
+
+    def _restart_if_due(self, restarters: Executor) -> None:
+        with self._lock:
+            share = min(1, self.killed / max(1, self.plan.kills))
+            due = self.restarts < int(self.plan.restarts * share)
+            self.restarts += due
+        if due:  # beside the drivers, whose processes are at work meanwhile
+            restarters.submit(self.lane.ground.restart_postgres)
+
+    def _one_run(self, dice: random.Random) -> None:
+        with self._lock:
+            run = RunOnQueue(f"{self.lane.tag} chaos {next(self._runs)}")
+        extracted = self._step(run, dice, "extract")
+        run.upstream_failed = extracted is None
+        run.batches = [one["batch"] for one in extracted or []]
+        if dice.random() < 0.08:
+            self.abandoned.append(run)
+            return
+        for batch in run.batches:
+            self._batch(run, batch, dice)
+        if self._finish(run, dice):
+            self.closed.append(run)
+        else:
+            self.abandoned.append(run)
+
+    def _batch(self, run: RunOnQueue, batch: str, dice: random.Random) -> None:
+        masked = self._step(run, dice, "mask", "--batch", batch)
+        if masked is None or self._step(run, dice, "load", "--batch", batch) is None:
+            run.upstream_failed = True
+
+    def _finish(self, run: RunOnQueue, dice: random.Random) -> bool:
+        options = ["--upstream-failed"] if run.upstream_failed else []
+        return self._step(run, dice, "finish", *options) is not None
+
+    def _clear(self, run: RunOnQueue, dice: random.Random) -> None:
+        """Run some tasks of an old run again, as a person does who clears them in Airflow."""
+        tasks: list[Callable[[], object]] = [
+            lambda: self._step(run, dice, "extract"),
+            *(lambda batch=batch: self._batch(run, batch, dice) for batch in run.batches),  # type: ignore[misc]
+            lambda: self._finish(run, dice),
+        ]
+        first = dice.randrange(len(tasks))
+        for task in tasks[first : first + dice.randint(1, len(tasks))]:
+            task()
+
+    def _step(self, run: RunOnQueue, dice: random.Random, step: str, *options: str) -> "list | dict | None":
+        """Try a step as often as Airflow would; its result, or None when no attempt got through."""
+        arguments = ["step", step, "--run-id", run.name, *options]
+        for _ in range(ATTEMPTS):
+            if dice.random() < 0.05:  # Airflow believes a live worker dead and starts the task again
+                zombie = self._start(arguments, step, dice)
+                ended = self._end(self._start(arguments, step, dice), step, dice)
+                self._end(zombie, step, dice)
+            else:
+                ended = self._end(self._start(arguments, step, dice), step, dice)
+            if ended.code == 0:
+                return json.loads(ended.output)
+            if not ended.was_killed:
+                time.sleep(RETRY_DELAY_SECONDS)
+        return None
+
+    def _start(self, arguments: Sequence[str], step: str, dice: random.Random) -> worker.Started:
+        doomed = self._is_doomed(step, dice)
+        limit = str(self.plan.messages_a_run)
+        return worker.start(
+            self.lane, arguments, random_doom(step, dice) if doomed else None, QUEUE_ETL_MAX_MESSAGES=limit
+        )
+
+    def _is_doomed(self, step: str, dice: random.Random) -> bool:
+        """Rather where few have died so far: mask and load run far more often than extract and finish."""
+        ahead = self.kills[step] - self.killed / len(STEP_SECONDS)
+        if self.killed >= self.plan.kills or ahead > max(3, self.plan.kills / 10):
+            return False
+        return dice.random() < (0.8 if ahead <= 0 else self.plan.doom_share / 2)
+
+    def _end(self, started: worker.Started, step: str, dice: random.Random) -> Ended:
+        kill_after = None
+        if dice.random() < 0.5 and self._is_doomed(step, dice):
+            kill_after = dice.uniform(0, STEP_SECONDS[step])
+        ended = started.wait(kill_after)
+        with self._lock:
+            self.kills[step] += ended.was_killed
+            if not ended.was_killed and ended.code:
+                self.failures[f"exit {ended.code}: {ended.last_line[:150]}"] += 1
+        return ended
+
+    def _expect_success(self, lane: Lane, *arguments: str, visibility: str = "3") -> None:
+        """Without faults a command may fail only because Postgres is just coming back."""
+        for _ in range(ATTEMPTS):
+            ended = worker.run(lane, *arguments, QUEUE_ETL_VISIBILITY_TIMEOUT_SECONDS=visibility)
+            if ended.code == 0 or "the run never started" in ended.errors:
+                return
+        raise AssertionError(f"{arguments} fails although nothing is wrong: {ended.errors[-2000:]}")

@@ -1,0 +1,200 @@
+"""A whole stack of the fault tests' own, which they may stop, restart and search, and queues on it."""
+
+import contextlib
+import itertools
+import os
+import secrets
+import signal
+import threading
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import boto3
+import psycopg
+
+from devstack import environment, ports, postgres, processes, stack
+from devstack.console import Console
+from devstack.settings import DEFAULT_PORTS, ROOT
+from devstack.settings import Settings as StackSettings
+from include.contracts.user_logins import CONTRACT
+from include.queue_etl.contract import Contract
+from include.queue_etl.keyset import Keyset
+from include.queue_etl.pipeline import Pipeline, Run
+from include.queue_etl.settings import Settings
+from include.queue_etl.sqs import SqsQueue
+
+# Small and hasty, so that a fault that takes an hour in production takes a second here.
+HASTE = {
+    "QUEUE_ETL_BATCH_MESSAGES": "10",
+    "QUEUE_ETL_VISIBILITY_TIMEOUT_SECONDS": "3",
+    "QUEUE_ETL_WAIT_SECONDS": "0",
+    # Killed runs receive a message far more often than a sound queue does.
+    "QUEUE_ETL_MAX_RECEIVES": "1000",
+}
+
+
+@dataclass(frozen=True)
+class Ground:
+    """A running stack.
+
+    Attributes:
+        settings: of the stack
+        environment: for the engine's processes, with HASTE
+        folder: of everything the stack keeps
+    """
+
+    settings: StackSettings
+    environment: dict[str, str]
+    _restarting: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def folder(self) -> Path:
+        return self.settings.state
+
+    @property
+    def staging(self) -> Path:
+        return self.folder / "staging"
+
+    @property
+    def output(self) -> Path:
+        """Where processes of the engine write what they say."""
+        return self.folder / "output"
+
+    @property
+    def keyset_json(self) -> str:
+        return environment.keyset_file(self.settings).read_text()
+
+    @property
+    def warehouse_dsn(self) -> str:
+        return self.environment["QUEUE_ETL_WAREHOUSE_DSN"]
+
+    def owner(self) -> psycopg.Connection:
+        return psycopg.connect(self.environment["QUEUE_ETL_OWNER_DSN"], autocommit=True)
+
+    def rows(self, statement: str, *values: object) -> list[tuple]:
+        with self.owner() as connection:
+            return connection.execute(statement, values).fetchall()
+
+    def stop_postgres(self) -> None:
+        """As `pg_ctl stop -m immediate`: no checkpoint, sessions cut off, recovery at the next start."""
+        processes.stop([postgres.part(self.settings)], signal.SIGQUIT)
+
+    def start_postgres(self) -> None:
+        with (self.folder / "ground.log").open("a") as log:
+            postgres.start(self.settings, Console(log))
+
+    def restart_postgres(self) -> None:
+        with self._restarting:
+            self.stop_postgres()
+            self.start_postgres()
+
+    @contextlib.contextmanager
+    def without_postgres(self) -> Iterator[None]:
+        self.stop_postgres()
+        try:
+            yield
+        finally:
+            self.start_postgres()
+
+    def new_lane(self) -> "Lane":
+        """A queue of its own, empty."""
+        lane = Lane(self, f"f{secrets.token_hex(4)}")
+        lane.client().create_queue(QueueName=lane.contract.queue)
+        return lane
+
+
+@dataclass(frozen=True)
+class Lane:
+    """A queue, the runs on it, and their share of the warehouse.
+
+    Attributes:
+        tag: every user id on this queue begins with it
+    """
+
+    ground: Ground
+    tag: str
+    _numbers: Iterator[int] = field(default_factory=itertools.count)
+
+    @property
+    def contract(self) -> Contract:
+        """`user_logins`, from a queue of its own."""
+        return replace(CONTRACT, queue=f"faults-{self.tag}")
+
+    @property
+    def staging(self) -> Path:
+        return self.ground.staging / self.tag
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {**self.ground.environment, "QUEUE_ETL_STAGING": str(self.staging)}
+
+    def session(self) -> boto3.Session:
+        return boto3.Session(
+            aws_access_key_id=self.ground.environment["AWS_ACCESS_KEY_ID"],
+            aws_secret_access_key=self.ground.environment["AWS_SECRET_ACCESS_KEY"],
+            region_name=self.ground.environment["AWS_DEFAULT_REGION"],
+        )
+
+    def client(self) -> Any:
+        """Of boto3, for what the engine never does."""
+        return self.session().client("sqs", endpoint_url=self.ground.environment["AWS_ENDPOINT_URL"])
+
+    def settings(self, **overrides: int | str) -> Settings:
+        return Settings.from_environment(self.environment, **overrides)
+
+    def pipeline(
+        self,
+        name: str | None = None,
+        *,
+        endpoint_url: str | None = None,
+        queue: str | None = None,
+        dsn: str | None = None,
+        **overrides: int | str,
+    ) -> Pipeline:
+        """The parts of one run in this process; a fresh run without a name."""
+        return Pipeline(
+            self.contract if queue is None else replace(self.contract, queue=queue),
+            Run(self.contract.name, f"{self.tag} {name or f'run {next(self._numbers)}'}"),
+            self.settings(**overrides),
+            session=self.session,
+            endpoint_url=endpoint_url or self.ground.environment["AWS_ENDPOINT_URL"],
+            warehouse_dsn=dsn or self.ground.warehouse_dsn,
+            keyset_json=self.ground.keyset_json,
+        )
+
+    def queue(self, **overrides: int | str) -> SqsQueue:
+        return SqsQueue.connect(
+            self.session(),
+            self.contract.queue,
+            self.settings(**overrides),
+            self.ground.environment["AWS_ENDPOINT_URL"],
+        )
+
+    def send(self, bodies: Iterable[bytes]) -> None:
+        with contextlib.closing(self.queue()) as queue:
+            queue.send(bodies)
+
+    def on_queue(self) -> int:
+        with contextlib.closing(self.queue()) as queue:
+            return queue.depth().total
+
+    def keyset(self) -> Keyset:
+        return Keyset.from_json(self.ground.keyset_json)
+
+
+@contextlib.contextmanager
+def running(folder: Path) -> Iterator[Ground]:
+    """A stack in this folder, on free ports; stopped and removed at the end."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    settings = StackSettings(ROOT, folder, 0, 0, 0).with_ports(ports.free_ports(list(DEFAULT_PORTS)))
+    with (folder / "ground.log").open("a") as log:
+        console = Console(log)
+        try:
+            stack.ensure(settings, console)
+            ground = Ground(settings, {**os.environ, **environment.for_child(settings), **HASTE})
+            ground.output.mkdir(exist_ok=True)
+            yield ground
+        finally:
+            stack.reset(settings, console)

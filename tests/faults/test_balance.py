@@ -1,0 +1,108 @@
+"""The instruments of the fault tests themselves: a scale that always shows nought proves nothing."""
+
+import base64
+import gzip
+import os
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+import zstandard
+
+from tests.faults import accounts, bodies, canaries, worker
+from tests.faults.bodies import ADDRESS_MARK, DEVICE_MARK
+from tests.faults.doom import POINTS, STEPS, Doom
+from tests.faults.ground import Lane
+
+TEXT = f'{{"ip": "{ADDRESS_MARK}::1", "device_id": "{DEVICE_MARK}-00000001"}}'.encode()
+
+
+@pytest.mark.parametrize(
+    "hidden",
+    [
+        TEXT,
+        TEXT.hex().encode(),
+        base64.b64encode(TEXT),
+        base64.b64encode(b"1" + TEXT),
+        base64.b64encode(b"12" + TEXT),
+        quote(TEXT).encode(),
+        TEXT.decode().encode("utf-16-le"),
+        b"head" + zstandard.compress(TEXT),
+        b"head" + gzip.compress(TEXT),
+    ],
+    ids=["raw", "hex", "base64", "base64 + 1", "base64 + 2", "url", "utf-16", "zstd", "gzip"],
+)
+def test_a_canary_is_found_in_any_form(hidden: bytes) -> None:
+    # Between other bytes, so that it is not found by luck of position.
+    assert canaries.hits(os.urandom(31) + hidden + os.urandom(17)) >= 2
+
+
+def test_no_canary_is_found_where_there_is_none() -> None:
+    assert canaries.hits(os.urandom(500_000)) == 0
+
+
+def test_the_balance_shows_each_kind_of_mistake(lane: Lane) -> None:
+    sent = bodies.some(lane.tag, 20)
+    lane.send(bodies.texts(sent[:10]))
+    assert worker.run(lane, "drain").code == 0
+    lane.send([sent[0].body, sent[10].body])  # one is sent again as another message, one is left alone
+    good = next(one for one in sent[:10] if one.reason is None)
+    lane.ground.rows(
+        "INSERT INTO public.user_logins (user_id, masked_ip, masked_device_id)"
+        " SELECT 'no-' || user_id, masked_ip, masked_device_id FROM public.user_logins WHERE user_id = %s"
+        " RETURNING 1",
+        good.user_id,
+    )
+    lane.ground.rows(
+        "UPDATE public.user_logins SET user_id = substr(user_id, 4) WHERE user_id = %s RETURNING 1",
+        f"no-{good.user_id}",
+    )
+    lane.ground.rows(
+        "UPDATE public.user_logins SET masked_ip ="
+        " (SELECT masked_ip FROM public.user_logins WHERE user_id LIKE %s AND user_id <> %s LIMIT 1)"
+        " WHERE user_id = %s RETURNING 1",
+        f"{lane.tag}-%",
+        good.user_id,
+        good.user_id,
+    )
+
+    assert accounts.balance(lane, sent) == accounts.Balance(
+        lost=10, duplicate=1, wrong_kind=1, left_on_queue=2
+    )
+
+
+def test_what_is_in_a_table_a_log_a_staged_file_or_the_write_ahead_log_is_found(
+    lane: Lane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Not a canary, which would stay in the write-ahead log, but what every user id here begins with.
+    monkeypatch.setattr(canaries, "NEEDLES", [lane.tag.encode()])
+    lane.send(bodies.texts(bodies.some(lane.tag, 5)))
+    assert worker.run(lane, "drain", "-v").code == 0
+    (lane.staging / "planted.raw").write_text(lane.tag)
+
+    found = canaries.everywhere(lane.ground)
+
+    assert {"public.user_logins", "etl.queues"} <= set(found)
+    places = {str(Path(place).parent.name) for place in found if place.startswith("/")}
+    assert {"output", "pg_wal", lane.tag} <= places
+
+
+@pytest.mark.parametrize("step", list(STEPS))
+def test_each_step_can_be_killed_at_each_of_its_points(lane: Lane, step: str) -> None:
+    sent = bodies.some(lane.tag, 10)
+    lane.send(bodies.texts(sent))
+    arguments = ["step", "extract", "--run-id", lane.tag]
+    if step != "extract":
+        batch = worker.run(lane, *arguments).output.split('"')[3]
+        before = {"mask": [], "load": ["mask"], "finish": ["mask", "load"]}[step]
+        for earlier in before:
+            assert worker.run(lane, "step", earlier, "--run-id", lane.tag, "--batch", batch).code == 0
+        arguments = ["step", step, "--run-id", lane.tag, *(["--batch", batch] if step != "finish" else [])]
+
+    survived = [
+        point
+        for point in STEPS[step]
+        if not worker.start(lane, arguments, Doom(point, 1, "before")).wait().was_killed
+    ]
+    assert survived == []
+    assert set(STEPS[step]) <= set(POINTS)

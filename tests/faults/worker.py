@@ -1,0 +1,116 @@
+"""Processes of the engine: each runs one command of `python -m include.queue_etl`, and may die at it."""
+
+import itertools
+import logging
+import multiprocessing
+import os
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from multiprocessing import connection
+from pathlib import Path
+
+from include.contracts import user_logins
+from include.queue_etl import __main__ as command_line
+from tests.faults.doom import Doom
+from tests.faults.ground import Lane
+
+# A fork of a process that has imported everything costs a hundredth of a fresh interpreter.
+_processes = multiprocessing.get_context("forkserver")
+_processes.set_forkserver_preload(["tests.faults.worker", "include.queue_etl.steps", "include.queue_etl.sqs",
+                                   "include.queue_etl.warehouse"])  # fmt: skip
+_numbers = itertools.count()
+# multiprocessing asks after all children whenever one is started, and an exit code can be read only once.
+_one_thread = threading.Lock()
+PATIENCE_SECONDS = 120
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a process ended. `code` is -9 for one that was killed."""
+
+    code: int
+    output: str
+    errors: str
+
+    @property
+    def was_killed(self) -> bool:
+        return self.code == -9
+
+    @property
+    def last_line(self) -> str:
+        """Of what it said on standard error."""
+        return (self.errors.strip().splitlines() or ["(nothing)"])[-1].strip()
+
+
+@dataclass(frozen=True)
+class Started:
+    """A process under way."""
+
+    process: "multiprocessing.context.ForkServerProcess"
+    files: Path
+
+    def wait(self, kill_after_seconds: float | None = None) -> Ended:
+        """Its end; killed from outside when it takes longer than that."""
+        if not self._ends_within(PATIENCE_SECONDS if kill_after_seconds is None else kill_after_seconds):
+            self.process.kill()
+            assert kill_after_seconds is not None, f"hangs: see {self.files}"
+            self._ends_within(PATIENCE_SECONDS)
+        with _one_thread:
+            self.process.join()
+            code = self.process.exitcode
+            self.process.close()
+        return Ended(
+            1 if code is None else code,
+            self.files.with_suffix(".out").read_text(),
+            self.files.with_suffix(".err").read_text(),
+        )
+
+    def _ends_within(self, seconds: float) -> bool:
+        return bool(connection.wait([self.process.sentinel], seconds))
+
+
+def start(lane: Lane, arguments: Sequence[str], doom: Doom | None = None, **environment: str) -> Started:
+    """Start a command on the lane's queue; with doom, it is to die there."""
+    files = lane.ground.output / f"{next(_numbers):05d}-{lane.tag}-{'-'.join(arguments[:2])}"
+    process = _processes.Process(
+        target=_run,
+        args=(list(arguments), {**lane.environment, **environment}, lane.contract.queue, doom, str(files)),
+    )
+    for suffix in (".out", ".err"):
+        files.with_suffix(suffix).touch()
+    with _one_thread:
+        process.start()
+    return Started(process, files)
+
+
+def run(lane: Lane, *arguments: str, **environment: str) -> Ended:
+    """Run a command to its end."""
+    return start(lane, arguments, **environment).wait()
+
+
+def _run(
+    arguments: list[str], environment: dict[str, str], queue: str, doom: Doom | None, files: str
+) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
+    for number, suffix in ((1, ".out"), (2, ".err")):
+        os.dup2(os.open(files + suffix, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+    # All that any library would ever say: the search for personal values reads it.
+    logging.basicConfig(stream=sys.stderr, level=logging.DEBUG)
+    user_logins.CONTRACT = replace(user_logins.CONTRACT, queue=queue)
+    if doom is not None:
+        doom.await_it()
+    sys.exit(command_line.main(arguments))
+
+
+def wait_until_visible(lane: Lane, seconds: float = 30) -> None:
+    """Until no message of the lane is in flight."""
+    queue = lane.queue()
+    deadline = time.monotonic() + seconds
+    while queue.depth().in_flight:
+        assert time.monotonic() < deadline, "messages stay in flight"
+        time.sleep(0.05)
+    queue.close()
