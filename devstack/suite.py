@@ -51,7 +51,6 @@ def _with_stack(settings: Settings, console: Console, action: Callable[[], int])
     was_running = any(part.pid() for part in stack.all_parts(settings))
     if not was_running and not os.environ.get("DEV_STATE"):
         stack.reset(settings, console)
-        settings = settings.with_ports(ports.free_ports(list(DEFAULT_PORTS)))
     try:
         stack.ensure(settings, console, airflow_database=True)
         return action()
