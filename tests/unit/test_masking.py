@@ -192,9 +192,7 @@ def test_an_ipv6_address_comes_back_as_an_equal_address(address):
     assert isinstance(expected, IPv4Address | IPv6Address)
 
 
-@pytest.mark.parametrize(
-    "value", ["not an address", "10.0.0.1:443", "10.0.0.0/8", "010.0.0.1", "\uff110.0.0.1"]
-)
+@pytest.mark.parametrize("value", ["not an address", "10.0.0.1:443", "10.0.0.0/8", "\uff110.0.0.1"])
 def test_what_is_no_address_is_masked_as_text_and_counted(value):
     masker = Masker(CONTRACT, KEYSET)
     (token,) = masker.tokens(IP, [value])

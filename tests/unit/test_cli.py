@@ -1,0 +1,155 @@
+"""The command line without its servers: help, usage, and one clear line for what is wrong."""
+
+import logging
+import os
+import re
+import signal
+import stat
+
+import pytest
+
+from include.queue_etl import __main__ as cli
+from include.queue_etl.keyset import Keyset
+
+HELP = cli._parser().format_help()
+COMMANDS = re.findall(r"^    (\S+)", HELP, re.MULTILINE)
+
+
+@pytest.fixture(autouse=True)
+def bare_environment(monkeypatch):
+    """Nothing of the machine's own environment, and of `main` nothing is left behind."""
+    for name in [name for name in os.environ if name.startswith(("QUEUE_ETL_", "AWS_", "PG"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/dev/null")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    before, handlers = signal.getsignal(signal.SIGTERM), list(logging.root.handlers)
+    yield
+    signal.signal(signal.SIGTERM, before)
+    logging.root.handlers[:] = handlers
+
+
+def run(*arguments: str) -> int:
+    try:
+        return cli.main(arguments)
+    except SystemExit as end:
+        return int(end.code or 0)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command, capsys):
+    assert run(command, "--help") == 0
+    assert f"python -m include.queue_etl {command}" in capsys.readouterr().out
+
+
+def test_the_help_names_every_command_with_what_it_does(capsys):
+    assert run("--help") == 0
+    assert capsys.readouterr().out == HELP
+    expected = {
+        "check",
+        "drain",
+        "step",
+        "send",
+        "depth",
+        "create-queue",
+        "create-keyset",
+        "migrate",
+        "unmask",
+    }
+    assert expected <= set(COMMANDS)
+    assert "Check settings, queue, warehouse, keys and staging; receive nothing." in " ".join(HELP.split())
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["nothing"],
+        ["drain", "--max", "many"],
+        ["drain", "--contract", "nothing"],
+        ["send"],
+        ["step", "nothing"],
+        ["unmask", "token"],
+        ["unmask", "--reason", "r", "--ticket", "t", "token"],  # neither --output nor --stdout
+        ["unmask", "--reason", "r", "--ticket", "t", "--stdout", "--output", "file", "token"],
+    ],
+)
+def test_wrong_usage_is_exit_code_two(arguments, capsys):
+    assert run(*arguments) == 2
+    assert "usage:" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variable"),
+    [
+        (["check"], "QUEUE_ETL_STAGING is not set"),
+        (["drain"], "QUEUE_ETL_STAGING is not set"),
+        (["migrate"], "QUEUE_ETL_OWNER_DSN is not set"),
+        (
+            ["unmask", "--reason", "r", "--ticket", "t", "--stdout", "--field", "ip", "x"],
+            "QUEUE_ETL_OFFICER_DSN",
+        ),
+    ],
+)
+def test_a_missing_variable_is_named_and_explained(arguments, variable, capsys):
+    assert run(*arguments) == 1
+    shown = capsys.readouterr()
+    assert variable in shown.err
+    assert "Traceback" not in shown.err
+    assert shown.out == ""
+
+
+def test_all_wrong_settings_are_named_at_once(monkeypatch, capsys):
+    monkeypatch.setenv("QUEUE_ETL_STAGING", "here")
+    monkeypatch.setenv("QUEUE_ETL_WAIT_SECONDS", "21")
+    assert run("drain", "--max", "0") == 1
+    assert capsys.readouterr().err.splitlines() == [
+        "drain: settings to mend:",
+        "  - QUEUE_ETL_STAGING='here': give an absolute folder or s3://bucket/prefix",
+        "  - QUEUE_ETL_MAX_MESSAGES='0': must be a whole number from 1 to 100000",
+        "  - QUEUE_ETL_WAIT_SECONDS='21': must be a whole number from 0 to 20",
+    ]
+
+
+def test_a_keyset_file_that_is_not_there_is_one_line(monkeypatch, capsys):
+    monkeypatch.setenv("QUEUE_ETL_STAGING", "/nowhere")
+    monkeypatch.setenv("QUEUE_ETL_WAREHOUSE_DSN", "host=127.0.0.1")
+    monkeypatch.setenv("QUEUE_ETL_KEYSET_FILE", "/nowhere/keyset.json")
+    assert run("check") == 1
+    assert capsys.readouterr().err == "check: [Errno 2] No such file or directory: '/nowhere/keyset.json'\n"
+
+
+def test_a_queue_without_region_is_one_line(capsys):
+    assert run("depth") == 1
+    shown = capsys.readouterr().err
+    assert shown == "depth: queue 'login-queue': no client for SQS: NoRegionError\n"
+
+
+def test_a_new_keyset_file_is_for_its_owner_alone_and_opens(tmp_path, capsys):
+    path = tmp_path / "keyset.json"
+    assert run("create-keyset", str(path)) == 0
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    keyset = Keyset.from_json(path.read_text())
+    assert keyset.decrypt(keyset.encrypt(b"x", b""), b"") == b"x"
+    assert "key" not in capsys.readouterr().out.removeprefix(f"made {path}").replace("keep", "")
+
+
+def test_an_existing_keyset_is_never_overwritten(tmp_path, capsys):
+    path = tmp_path / "keyset.json"
+    path.write_text("the only copy")
+    assert run("create-keyset", str(path)) == 1
+    assert path.read_text() == "the only copy"
+    assert "File exists" in capsys.readouterr().err
+
+
+def test_an_unknown_personal_field_is_named_with_those_there_are(monkeypatch, capsys):
+    monkeypatch.setenv("QUEUE_ETL_OFFICER_DSN", "host=127.0.0.1")
+    assert run("unmask", "--reason", "r", "--ticket", "t", "--stdout", "--field", "user_id", "x") == 1
+    expected = "unmask: no personal field 'user_id' in user_logins: one of ip, device_id\n"
+    assert capsys.readouterr() == ("", expected)
+
+
+def test_a_stop_by_signal_is_an_exception_so_that_messages_are_given_back():
+    with pytest.raises(SystemExit) as caught:
+        cli._stop(signal.SIGTERM, None)
+    assert caught.value.code == 143

@@ -1,0 +1,107 @@
+"""Settings from the environment: every wrong one is named at once, with the way to mend it."""
+
+from dataclasses import fields
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from include.queue_etl.errors import SettingsError
+from include.queue_etl.settings import CHOICES, LIMITS, Settings
+
+STAGING = {"QUEUE_ETL_STAGING": "/var/staging"}
+NAMES = [field.name for field in fields(Settings)]
+GOOD = {
+    "staging": st.sampled_from(["/", "/var/my staging", "s3://bucket", "s3://my-bucket.x/a/b"]),
+    **{name: st.sampled_from(choices) for name, choices in CHOICES.items()},
+    **{name: st.integers(limits.least, limits.most).map(str) for name, limits in LIMITS.items()},
+}
+NO_NUMBER = ["", " ", "ten", "1.0", "1e3", "-1", "+1", " 1", "1 ", "1\n", "0x10", "1_0", "٣", "9" * 30]
+BAD = {
+    "staging": st.sampled_from(
+        ["", "relative/path", "~/staging", "s3://", "s3://A", "s3://b", "gs://x", "s3:///x"]
+    ),
+    **{
+        name: st.sampled_from(["", "other", choices[0].upper(), f" {choices[0]}"])
+        for name, choices in CHOICES.items()
+    },
+    **{
+        name: st.sampled_from([*NO_NUMBER, str(limits.most + 1), str(limits.least - 1)])
+        for name, limits in LIMITS.items()
+    },
+}
+
+
+def variable(name: str) -> str:
+    return f"QUEUE_ETL_{name.upper()}"
+
+
+def test_each_setting_is_checked():
+    assert set(NAMES) == set(GOOD) == set(BAD) == {"staging", *CHOICES, *LIMITS}
+
+
+@given(st.fixed_dictionaries({"staging": GOOD["staging"]}, optional={n: GOOD[n] for n in NAMES[1:]}))
+def test_any_combination_of_good_values_is_taken_as_given(given_values):
+    settings = Settings.from_environment({variable(name): text for name, text in given_values.items()})
+    for name in NAMES:
+        expected = given_values.get(name, str(getattr(Settings(staging=""), name)))
+        assert str(int(expected) if name in LIMITS else expected) == str(getattr(settings, name))
+
+
+@given(st.data())
+def test_any_combination_of_bad_values_is_listed_completely(data):
+    wrong = data.draw(st.sets(st.sampled_from(NAMES), min_size=1))
+    values = {name: data.draw((BAD if name in wrong else GOOD)[name], label=name) for name in NAMES}
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_environment({variable(name): text for name, text in values.items()})
+    named = [problem.partition("=")[0] for problem in caught.value.problems]
+    assert named == [variable(name) for name in NAMES if name in wrong]
+
+
+@given(st.data())
+def test_overrides_are_checked_as_the_environment_is(data):
+    name = data.draw(st.sampled_from(sorted(LIMITS)))
+    with pytest.raises(SettingsError, match=variable(name)):
+        Settings.from_environment(STAGING, **{name: data.draw(BAD[name])})
+
+
+def test_an_override_wins_even_over_a_bad_value():
+    environment = {**STAGING, "QUEUE_ETL_MAX_MESSAGES": "many"}
+    assert Settings.from_environment(environment, max_messages=5).max_messages == 5
+
+
+def test_without_staging_nothing_runs():
+    with pytest.raises(SettingsError, match="QUEUE_ETL_STAGING is not set: give an absolute folder or s3://"):
+        Settings.from_environment({})
+
+
+def test_a_missing_setting_is_listed_beside_a_wrong_one():
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_environment({"QUEUE_ETL_ENV": "staging", "QUEUE_ETL_TRANSFERS": "0"})
+    assert caught.value.problems == (
+        "QUEUE_ETL_STAGING is not set: give an absolute folder or s3://bucket/prefix",
+        "QUEUE_ETL_ENV='staging': must be one of development, production",
+        "QUEUE_ETL_TRANSFERS='0': must be a whole number from 1 to 128",
+    )
+
+
+def test_variables_that_are_no_settings_do_not_matter():
+    environment = {**STAGING, "PATH": "/bin", "QUEUE_ETL_WAREHOUSE_DSN": "x", "max_messages": "none"}
+    assert Settings.from_environment(environment) == Settings(staging="/var/staging")
+
+
+@pytest.mark.parametrize("name", sorted(LIMITS))
+def test_the_limits_themselves_are_allowed(name):
+    for value in (LIMITS[name].least, LIMITS[name].most):
+        assert getattr(Settings.from_environment(STAGING, **{name: value}), name) == value
+
+
+def test_the_defaults_are_within_the_limits():
+    defaults = Settings(staging="/var/staging")
+    environment = {variable(name): str(getattr(defaults, name)) for name in NAMES}
+    assert Settings.from_environment(environment) == defaults
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_docstring_explains_each_setting(name):
+    assert f"\n        {name}: " in str(Settings.__doc__)

@@ -1,0 +1,155 @@
+"""Each message of a batch ends in exactly one of rows and rejected; nothing personal is left in the clear."""
+
+import json
+from uuid import UUID, uuid4
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from include.contracts.user_logins import CONTRACT
+from include.queue_etl.batches import RawBatch, ids_digest
+from include.queue_etl.errors import KeysetError
+from include.queue_etl.keyset import Keyset
+from include.queue_etl.settings import Settings
+from include.queue_etl.transform import mask_batch, quarantine_context
+from tests.unit.copy_decoder import decoded
+
+KEYSET = Keyset.from_json(Keyset.new_json())
+SETTINGS = Settings(staging="/staging", max_receives=3)
+RUN = UUID("00000000-0000-4000-8000-00000000000a")
+SENT_MS = 1_769_900_000_000
+FIELDS = {
+    "user_id": "u",
+    "app_version": "2.0",
+    "device_type": "ios",
+    "ip": "192.0.2.7",
+    "locale": None,
+    "device_id": "canary-device",
+}
+GOOD = json.dumps(FIELDS).encode()
+messages = st.lists(
+    st.tuples(
+        st.one_of(st.just(GOOD), st.binary(max_size=40), st.just(b'{"ip": "canary-ip"}')),
+        st.integers(1, 5),
+        st.integers(SENT_MS, SENT_MS + 200_000_000),
+    ),
+    max_size=8,
+)
+
+
+def raw_batch(*given_messages: tuple[bytes, int, int], ids: list[str] | None = None) -> RawBatch:
+    bodies, receives, sent = ([message[at] for message in given_messages] for at in range(3))
+    return RawBatch(7, ids or [str(uuid4()) for _ in bodies], sent, receives, bodies)
+
+
+def masked(raw: RawBatch, keyset: Keyset = KEYSET):
+    return mask_batch(raw, CONTRACT, keyset, SETTINGS, RUN)
+
+
+@given(messages)
+def test_each_message_ends_in_exactly_one_of_rows_and_rejected(given_messages):
+    raw = raw_batch(*given_messages)
+    batch, rejected = masked(raw)
+    ledger, rows, lines = decoded(batch.ledger), decoded(batch.rows), decoded(rejected.lines)
+    assert [row[2] for row in ledger] == raw.ids
+    assert [row[4] for row in ledger].count("L") == len(rows) == batch.accepted
+    assert [row[2] for row in ledger if row[4] == "Q"] == [line[2] for line in lines]
+    assert sum(batch.rejected.values()) == len(lines) == len(raw.ids) - batch.accepted
+
+
+@given(messages)
+def test_the_same_batch_gives_the_same_result(given_messages):
+    raw = raw_batch(*given_messages)
+    assert masked(raw) == masked(raw)
+
+
+@given(messages)
+def test_nothing_of_a_body_stands_in_the_results_in_the_clear(given_messages):
+    batch, rejected = masked(raw_batch(*given_messages))
+    for text in (batch.ledger, batch.rows, rejected.lines):
+        assert b"canary" not in text
+        assert b"192.0.2.7" not in text
+
+
+@given(messages)
+def test_the_days_are_those_of_the_messages(given_messages):
+    raw = raw_batch(*given_messages)
+    batch, rejected = masked(raw)
+    days = [row[1] for row in decoded(batch.ledger)]
+    assert batch.sent_days == sorted(set(days))
+    by_id = dict(zip(raw.ids, days, strict=True))
+    assert all(line[1] == by_id[line[2]] for line in decoded(rejected.lines))
+    loaded_days = [row[1] for row in decoded(batch.ledger) if row[4] == "L"]
+    assert [row[6] for row in decoded(batch.rows)] == loaded_days
+
+
+def test_rejected_payloads_open_again_each_as_that_of_its_own_message():
+    raw = raw_batch((b"no json", 2, SENT_MS), (GOOD, 1, SENT_MS), (b"[]", 3, SENT_MS))
+    _, rejected = masked(raw)
+    lines = decoded(rejected.lines)
+    assert [(line[4], line[6], line[7]) for line in lines] == [
+        ("bad_json", "7", "2"),
+        ("not_object", "2", "3"),
+    ]
+    sealed = [bytes.fromhex(line[5][2:]) for line in lines]
+    contexts = [quarantine_context(CONTRACT, message_id) for message_id in (raw.ids[0], raw.ids[2])]
+    assert [KEYSET.decrypt(*pair) for pair in zip(sealed, contexts, strict=True)] == [b"no json", b"[]"]
+    with pytest.raises(KeysetError):
+        KEYSET.decrypt(sealed[0], contexts[1])
+
+
+@pytest.mark.parametrize(("receives", "reason"), [(3, None), (4, "too_many_receives")])
+def test_a_message_received_too_often_is_quarantined_unparsed(receives, reason):
+    batch, rejected = masked(raw_batch((GOOD, receives, SENT_MS)))
+    assert batch.rejected == ({reason: 1} if reason else {})
+    assert [line[4] for line in decoded(rejected.lines)] == ([reason] if reason else [])
+
+
+def test_a_batch_without_any_good_message_has_no_rows():
+    batch, rejected = masked(raw_batch((b"x", 1, SENT_MS), (b"{}", 1, SENT_MS), (b"y", 1, SENT_MS)))
+    assert (batch.accepted, batch.rows) == (0, b"")
+    assert batch.rejected == {"bad_json": 2, "missing_field": 1}
+    assert len(decoded(rejected.lines)) == 3
+
+
+def test_a_batch_without_messages_is_empty():
+    batch, rejected = masked(raw_batch())
+    assert (batch.ledger, batch.rows, rejected.lines, batch.rejected, batch.sent_days) == (
+        b"",
+        b"",
+        b"",
+        {},
+        [],
+    )
+
+
+def test_the_batch_says_which_messages_it_holds_and_which_key_masked_it():
+    raw = raw_batch((GOOD, 1, SENT_MS), (b"x", 1, SENT_MS))
+    batch, _ = masked(raw)
+    assert batch.ids_digest == ids_digest(raw.ids)
+    assert batch.key_id == KEYSET.primary_key_id
+
+
+def test_the_ledger_names_queue_and_run():
+    batch, rejected = masked(raw_batch((GOOD, 1, SENT_MS), (b"x", 1, SENT_MS)))
+    assert {(row[0], row[3]) for row in decoded(batch.ledger) + decoded(rejected.lines)} == {("7", str(RUN))}
+
+
+def test_what_loads_although_it_is_unusual_is_counted():
+    odd = {**FIELDS, "ip": "nowhere", "device_id": " ", "city": "Ulm"}
+    batch, _ = masked(raw_batch((json.dumps(odd).encode(), 1, SENT_MS), (GOOD, 1, SENT_MS)))
+    assert batch.odd == {"not_an_address": 1, "blank": 1, "unknown_fields": 1}
+    assert masked(raw_batch((GOOD, 1, SENT_MS)))[0].odd == {}
+
+
+def test_equal_values_get_equal_tokens_in_two_batches():
+    rows = [decoded(masked(raw_batch((GOOD, 1, SENT_MS)))[0].rows)[0] for _ in range(2)]
+    assert rows[0][2:4] == rows[1][2:4]
+
+
+def test_bodies_and_ids_that_do_not_match_are_an_error():
+    raw = raw_batch((GOOD, 1, SENT_MS), (GOOD, 1, SENT_MS))
+    raw.receive_counts.pop()
+    with pytest.raises(ValueError, match="zip"):
+        masked(raw)
