@@ -102,11 +102,13 @@ def _aws(settings: Settings) -> dict[str, str]:
 def _engine(settings: Settings) -> dict[str, str]:
     return {
         "QUEUE_ETL_WAREHOUSE_DSN": login(settings, "etl_loader").url(WAREHOUSE),
+        "QUEUE_ETL_MAINTAINER_DSN": login(settings, "etl_maintainer").url(WAREHOUSE),
         "QUEUE_ETL_OWNER_DSN": postgres.superuser(settings).url(WAREHOUSE),
         "QUEUE_ETL_OFFICER_DSN": login(settings, "pii_officer").url(WAREHOUSE),
         "QUEUE_ETL_KEYSET_FILE": str(keyset_file(settings)),
         "QUEUE_ETL_STAGING": str(settings.state / "staging"),
         "QUEUE_ETL_LOADER_PASSWORD": login(settings, "etl_loader").password,
+        "QUEUE_ETL_MAINTAINER_PASSWORD": login(settings, "etl_maintainer").password,
         "QUEUE_ETL_ANALYST_PASSWORD": login(settings, "analyst").password,
         "QUEUE_ETL_OFFICER_PASSWORD": login(settings, "pii_officer").password,
         "QUEUE_ETL_OPS_PASSWORD": login(settings, "ops_ro").password,
@@ -144,7 +146,6 @@ def _airflow(settings: Settings) -> dict[str, str]:
 
 def _connections(settings: Settings) -> dict[str, str]:
     aws = _aws(settings)
-    loader = login(settings, "etl_loader")
     connections = {
         "AIRFLOW_CONN_AWS_DEFAULT": {
             "conn_type": "aws",
@@ -152,17 +153,23 @@ def _connections(settings: Settings) -> dict[str, str]:
             "password": aws["AWS_SECRET_ACCESS_KEY"],
             "extra": {"endpoint_url": aws["AWS_ENDPOINT_URL"], "region_name": aws["AWS_DEFAULT_REGION"]},
         },
-        "AIRFLOW_CONN_POSTGRES_DEFAULT": {
-            "conn_type": "postgres",
-            "host": loader.host,
-            "port": loader.port,
-            "login": loader.user,
-            "password": loader.password,
-            "schema": WAREHOUSE,
-        },
+        "AIRFLOW_CONN_POSTGRES_DEFAULT": _warehouse(settings, "etl_loader"),
+        "AIRFLOW_CONN_POSTGRES_MAINTENANCE": _warehouse(settings, "etl_maintainer"),
         "AIRFLOW_CONN_PII_KEYSET": {"conn_type": "generic", "password": _keyset(settings)},
     }
     return {name: json.dumps(connection) for name, connection in connections.items()}
+
+
+def _warehouse(settings: Settings, role: str) -> dict[str, object]:
+    user = login(settings, role)
+    return {
+        "conn_type": "postgres",
+        "host": user.host,
+        "port": user.port,
+        "login": user.user,
+        "password": user.password,
+        "schema": WAREHOUSE,
+    }
 
 
 def _keyset(settings: Settings) -> str:

@@ -16,7 +16,7 @@ from include.queue_etl.postgres import Connection, connect, translated
 
 HERE = Path(__file__).parent
 ATTEMPTS = 10
-ROLES = ("etl_loader", "analyst", "pii_officer", "ops_ro")  # those that log in
+ROLES = ("etl_loader", "etl_maintainer", "analyst", "pii_officer", "ops_ro")  # those that log in
 
 
 def head_revision() -> str:

@@ -64,6 +64,8 @@ class MaskedBatch(msgspec.Struct):
         sent_days: ISO dates on which the messages were sent
         key_id: of the key that masked
         mask_seconds: time mask took
+        contract: its name; with the run's, what a warehouse that lost the run has to be told
+        airflow_run_id: of the batch's run
     """
 
     ids_digest: bytes
@@ -75,6 +77,8 @@ class MaskedBatch(msgspec.Struct):
     sent_days: list[str]
     key_id: int
     mask_seconds: float = 0.0
+    contract: str = ""
+    airflow_run_id: str = ""
 
 
 def ids_digest(ids: Iterable[str]) -> bytes:

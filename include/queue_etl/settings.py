@@ -36,6 +36,9 @@ LIMITS = {
     "max_receives": Limits(1, 1_000),
     "body_limit_bytes": Limits(1, 1_048_576),  # SQS: a message has at most 1 MiB
     "retain_days": Limits(0, 14),  # SQS keeps a message 14 days at most
+    "quarantine_days": Limits(1, 3_650),
+    "ledger_days": Limits(15, 3_650),  # the 14 days of SQS, and one for clocks
+    "orphan_margin_seconds": Limits(0, 86_400),
 }
 CHOICES = {"env": ("development", "production"), "sqs_client": ("pycurl", "boto3")}
 
@@ -57,6 +60,9 @@ class Settings:
         max_receives: a message received more often is quarantined unparsed
         body_limit_bytes: a longer body is quarantined unparsed
         retain_days: how long masked batch files of closed runs are kept for `reconcile`
+        quarantine_days: how long a quarantined message waits for a redrive; then maintenance deletes it
+        ledger_days: how long the ids of messages are remembered, from the day they were sent
+        orphan_margin_seconds: a run without progress for the visibility timeout and this long is given up
         sqs_client: `pycurl`, or `boto3` where libcurl is not wanted (about ten times the CPU)
     """
 
@@ -72,6 +78,9 @@ class Settings:
     max_receives: int = 20
     body_limit_bytes: int = 1_048_576
     retain_days: int = 7
+    quarantine_days: int = 30
+    ledger_days: int = 35
+    orphan_margin_seconds: int = 900
     sqs_client: str = "pycurl"
 
     @classmethod

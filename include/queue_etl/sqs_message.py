@@ -9,7 +9,8 @@ from uuid import UUID, uuid5
 import msgspec
 
 # Attributes that make a message the same one although SQS gave it a new id, best first.
-KEY_ATTRIBUTES = ("dedup-id", "x-origin-message-id")
+ORIGIN_ATTRIBUTE = "x-origin-message-id"
+KEY_ATTRIBUTES = ("dedup-id", ORIGIN_ATTRIBUTE)
 SENT_ATTRIBUTE = "x-origin-sent-timestamp"
 # Never change it: the keys of messages loaded earlier were made with it.
 KEY_NAMESPACE = UUID("b8a6e6d2-4c38-4b7e-9a55-0d6f0f3f3a51")

@@ -10,8 +10,8 @@ file does not open. Files appear whole or not at all.
 import os
 import secrets
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -86,6 +86,9 @@ class Store(Protocol):
     def remove(self, names: list[str]) -> None:
         """Remove; a name that is gone already is fine."""
 
+    def everything(self) -> Iterator[tuple[str, float]]:
+        """Every name under the root, with its folder, and the Unix time at which it was written."""
+
     def problem(self) -> str | None:
         """Why nothing can be written here, or None; writes and removes a probe."""
 
@@ -130,6 +133,13 @@ class LocalFolder:
                 if folder.is_dir() and not any(folder.iterdir()):
                     folder.rmdir()
 
+    def everything(self) -> Iterator[tuple[str, float]]:  # noqa: D102
+        with _as_staging_error(f"cannot list {self._root}"):
+            for folder in [entry.name for entry in self._root.iterdir() if entry.is_dir()]:
+                for name in self.names(folder):
+                    with suppress(FileNotFoundError):  # finish may be removing it at this moment
+                        yield f"{folder}/{name}", (self._root / folder / name).stat().st_mtime
+
     def problem(self) -> str | None:  # noqa: D102
         try:
             self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -173,7 +183,7 @@ class S3Prefix:
 
     def names(self, folder: str) -> list[str]:  # noqa: D102
         prefix = f"{self._prefix}{folder}/"
-        return sorted(key.removeprefix(prefix) for key in self._keys(prefix))
+        return sorted(item["Key"].removeprefix(prefix) for item in self._objects(prefix))
 
     def remove(self, names: list[str]) -> None:  # noqa: D102
         for start in range(0, len(names), 1000):  # DeleteObjects takes at most 1,000 keys
@@ -181,6 +191,10 @@ class S3Prefix:
             reply = self._call("remove", "", self._client.delete_objects, Delete={"Objects": objects})
             if errors := reply.get("Errors"):
                 raise StagingUnavailable(f"cannot remove from s3://{self._bucket}: {errors[0].get('Code')}")
+
+    def everything(self) -> Iterator[tuple[str, float]]:  # noqa: D102
+        for item in self._objects(self._prefix):
+            yield item["Key"].removeprefix(self._prefix), item["LastModified"].timestamp()
 
     def problem(self) -> str | None:  # noqa: D102
         probe = f".probe-{secrets.token_hex(6)}"
@@ -191,11 +205,11 @@ class S3Prefix:
             return f"staging: {error}"
         return None
 
-    def _keys(self, prefix: str) -> Iterator[str]:
+    def _objects(self, prefix: str) -> Iterator[dict[str, Any]]:
         more: dict[str, str] = {}
         while True:
             listing = self._call("list", prefix, self._client.list_objects_v2, Prefix=prefix, **more)
-            yield from (item["Key"] for item in listing.get("Contents", []))
+            yield from listing.get("Contents", [])
             if not listing.get("IsTruncated"):
                 return
             more = {"ContinuationToken": listing["NextContinuationToken"]}
@@ -213,6 +227,25 @@ class S3Prefix:
         except BotoCoreError as error:
             detail = type(error).__name__
         raise StagingUnavailable(f"cannot {verb} s3://{self._bucket}/{self._prefix}{name}: {detail}")
+
+
+@dataclass(slots=True)
+class StagedRun:
+    """What lies in one run's folder.
+
+    Attributes:
+        files: batch files
+        strays: names of other files: a killed write leaves its temporary file
+        written_at: Unix time of the last write
+    """
+
+    files: list[BatchFile] = field(default_factory=list)
+    strays: list[str] = field(default_factory=list)
+    written_at: float = 0.0
+
+    def batches(self, kind: Kind) -> list[str]:
+        """Names of the batches that have a file of this kind, sorted."""
+        return sorted(file.batch for file in self.files if file.kind is kind)
 
 
 class Staging:
@@ -265,6 +298,28 @@ class Staging:
         doomed = [file for file in self._files() if file.kind in kinds and batch in (None, file.batch)]
         self._store.remove([self._path(file) for file in doomed])
 
+    def of_run(self, run_id: UUID) -> "Staging":
+        """The staged files of another run, in the same place."""
+        return Staging(self._store, run_id, self._keyset)
+
+    def runs(self) -> dict[UUID, StagedRun]:
+        """Every run that has files here, of whatever state and age."""
+        found: dict[UUID, StagedRun] = {}
+        for path, written_at in self._store.everything():
+            folder, _, name = path.partition("/")
+            if name and (run_id := _run_id(folder)):
+                run = found.setdefault(run_id, StagedRun())
+                run.written_at = max(run.written_at, written_at)
+                if file := BatchFile.parse(name):
+                    run.files.append(file)
+                else:
+                    run.strays.append(name)
+        return found
+
+    def remove_strays(self, run: StagedRun) -> None:
+        """Remove what killed writes left in the run's folder."""
+        self._store.remove([f"{self._run_id}/{name}" for name in run.strays])
+
     def problem(self) -> str | None:
         """Why nothing can be staged, or None."""
         return self._store.problem()
@@ -288,6 +343,13 @@ class Staging:
 
     def _context(self, file: BatchFile) -> bytes:
         return f"queue_etl/staging/{self._run_id}/{file.name}".encode()
+
+
+def _run_id(folder: str) -> UUID | None:
+    try:
+        return UUID(folder)
+    except ValueError:
+        return None
 
 
 def _write_durably(path: Path, content: bytes) -> None:

@@ -201,6 +201,7 @@ def _mask(pipeline: Pipeline, batch: str) -> MaskedBatch:
     started = perf_counter()
     raw = _staged(pipeline, BatchFile(batch, Kind.RAW), RawBatch)
     masked, rejected = mask_batch(raw, pipeline.contract, pipeline.keyset, pipeline.settings, pipeline.run.id)
+    masked.contract, masked.airflow_run_id = pipeline.run.contract, pipeline.run.airflow_run_id
     masked.mask_seconds = perf_counter() - started
     if masked.rejected:  # before the masked file, which stands for the whole of the step
         pipeline.staging.seal(BatchFile(batch, Kind.REJECTED), rejected)

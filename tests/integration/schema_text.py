@@ -10,9 +10,12 @@ QUERIES = {
     "role": """
         WITH role AS (
             SELECT * FROM pg_roles
-            WHERE rolname IN ('etl_owner', 'etl_loader', 'analyst', 'pii_officer', 'ops_ro')
+            WHERE rolname IN ('etl_owner', 'etl_loader', 'etl_maintainer', 'analyst', 'pii_officer', 'ops_ro')
         )
         SELECT rolname, CASE WHEN rolsuper THEN 'superuser' ELSE '' END FROM role
+        UNION ALL
+        SELECT member::regrole::text, 'member of ' || roleid::regrole FROM pg_auth_members
+        WHERE member IN (SELECT oid FROM role) AND roleid IN (SELECT oid FROM role)
         UNION ALL
         SELECT rolname, 'set ' || unnest(setconfig) FROM role
         JOIN pg_db_role_setting ON role.oid = setrole JOIN pg_database ON pg_database.oid = setdatabase

@@ -1,0 +1,22 @@
+"""The role `etl_maintainer`: redrive, reconcile, dead letters and maintenance."""
+
+from pathlib import Path
+from typing import Any
+
+from alembic import op
+
+revision = "0002"
+down_revision = "0001"
+
+
+def upgrade() -> None:
+    """Create the role and grant it what it needs."""
+    # Straight to the driver: SQLAlchemy would read % and : in the SQL as its own.
+    script = Path(__file__).with_suffix(".sql").read_text(encoding="utf-8")
+    connection: Any = op.get_bind().connection.driver_connection
+    connection.execute(script)
+
+
+def downgrade() -> None:
+    """Refuse, as the first revision does: the way back is a backup."""
+    raise NotImplementedError("this revision cannot be undone: restore a backup")

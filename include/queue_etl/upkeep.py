@@ -1,0 +1,211 @@
+"""Postgres, as role `etl_maintainer`: the statements of redrive, reconcile, dead letters and maintenance."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import date, datetime
+from typing import LiteralString, NamedTuple
+from uuid import UUID
+
+from include.queue_etl.loading import BatchCounts, Load, Written, load_batch, write_staged
+from include.queue_etl.postgres import Connection
+from include.queue_etl.warehouse import Warehouse
+
+DAYS_AHEAD = 2  # the most etl.ensure_ledger_partition makes
+EXPIRED_AT_ONCE = 10_000  # rows deleted in one transaction
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which quarantined messages to redrive.
+
+    Attributes:
+        queue: they came from it
+        reason: they were rejected for it; None: for any but `too_many_receives`, which may kill the process
+            that parses them and so has to be asked for
+        since: quarantined then or later
+        until: quarantined before
+    """
+
+    queue: str
+    reason: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+
+class Quarantined(NamedTuple):
+    """A message in quarantine, not redriven yet."""
+
+    queue_id: int
+    sent_day: date
+    message_id: str
+    reason: str
+    payload: bytes
+
+
+class OpenRun(NamedTuple):
+    """A run that is not closed."""
+
+    run_id: UUID
+    contract: str
+    airflow_run_id: str
+    progress_at: datetime
+
+
+class Upkeep(Warehouse):
+    """A warehouse that may also change what is there: ledger status, quarantine, ledger days."""
+
+    # Redrive
+
+    def quarantined(
+        self, selection: Selection, after: Quarantined | None, max_messages: int, max_bytes: int
+    ) -> list[Quarantined]:
+        """The next messages in the order of the quarantine's key; empty when there are no more.
+
+        At least one, whatever its size; then at most `max_messages` and about `max_bytes` of payload.
+        """
+        found = self._execute(
+            SELECT_QUARANTINED,
+            **asdict(selection),
+            after_day=after and after.sent_day,
+            after_id=after and after.message_id,
+            max_messages=max_messages,
+            max_bytes=max_bytes,
+        )
+        return [Quarantined(*line) for line in found]
+
+    def redrive(self, load: Load) -> BatchCounts:
+        """Put messages of the quarantine where the current contract wants them, in one transaction.
+
+        Only those still in quarantine and not redriven: what another redrive, or an erasure, did in the
+        meantime stays done, and counts as duplicate. Others become rows, or stay under their new reason.
+        """
+        self._execute(ENSURE_DAYS, days=load.masked.sent_days)
+        return self._transaction(lambda connection: load_batch(connection, load, _redrive))
+
+    # Dead letters
+
+    def known(self, queue: str, message_ids: Sequence[str]) -> set[str]:
+        """Which of these messages of the queue the ledger knows, whatever their day."""
+        return {line[0] for line in self._execute(SELECT_KNOWN, queue=queue, ids=list(message_ids))}
+
+    # Maintenance
+
+    def prepare_ledger_days(self) -> int:
+        """Make the ledger's partitions of today and the days to come; returns how many were missing."""
+        return int(self._execute(PREPARE_DAYS, days=DAYS_AHEAD)[0][0])
+
+    def expire_quarantine(self, keep_days: int) -> tuple[int, int]:
+        """Delete messages quarantined longer ago; returns how many, and how many of them never redriven."""
+        expired = never_redriven = 0
+        while True:
+            some, waiting = self._execute(EXPIRE, days=keep_days, at_once=EXPIRED_AT_ONCE)[0]
+            expired, never_redriven = expired + some, never_redriven + waiting
+            if some < EXPIRED_AT_ONCE:
+                return expired, never_redriven
+
+    def idle_runs(self, contracts: Sequence[str], idle_seconds: int) -> list[OpenRun]:
+        """Open runs without progress (opened, or a batch committed) for that long, the oldest first."""
+        found = self._execute(SELECT_IDLE, contracts=list(contracts), seconds=idle_seconds)
+        return [OpenRun(*line) for line in found]
+
+    def runs(self, run_ids: Iterable[UUID]) -> dict[UUID, tuple[str, str, datetime | None]]:
+        """Contract, Airflow run id and time of closing (None: open) of those runs the warehouse knows."""
+        found = self._execute(SELECT_RUNS, ids=list(run_ids))
+        return {run_id: (contract, airflow_run_id, at) for run_id, contract, airflow_run_id, at in found}
+
+
+def _redrive(connection: Connection, load: Load) -> Written:
+    return write_staged(connection, load, REDRIVE)
+
+
+# The statements
+
+SELECT_QUARANTINED: LiteralString = """
+    WITH waiting AS (
+        SELECT quarantine.*,
+               sum(payload_bytes) OVER (ORDER BY sent_day, message_id) - payload_bytes AS bytes_before
+        FROM etl.quarantine JOIN etl.queues USING (queue_id)
+        WHERE name = %(queue)s AND redriven_at IS NULL
+          AND CASE WHEN %(reason)s::text IS NULL THEN reason <> 'too_many_receives' ELSE reason = %(reason)s END
+          AND quarantined_at >= coalesce(%(since)s, '-infinity'::timestamptz)
+          AND quarantined_at < coalesce(%(until)s, 'infinity'::timestamptz)
+          AND (%(after_id)s::uuid IS NULL
+               OR (sent_day, message_id) > (%(after_day)s::date, %(after_id)s::uuid))
+        ORDER BY sent_day, message_id LIMIT %(max_messages)s
+    )
+    SELECT queue_id, sent_day, message_id::text, reason, payload FROM waiting
+    WHERE bytes_before < %(max_bytes)s ORDER BY sent_day, message_id
+"""
+# Of the form of loading.INSERT_UNSEEN. Who holds a message's quarantine row decides on it; in the order of the
+# key, so that two redrives wait for each other instead of deadlocking. A ledger day that is dropped already is
+# entered anew.
+REDRIVE: LiteralString = """
+    WITH numbered AS (
+        SELECT *, row_number() OVER (PARTITION BY status ORDER BY line) AS part_line FROM staged_ledger
+    ), held AS MATERIALIZED (
+        SELECT queue_id, sent_day, message_id
+        FROM etl.quarantine JOIN staged_ledger USING (queue_id, sent_day, message_id)
+        WHERE redriven_at IS NULL ORDER BY queue_id, sent_day, message_id FOR UPDATE OF quarantine
+    ), claimed AS (
+        INSERT INTO etl.ledger ({ledger_columns})
+        SELECT {ledger_columns} FROM numbered JOIN held USING (queue_id, sent_day, message_id)
+        WHERE status = 'L' ORDER BY queue_id, sent_day, message_id
+        ON CONFLICT (queue_id, sent_day, message_id)
+        DO UPDATE SET status = 'L', run_id = excluded.run_id WHERE ledger.status = 'Q'
+        RETURNING queue_id, sent_day, message_id, run_id
+    ), inserted AS (
+        INSERT INTO {table} ({columns})
+        SELECT {columns} FROM staged_rows
+        JOIN (SELECT part_line FROM numbered JOIN claimed USING (queue_id, sent_day, message_id)) AS chosen
+        ON part_line = staged_rows.{line}
+    ), redriven AS (
+        UPDATE etl.quarantine SET redriven_at = now(), redriven_run_id = claimed.run_id
+        FROM claimed
+        WHERE (quarantine.queue_id, quarantine.sent_day, quarantine.message_id)
+            = (claimed.queue_id, claimed.sent_day, claimed.message_id)
+    ), kept AS (
+        UPDATE etl.quarantine SET reason = again.reason
+        FROM staged_quarantine AS again JOIN held USING (queue_id, sent_day, message_id)
+        WHERE (quarantine.queue_id, quarantine.sent_day, quarantine.message_id)
+            = (again.queue_id, again.sent_day, again.message_id)
+        RETURNING again.reason
+    )
+    SELECT (SELECT count(*) FROM claimed),
+           (SELECT coalesce(jsonb_object_agg(reason, messages), '{{}}')
+            FROM (SELECT reason, count(*) AS messages FROM kept GROUP BY reason) AS reasons)
+"""
+ENSURE_DAYS: LiteralString = "SELECT etl.ensure_ledger_partition(day) FROM unnest(%(days)s::date[]) AS day"
+SELECT_KNOWN: LiteralString = """
+    SELECT message_id::text FROM etl.ledger
+    WHERE queue_id = (SELECT queue_id FROM etl.queues WHERE name = %(queue)s)
+      AND message_id = ANY (%(ids)s::uuid[])
+"""
+PREPARE_DAYS: LiteralString = """
+    WITH missing AS MATERIALIZED (
+        SELECT day::date FROM generate_series(current_date, current_date + %(days)s, interval '1 day') AS day
+        WHERE to_regclass(format('etl.ledger_%%s', to_char(day, 'YYYYMMDD'))) IS NULL
+    )
+    SELECT count(etl.ensure_ledger_partition(day)::text) FROM missing
+"""
+EXPIRE: LiteralString = """
+    WITH expired AS (
+        DELETE FROM etl.quarantine WHERE ctid = ANY (ARRAY(
+            SELECT ctid FROM etl.quarantine WHERE quarantined_at < now() - make_interval(days => %(days)s)
+            LIMIT %(at_once)s FOR UPDATE SKIP LOCKED
+        )) RETURNING redriven_at
+    )
+    SELECT count(*), count(*) FILTER (WHERE redriven_at IS NULL) FROM expired
+"""
+SELECT_IDLE: LiteralString = """
+    SELECT run_id, contract, airflow_run_id, progress_at
+    FROM etl.runs CROSS JOIN LATERAL (
+        SELECT greatest(started_at, max(committed_at)) AS progress_at FROM etl.batches
+        WHERE batches.run_id = runs.run_id
+    ) AS progress
+    WHERE state = 'running' AND contract = ANY (%(contracts)s)
+      AND progress_at < now() - make_interval(secs => %(seconds)s)
+    ORDER BY progress_at
+"""
+SELECT_RUNS: LiteralString = """
+    SELECT run_id, contract, airflow_run_id, finished_at FROM etl.runs WHERE run_id = ANY (%(ids)s::uuid[])
+"""
