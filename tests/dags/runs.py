@@ -20,7 +20,11 @@ def run_dag(dag: Any, params: dict[str, Any]) -> Outcome:
     """Run it once. Retries wait 0.1 s instead of what the DAG says."""
     for task in dag.tasks:
         task.retry_delay = task.max_retry_delay = timedelta(seconds=0.1)
+    defaults = dag.params.dump()
     run = dag.test(run_conf=params)
+    # Within one process a run's values would stay behind as the defaults of the next.
+    for holder in (dag, *dag.tasks):
+        holder.params.update(defaults)
     outcome = Outcome(run.run_id, str(run.state.value))
     for ti in run.get_task_instances():
         name = ti.task_id if ti.map_index < 0 else f"{ti.task_id}[{ti.map_index}]"
