@@ -23,6 +23,7 @@ from include.queue_etl.errors import QueueEtlError, SettingsError
 from include.queue_etl.keyset import Keyset
 from include.queue_etl.pipeline import Pipeline, Run
 from include.queue_etl.settings import Settings
+from include.queue_etl.staging import Kind
 
 if TYPE_CHECKING:
     from boto3 import Session
@@ -90,7 +91,11 @@ def step(arguments: Arguments) -> None:
         elif arguments.step == "finish":
             result = steps.finish(pipeline, upstream_failed=arguments.upstream_failed)
         else:
-            result = {"mask": steps.mask, "load": steps.load}[arguments.step](pipeline, arguments.batch)
+            one, kind = (steps.mask, Kind.RAW) if arguments.step == "mask" else (steps.load, Kind.MASKED)
+            if arguments.batch:
+                result = one(pipeline, arguments.batch)
+            else:
+                result = [one(pipeline, batch) for batch in pipeline.staging.batches(kind)]
     _show(result, as_json=True)
 
 
@@ -183,7 +188,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--json", action="store_true", help="print one JSON object")
     one = _add(commands, step)
     one.add_argument("step", choices=("extract", "mask", "load", "finish"))
-    one.add_argument("--batch", help="for mask and load: the batch's name")
+    one.add_argument("--batch", help="for mask and load: a batch's name; default: all of the run, in turn")
     one.add_argument("--upstream-failed", action="store_true", help="for finish: an earlier step failed")
     _add(commands, send).add_argument("file", type=Path)
     _add(commands, depth).add_argument("--json", action="store_true", help="print one JSON object")

@@ -53,10 +53,9 @@ def ledger_lines(
     queue_id: int, run_id: UUID, days: Sequence[str], ids: Sequence[str], statuses: Iterable[str]
 ) -> bytes:
     """Lines of etl.ledger: queue id, sent day, message id, run id, status (L or Q)."""
+    head, run = f"{queue_id}\t", f"\t{run_id}\t"
     columns = zip(days, ids, statuses, strict=True)
-    return _lines(
-        f"{queue_id}\t{day}\t{message_id}\t{run_id}\t{status}" for day, message_id, status in columns
-    )
+    return _lines([f"{head}{day}\t{message_id}{run}{status}" for day, message_id, status in columns])
 
 
 def quarantine_line(
@@ -88,13 +87,26 @@ def _column(
     if isinstance(column, Personal):
         return tokens(column, values)
     if isinstance(column, Derived):
-        values = list(map(column.convert, values))
-    return map(_escaped, values)
+        # A few versions occur in millions of messages: each is converted and written once a batch.
+        texts = {value: _escaped(column.convert(value)) for value in set(values)}
+        return map(texts.__getitem__, values)
+    return _text_column(values)
+
+
+def _text_column(values: Sequence[str | None]) -> Sequence[str]:
+    # One look at the whole column, in C: hardly any batch has something to escape.
+    if _is_plain("".join([value for value in values if value])):
+        return [NULL if value is None else value for value in values]
+    return list(map(_escaped, values))
 
 
 def _escaped(value: str | int | None) -> str:
     if value is None:
         return NULL
     text = str(value)
+    return text if _is_plain(text) else text.translate(_ESCAPES)
+
+
+def _is_plain(text: str) -> bool:
     # Both tests run in C; the table look-up costs eight times as much and is seldom needed.
-    return text if text.isprintable() and "\\" not in text else text.translate(_ESCAPES)
+    return text.isprintable() and "\\" not in text

@@ -18,10 +18,8 @@ from typing import Any, TypeVar
 
 from include.queue_etl.batches import MaskedBatch, RawBatch, Receipts, RejectedBatch
 from include.queue_etl.errors import QueueEtlError, RunFailed, StagedFileDamaged, TransientError
-from include.queue_etl.loading import BatchCounts
 from include.queue_etl.pipeline import Pipeline
-from include.queue_etl.settings import Settings
-from include.queue_etl.sqs import Message
+from include.queue_etl.sqs_message import Message
 from include.queue_etl.staging import BatchFile, Kind, batch_name
 from include.queue_etl.transform import mask_batch
 
@@ -72,11 +70,9 @@ def mask(pipeline: Pipeline, batch: str) -> dict[str, Any]:
     Raises:
         StagedFileDamaged: the raw file was changed, or is gone while the run is open
     """
-    masked = pipeline.staging.open(BatchFile(batch, Kind.MASKED), MaskedBatch)
+    masked = pipeline.staging.open(BatchFile(batch, Kind.MASKED), MaskedBatch) or _mask(pipeline, batch)
     if masked is None:
-        if pipeline.is_closed():
-            return {"batch": batch, "accepted": 0, "rejected": {}, "odd": {}}
-        masked = _mask(pipeline, batch)
+        return {"batch": batch, "accepted": 0, "rejected": {}, "odd": {}}
     log.info("batch %s: %d accepted, rejected %s", batch, masked.accepted, masked.rejected or "none")
     return {"batch": batch, "accepted": masked.accepted, "rejected": masked.rejected, "odd": masked.odd}
 
@@ -91,6 +87,9 @@ def load(pipeline: Pipeline, batch: str) -> dict[str, Any]:
         WarehouseUnavailable, WarehouseRefused: nothing of the batch is in the tables
         StagedFileDamaged: a staged file was changed, or is gone while the run is open
     """
+    # Here and not at the top: mask does without psycopg, whose import takes 0.15 s.
+    from include.queue_etl.loading import BatchCounts
+
     if pipeline.is_closed():
         counts = BatchCounts(0, 0, 0)
     else:
@@ -156,26 +155,21 @@ def _received_batches(pipeline: Pipeline, queue_id: int, room: int) -> dict[str,
     """Receive up to `room` messages and seal them; on any failure the unsealed ones are given back."""
     sealed: dict[str, int] = {}
     unsealed: list[Message] = []
+    size, settings = 0, pipeline.settings
     try:
         with closing(pipeline.queue.receive(room)) as replies:
             for messages in replies:
                 unsealed += messages
-                if _is_full(unsealed, pipeline.settings):
+                size += sum([len(message.body) for message in messages])
+                if len(unsealed) >= settings.batch_messages or size >= settings.batch_bytes:
                     sealed[_seal(pipeline, queue_id, unsealed, len(sealed))] = len(unsealed)
-                    unsealed = []
+                    unsealed, size = [], 0
         if unsealed:
             sealed[_seal(pipeline, queue_id, unsealed, len(sealed))] = len(unsealed)
     except BaseException:  # also a task timeout or a stop by signal
         _give_back(pipeline, [message.receipt for message in unsealed], "extract did not get to seal them")
         raise
     return sealed
-
-
-def _is_full(messages: Sequence[Message], settings: Settings) -> bool:
-    # Ten at a time: sizes are only added up where bodies can be large.
-    return len(messages) >= settings.batch_messages or (
-        sum(len(message.body) for message in messages) >= settings.batch_bytes
-    )
 
 
 def _seal(pipeline: Pipeline, queue_id: int, messages: list[Message], number: int) -> str:
@@ -197,9 +191,16 @@ def _seal(pipeline: Pipeline, queue_id: int, messages: list[Message], number: in
     return batch
 
 
-def _mask(pipeline: Pipeline, batch: str) -> MaskedBatch:
+def _mask(pipeline: Pipeline, batch: str) -> MaskedBatch | None:
+    """Mask the raw batch and seal the result; None where a closed run has no raw batches any more."""
     started = perf_counter()
-    raw = _staged(pipeline, BatchFile(batch, Kind.RAW), RawBatch)
+    file = BatchFile(batch, Kind.RAW)
+    raw = pipeline.staging.open(file, RawBatch)
+    if raw is None:
+        # Asked only now: to connect to Postgres takes as long as to mask a batch.
+        if pipeline.is_closed():
+            return None
+        raise _gone(pipeline, file)
     masked, rejected = mask_batch(raw, pipeline.contract, pipeline.keyset, pipeline.settings, pipeline.run.id)
     masked.contract, masked.airflow_run_id = pipeline.run.contract, pipeline.run.airflow_run_id
     masked.mask_seconds = perf_counter() - started
@@ -218,11 +219,15 @@ def _rejected(pipeline: Pipeline, batch: str, masked: MaskedBatch) -> RejectedBa
 def _staged(pipeline: Pipeline, file: BatchFile, content_type: type[Content]) -> Content:
     content = pipeline.staging.open(file, content_type)
     if content is None:
-        raise StagedFileDamaged(
-            f"staged file {file.name} of run {pipeline.run.id} is gone although the run is open: "
-            "do workers share the staging folder? Its messages come back by themselves"
-        )
+        raise _gone(pipeline, file)
     return content
+
+
+def _gone(pipeline: Pipeline, file: BatchFile) -> StagedFileDamaged:
+    return StagedFileDamaged(
+        f"staged file {file.name} of run {pipeline.run.id} is gone although the run is open: "
+        "do workers share the staging folder? Its messages come back by themselves"
+    )
 
 
 def _close(
