@@ -168,6 +168,7 @@ class Stub:
         requests: raw (head, body) of each call, if `record`
         uneven: a receive brings a random number of messages, at least one if there are any
         tls: of the server, for https
+        name: of the queue
     """
 
     queue: Queue
@@ -182,6 +183,7 @@ class Stub:
     tls: ssl.SSLContext | None = None
     requests: list[tuple[bytes, bytes]] = field(default_factory=list)
     port: int = 0
+    name: str = QUEUE
 
     @property
     def url(self) -> str:
@@ -299,8 +301,8 @@ class Connection(asyncio.Protocol):
 
     def _other(self, action: str, asked: dict[str, Any]) -> tuple[bytes, int]:
         queue = self.stub.queue
-        if action == "GetQueueUrl" and asked["QueueName"] == QUEUE:
-            return json.dumps({"QueueUrl": f"{self.stub.url}/000000000000/{QUEUE}"}).encode(), 200
+        if action == "GetQueueUrl" and asked["QueueName"] == self.stub.name:
+            return json.dumps({"QueueUrl": f"{self.stub.url}/000000000000/{self.stub.name}"}).encode(), 200
         if action == "GetQueueAttributes":
             counts = {"": queue.visible, "NotVisible": len(queue.in_flight), "Delayed": 0}
             shown = {f"ApproximateNumberOfMessages{name}": str(n) for name, n in counts.items()}
@@ -374,9 +376,10 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=0, help="default: a free one")
     parser.add_argument("--latency-ms", type=float, default=0.0, help="added to every call")
     parser.add_argument("--seed", type=int, default=1, help="another seed gives other message ids")
+    parser.add_argument("--queue", default=QUEUE, help="name of the queue")
     chosen = parser.parse_args()
     queue = Queue(chosen.messages.read_bytes().splitlines(), chosen.count, chosen.seed)
-    stub = Stub(queue, latency_seconds=chosen.latency_ms / 1000, port=chosen.port)
+    stub = Stub(queue, latency_seconds=chosen.latency_ms / 1000, port=chosen.port, name=chosen.queue)
 
     async def serve() -> None:
         server = await _listen(stub)
