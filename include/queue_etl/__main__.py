@@ -16,10 +16,10 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from include.contracts import contract_names, load_contract
-from include.queue_etl.errors import QueueEtlError, SettingsError
+from include.queue_etl.errors import QueueEtlError, SettingsError, StagedFileDamaged
 from include.queue_etl.keyset import Keyset
 from include.queue_etl.pipeline import Pipeline, Run
 from include.queue_etl.settings import Settings
@@ -29,8 +29,10 @@ if TYPE_CHECKING:
     from boto3 import Session
 
     from include.queue_etl.sqs import SqsQueue
+    from include.queue_etl.upkeep_pipeline import UpkeepPipeline
 
 Arguments = argparse.Namespace
+SomePipeline = TypeVar("SomePipeline", bound=Pipeline)
 MAX_RECEIVES_BEFORE_DEAD_LETTER = 100  # above max_receives: the quarantine should come first
 RETENTION_SECONDS = 14 * 86_400  # the longest SQS keeps a message
 
@@ -141,6 +143,7 @@ def migrate(arguments: Arguments) -> None:
 
     variables = {
         "etl_loader": "QUEUE_ETL_LOADER_PASSWORD",
+        "etl_maintainer": "QUEUE_ETL_MAINTAINER_PASSWORD",
         "analyst": "QUEUE_ETL_ANALYST_PASSWORD",
         "pii_officer": "QUEUE_ETL_OFFICER_PASSWORD",
         "ops_ro": "QUEUE_ETL_OPS_PASSWORD",
@@ -150,6 +153,49 @@ def migrate(arguments: Arguments) -> None:
         {role: os.environ[name] for role, name in variables.items() if os.environ.get(name)},
     )
     print("warehouse: schema and roles are up to date")
+
+
+def redrive(arguments: Arguments) -> None:
+    """Replay quarantined messages through the current contract; without --apply only say what would be."""
+    from include.queue_etl import redrive as again
+    from include.queue_etl.upkeep import Selection
+
+    with _upkeep(arguments) as pipeline:
+        selection = Selection(
+            pipeline.contract.queue,
+            arguments.reason,
+            again.moment(arguments.since),
+            again.moment(arguments.until),
+        )
+        _show(again.redrive(pipeline, selection, dry_run=not arguments.apply), arguments.json)
+
+
+def reconcile(arguments: Arguments) -> None:
+    """After a restore: load from the retained masked files what the ledger misses, of every contract."""
+    from include.queue_etl.reconcile import reconcile as again
+
+    with _upkeep(arguments) as pipeline:
+        result = again(pipeline, load_contract)
+    _show(result, arguments.json)
+    if result["damaged"]:
+        raise StagedFileDamaged(f"{result['damaged']} batches could not be read; -v names them")
+
+
+def dead_letters(arguments: Arguments) -> None:
+    """Empty the dead-letter queue: delete what is committed, send back the rest; without --apply just count."""
+    from include.queue_etl.dead_letters import bring_back
+
+    with _upkeep(arguments) as pipeline:
+        result = bring_back(pipeline, max_messages=arguments.max, dry_run=not arguments.apply)
+    _show(result, arguments.json)
+
+
+def maintain(arguments: Arguments) -> None:
+    """Ledger days, expired quarantine, unfinished runs, staged files; of every contract."""
+    from include.queue_etl.maintenance import maintain as upkeep
+
+    with _upkeep(arguments) as pipeline:
+        _show(upkeep(pipeline, {name: load_contract(name) for name in contract_names()}), arguments.json)
 
 
 def unmask(arguments: Arguments) -> None:
@@ -195,6 +241,7 @@ def _parser() -> argparse.ArgumentParser:
     _add(commands, create_queue)
     _add(commands, create_keyset).add_argument("file", type=Path)
     _add(commands, migrate)
+    _add_upkeep(commands)
     _add_unmask(commands)
     return parser
 
@@ -210,6 +257,21 @@ def _add(commands: Any, command: Callable[[Arguments], None]) -> argparse.Argume
     )
     parser.add_argument("-v", "--verbose", action="store_true", help="say what each step does")
     return parser
+
+
+def _add_upkeep(commands: Any) -> None:
+    one = _add(commands, redrive)
+    one.add_argument("--reason", help="only messages rejected for it; default: any but too_many_receives")
+    one.add_argument(
+        "--since", metavar="TIME", help="only those quarantined then or later: 2026-11-21[T08:30[+01:00]]"
+    )
+    one.add_argument("--until", metavar="TIME", help="only those quarantined before")
+    dead = _add(commands, dead_letters)
+    dead.add_argument("--max", type=int, help="take at most this many messages")
+    for changing in (one, dead):
+        changing.add_argument("--apply", action="store_true", help="do it")
+    for each in (one, dead, _add(commands, reconcile), _add(commands, maintain)):
+        each.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def _add_unmask(commands: Any) -> None:
@@ -231,18 +293,32 @@ def _add_unmask(commands: Any) -> None:
 
 @contextmanager
 def _pipeline(arguments: Arguments, **overrides: int) -> Iterator[Pipeline]:
+    dsn = _variable("QUEUE_ETL_WAREHOUSE_DSN", "libpq connection string of role etl_loader")
+    with _parts(Pipeline, arguments, dsn, **overrides) as pipeline:
+        yield pipeline
+
+
+@contextmanager
+def _upkeep(arguments: Arguments) -> "Iterator[UpkeepPipeline]":
+    from include.queue_etl.upkeep_pipeline import UpkeepPipeline
+
+    dsn = _variable("QUEUE_ETL_MAINTAINER_DSN", "libpq connection string of role etl_maintainer")
+    with _parts(UpkeepPipeline, arguments, dsn) as pipeline:
+        yield pipeline
+
+
+def _parts(kind: type[SomePipeline], arguments: Arguments, dsn: str, **overrides: int) -> SomePipeline:
     moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
     name = arguments.run_id or f"{arguments.name}__{moment}-{secrets.token_hex(2)}"
-    with Pipeline(
+    return kind(
         load_contract(arguments.contract),
         Run(arguments.contract, name),
         Settings.from_environment(os.environ, **overrides),
         session=_session,
         endpoint_url=None,
-        warehouse_dsn=_variable("QUEUE_ETL_WAREHOUSE_DSN", "libpq connection string of role etl_loader"),
+        warehouse_dsn=dsn,
         keyset_json=_keyset_json(),
-    ) as pipeline:
-        yield pipeline
+    )
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 from uuid import UUID, uuid5
 
 from include.queue_etl.contract import Contract
@@ -76,13 +76,13 @@ class Pipeline:
         self._warehouse_dsn = warehouse_dsn
         self._keyset_json = keyset_json
 
-    def __enter__(self) -> "Pipeline":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        for part in ("queue", "warehouse"):
+        for part in ("queue", "dead_letters", "warehouse"):
             if part in self.__dict__:  # cached_property keeps what it made there
                 self.__dict__[part].close()
 

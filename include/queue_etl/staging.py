@@ -43,6 +43,9 @@ class Kind(StrEnum):
     MASKED = "masked"  # ledger lines and rows, ready for COPY
 
 
+RETAINED = (Kind.MASKED, Kind.REJECTED)  # of closed runs, for reconcile
+
+
 @dataclass(frozen=True, slots=True)
 class BatchFile:
     """The name of a staged file, as a value."""
@@ -234,18 +237,23 @@ class StagedRun:
     """What lies in one run's folder.
 
     Attributes:
-        files: batch files
-        strays: names of other files: a killed write leaves its temporary file
+        names: of all files: batch files, and what a killed write left
         written_at: Unix time of the last write
     """
 
-    files: list[BatchFile] = field(default_factory=list)
-    strays: list[str] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
     written_at: float = 0.0
 
     def batches(self, kind: Kind) -> list[str]:
-        """Names of the batches that have a file of this kind, sorted."""
-        return sorted(file.batch for file in self.files if file.kind is kind)
+        """Names of the batches that have a file of this kind."""
+        files = map(BatchFile.parse, self.names)
+        return [file.batch for file in files if file is not None and file.kind is kind]
+
+    @property
+    def leftovers(self) -> list[str]:
+        """Names of the files that a closed run has no use for."""
+        kept = [BatchFile(batch, kind).name for kind in RETAINED for batch in self.batches(kind)]
+        return [name for name in self.names if name not in kept]
 
 
 class Staging:
@@ -309,16 +317,13 @@ class Staging:
             folder, _, name = path.partition("/")
             if name and (run_id := _run_id(folder)):
                 run = found.setdefault(run_id, StagedRun())
+                run.names.append(name)
                 run.written_at = max(run.written_at, written_at)
-                if file := BatchFile.parse(name):
-                    run.files.append(file)
-                else:
-                    run.strays.append(name)
         return found
 
-    def remove_strays(self, run: StagedRun) -> None:
-        """Remove what killed writes left in the run's folder."""
-        self._store.remove([f"{self._run_id}/{name}" for name in run.strays])
+    def remove(self, names: list[str]) -> None:
+        """Remove files of the run's folder by name; those that are gone are fine."""
+        self._store.remove([f"{self._run_id}/{name}" for name in names])
 
     def problem(self) -> str | None:
         """Why nothing can be staged, or None."""

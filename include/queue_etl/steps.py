@@ -48,6 +48,8 @@ def extract(pipeline: Pipeline, depth: Mapping[str, int] | None = None) -> list[
         log.info("run %s is closed (%s): nothing to do", pipeline.run.airflow_run_id, run.state)
         return []
     pipeline.record_key()
+    # Before the first message is taken: a process that is killed cannot say it afterwards.
+    log.info("what this process takes and loses when killed is visible again by %s or so", _back_by(pipeline))
     started = perf_counter()
     batches = _adopted_batches(pipeline)
     batches |= _received_batches(
@@ -126,6 +128,8 @@ def finish(pipeline: Pipeline, *, upstream_failed: bool = False, last_attempt: b
         raise RunFailed("the run never started: nothing was received; see the log of extract")
     if not run.closed:
         _close(pipeline, proven, upstream_failed=upstream_failed, last_attempt=last_attempt)
+    else:  # an attempt of extract that outlived its run may have sealed messages since
+        _settle(pipeline, proven, last_attempt)
     _destroy_leftovers(pipeline, proven)
     summary = pipeline.warehouse.run_summary(pipeline.run.id) or {}
     log.info("run %s: %s", pipeline.run.airflow_run_id, summary)

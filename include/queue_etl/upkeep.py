@@ -51,6 +51,14 @@ class OpenRun(NamedTuple):
     progress_at: datetime
 
 
+class KnownRun(NamedTuple):
+    """A run that the warehouse knows; `closed_at` is None while it is open."""
+
+    contract: str
+    airflow_run_id: str
+    closed_at: datetime | None
+
+
 class Upkeep(Warehouse):
     """A warehouse that may also change what is there: ledger status, quarantine, ledger days."""
 
@@ -108,10 +116,10 @@ class Upkeep(Warehouse):
         found = self._execute(SELECT_IDLE, contracts=list(contracts), seconds=idle_seconds)
         return [OpenRun(*line) for line in found]
 
-    def runs(self, run_ids: Iterable[UUID]) -> dict[UUID, tuple[str, str, datetime | None]]:
-        """Contract, Airflow run id and time of closing (None: open) of those runs the warehouse knows."""
+    def runs(self, run_ids: Iterable[UUID]) -> dict[UUID, KnownRun]:
+        """Those of these runs that the warehouse knows."""
         found = self._execute(SELECT_RUNS, ids=list(run_ids))
-        return {run_id: (contract, airflow_run_id, at) for run_id, contract, airflow_run_id, at in found}
+        return {run_id: KnownRun(*facts) for run_id, *facts in found}
 
 
 def _redrive(connection: Connection, load: Load) -> Written:
@@ -126,7 +134,7 @@ SELECT_QUARANTINED: LiteralString = """
                sum(payload_bytes) OVER (ORDER BY sent_day, message_id) - payload_bytes AS bytes_before
         FROM etl.quarantine JOIN etl.queues USING (queue_id)
         WHERE name = %(queue)s AND redriven_at IS NULL
-          AND CASE WHEN %(reason)s::text IS NULL THEN reason <> 'too_many_receives' ELSE reason = %(reason)s END
+          AND (reason = %(reason)s OR %(reason)s::text IS NULL AND reason <> 'too_many_receives')
           AND quarantined_at >= coalesce(%(since)s, '-infinity'::timestamptz)
           AND quarantined_at < coalesce(%(until)s, 'infinity'::timestamptz)
           AND (%(after_id)s::uuid IS NULL
@@ -136,9 +144,9 @@ SELECT_QUARANTINED: LiteralString = """
     SELECT queue_id, sent_day, message_id::text, reason, payload FROM waiting
     WHERE bytes_before < %(max_bytes)s ORDER BY sent_day, message_id
 """
-# Of the form of loading.INSERT_UNSEEN. Who holds a message's quarantine row decides on it; in the order of the
-# key, so that two redrives wait for each other instead of deadlocking. A ledger day that is dropped already is
-# entered anew.
+# Of the form of loading.INSERT_UNSEEN. Who holds a message's quarantine row decides on it; in the order of
+# the key, so that two redrives wait for each other instead of deadlocking. A ledger day that is dropped
+# already is entered anew.
 REDRIVE: LiteralString = """
     WITH numbered AS (
         SELECT *, row_number() OVER (PARTITION BY status ORDER BY line) AS part_line FROM staged_ledger

@@ -1,0 +1,166 @@
+"""Quarantined messages, once more through the current contract.
+
+A redrive is a run of its own in `etl.runs`; each of its batches is one transaction. What the contract now
+accepts becomes a row, and its ledger entry turns from Q to L; what it still rejects stays, with its new
+reason.
+"""
+
+import logging
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from time import perf_counter
+from typing import Any
+
+from include.queue_etl.batches import MaskedBatch, RawBatch, RejectedBatch
+from include.queue_etl.errors import KeysetError
+from include.queue_etl.loading import Load
+from include.queue_etl.staging import batch_name
+from include.queue_etl.transform import mask_batch, quarantine_context
+from include.queue_etl.upkeep import Quarantined, Selection
+from include.queue_etl.upkeep_pipeline import UpkeepPipeline
+
+MILLISECONDS_A_DAY = 86_400_000
+EPOCH = date(1970, 1, 1)
+LOADS = "loads"  # the verdict of the contract on a message that is accepted now
+SEALED = "does not open"  # sealed with a key that the keyset lacks
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Tally:
+    """What has been done so far; `verdicts` counts by old reason, then by LOADS, SEALED or new reason."""
+
+    verdicts: defaultdict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    loaded: int = 0
+    still_quarantined: int = 0
+    overtaken: int = 0  # done by another redrive, or erased, between reading and writing
+
+    def result(self, dry_run: bool) -> dict[str, Any]:
+        verdicts = {reason: dict(found) for reason, found in sorted(self.verdicts.items())}
+        messages = sum(found.total() for found in self.verdicts.values())
+        done = {
+            "loaded": self.loaded,
+            "still_quarantined": self.still_quarantined,
+            "overtaken": self.overtaken,
+        }
+        return {"dry_run": dry_run, "messages": messages, "verdicts": verdicts, **({} if dry_run else done)}
+
+
+def redrive(pipeline: UpkeepPipeline, selection: Selection, *, dry_run: bool = True) -> dict[str, Any]:
+    """Replay quarantined messages through the current contract, each loaded at most once.
+
+    Safe beside running pipelines and beside another redrive, and after a crash: it goes on with what is left.
+    Of a run that is closed it does nothing.
+
+    Args:
+        pipeline: its contract is the current one, its run a name for this redrive
+        selection: which messages
+        dry_run: change nothing, only say what would become of them
+
+    Returns:
+        "dry_run", "messages", "verdicts" {old reason: {"loads", "does not open" or new reason: messages}};
+        when it is no dry run also "loaded", "still_quarantined" and "overtaken"
+
+    Raises:
+        PreflightError: warehouse or keyset are not ready
+        WarehouseUnavailable, WarehouseRefused: what was committed stays; a repetition does the rest
+    """
+    pipeline.check_warehouse()
+    tally, started = _Tally(), perf_counter()
+    if not dry_run:
+        if pipeline.open_run(None).closed:
+            log.info("redrive %s is done already: start a new run", pipeline.run.airflow_run_id)
+            return tally.result(dry_run)
+        pipeline.record_key()
+    for number, page in enumerate(_pages(pipeline, selection)):
+        _redrive_page(pipeline, page, number, tally, dry_run)
+    result = tally.result(dry_run)
+    if not dry_run:
+        _close(pipeline, result["messages"], perf_counter() - started)
+    log.info("redrive of %s: %s", selection.queue, result)
+    return result
+
+
+def _pages(pipeline: UpkeepPipeline, selection: Selection) -> Iterator[list[Quarantined]]:
+    """The selected messages in the order of their key, a batch at a time: what stays is not met again."""
+    last: Quarantined | None = None
+    settings = pipeline.settings
+    while page := pipeline.warehouse.quarantined(
+        selection, last, settings.batch_messages, settings.batch_bytes
+    ):
+        yield page
+        last = page[-1]
+
+
+def _redrive_page(
+    pipeline: UpkeepPipeline, page: Sequence[Quarantined], number: int, tally: _Tally, dry_run: bool
+) -> None:
+    raw, reasons = _opened(pipeline, page, tally)
+    masked, rejected = mask_batch(raw, pipeline.contract, pipeline.keyset, pipeline.settings, pipeline.run.id)
+    for reason, verdict in zip(reasons, _verdicts(masked, rejected), strict=True):
+        tally.verdicts[reason][verdict] += 1
+    if dry_run or not raw.ids:
+        return
+    columns = tuple(column.column for column in pipeline.contract.columns)
+    table, batch = pipeline.contract.table, batch_name(number)
+    counts = pipeline.warehouse.redrive(Load(pipeline.run.id, table, columns, batch, masked, rejected))
+    log.info("batch %s: %s", batch, counts)
+    tally.loaded += counts.loaded
+    tally.still_quarantined += counts.quarantined
+    tally.overtaken += counts.duplicates
+
+
+def _opened(
+    pipeline: UpkeepPipeline, page: Sequence[Quarantined], tally: _Tally
+) -> tuple[RawBatch, list[str]]:
+    """The messages as they were received, and their old reasons; those that do not open are counted."""
+    raw, reasons = RawBatch(page[0].queue_id, [], [], [], []), []
+    for message in page:
+        try:
+            body = pipeline.keyset.decrypt(
+                message.payload, quarantine_context(pipeline.contract, message.message_id)
+            )
+        except KeysetError:
+            tally.verdicts[message.reason][SEALED] += 1
+            continue
+        raw.ids.append(message.message_id)
+        raw.sent_ms.append((message.sent_day - EPOCH).days * MILLISECONDS_A_DAY)
+        raw.receive_counts.append(1)  # those received too often are parsed now: they were asked for
+        raw.bodies.append(body)
+        reasons.append(message.reason)
+    return raw, reasons
+
+
+def _verdicts(masked: MaskedBatch, rejected: RejectedBatch) -> list[str]:
+    """LOADS or the new reason of each message, in the batch's order."""
+    reasons = (line.split(b"\t")[4].decode() for line in rejected.lines.splitlines())
+    return [LOADS if line.endswith(b"L") else next(reasons) for line in masked.ledger.splitlines()]
+
+
+def _close(pipeline: UpkeepPipeline, messages: int, seconds: float) -> None:
+    warehouse, run_id = pipeline.warehouse, pipeline.run.id
+    warehouse.record_extract(run_id, messages, 0.0)
+    warehouse.close_run(
+        run_id,
+        "succeeded",
+        deleted=0,
+        delete_failed=0,
+        released=0,
+        visible_after=None,
+        finish_seconds=seconds,
+    )
+
+
+def moment(text: str | None) -> datetime | None:
+    """A time as people write it: ISO 8601, UTC where it names no zone; a bare date is its first moment.
+
+    Raises:
+        ValueError: it is none
+    """
+    if text is None:
+        return None
+    found = datetime.fromisoformat(text)
+    return found if found.tzinfo else found.replace(tzinfo=UTC)

@@ -1,0 +1,52 @@
+"""The parts that redrive, reconcile, dead letters and maintenance are made of."""
+
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from include.queue_etl.contract import Contract
+from include.queue_etl.errors import PreflightError
+from include.queue_etl.pipeline import Pipeline, Run
+
+if TYPE_CHECKING:
+    from include.queue_etl.sqs import SqsQueue
+    from include.queue_etl.upkeep import Upkeep
+
+
+class UpkeepPipeline(Pipeline):
+    """A pipeline that may change what others have loaded: `warehouse_dsn` is that of role etl_maintainer."""
+
+    @cached_property
+    def warehouse(self) -> "Upkeep":
+        """The warehouse; it connects at its first statement."""
+        from include.queue_etl.upkeep import Upkeep
+
+        return Upkeep(self._warehouse_dsn)
+
+    @cached_property
+    def dead_letters(self) -> "SqsQueue":
+        """The contract's dead-letter queue; raises QueueRefused or QueueUnavailable."""
+        from include.queue_etl.sqs import SqsQueue
+
+        name = self.contract.dead_letter_queue
+        return SqsQueue.connect(self._session(), name, self.settings, self._endpoint_url)
+
+    def of_run(self, contract: Contract, airflow_run_id: str) -> "UpkeepPipeline":
+        """The same parts for another run; it shares no connection with this one."""
+        return UpkeepPipeline(
+            contract,
+            Run(contract.name, airflow_run_id),
+            self.settings,
+            session=self._session,
+            endpoint_url=self._endpoint_url,
+            warehouse_dsn=self._warehouse_dsn,
+            keyset_json=self._keyset_json,
+        )
+
+    def check_warehouse(self) -> None:
+        """Check warehouse and keyset, for what does without the queue.
+
+        Raises:
+            PreflightError: names every part that is not ready, and what to do
+        """
+        if problems := self._warehouse_and_key_problems():
+            raise PreflightError(problems)
