@@ -249,6 +249,24 @@ def test_two_loaders_of_the_same_messages_never_deadlock_and_load_each_once(
     assert clean_database.deadlocks() == deadlocks
 
 
+@pytest.mark.parametrize("seen_before", [False, True])
+def test_both_paths_enter_messages_in_ascending_order(
+    warehouse: Warehouse, clean_database: Database, seen_before: bool
+) -> None:
+    """A loader that waits for an id holds none that comes after it: so no two wait for each other."""
+    run_id, seen = open_run(warehouse), (YESTERDAY, str(UUID(int=0)), "user")
+    load(warehouse, run_id, [seen], "0000")
+    first, *_, last = new = sorted([*new_messages(20, YESTERDAY), *new_messages(20)])
+    deadlocks = clean_database.deadlocks()
+    with ThreadPoolExecutor(1) as threads, another_loader_holding(clean_database, first) as holder:
+        attempt = threads.submit(load, warehouse, run_id, [*new, *([seen] if seen_before else [])], "0001")
+        clean_database.wait_for_blocked()
+        enter(holder, last)
+        holder.rollback()
+        assert attempt.result() == BatchCounts(40, 0, int(seen_before))
+    assert clean_database.deadlocks() == deadlocks
+
+
 def test_two_attempts_at_one_batch_load_it_once_and_count_the_same(clean_database: Database) -> None:
     with Warehouse(clean_database.loader_dsn) as one, Warehouse(clean_database.loader_dsn) as other:
         run_id, messages = open_run(one), new_messages(50)
