@@ -47,15 +47,16 @@ def own_settings(settings: Settings) -> Settings:
 
 
 def _with_stack(settings: Settings, console: Console, action: Callable[[], int]) -> int:
-    """Run the action on a stack, and stop the stack again unless it was running before."""
-    was_running = any(part.pid() for part in stack.all_parts(settings))
-    if not was_running and not os.environ.get("DEV_STATE"):
-        stack.reset(settings, console)
+    """Run the action on a fresh stack, or on that of DEV_STATE as it is; stop it unless it was running."""
+    given = bool(os.environ.get("DEV_STATE"))
+    keep_running = given and any(part.pid() for part in stack.all_parts(settings))
+    if not given:
+        stack.reset(settings, console)  # also what a killed ./dev test left running
     try:
         stack.ensure(settings, console, airflow_database=True)
         return action()
     finally:
-        if not was_running:
+        if not keep_running:
             stack.down(settings, console)
 
 

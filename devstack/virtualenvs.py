@@ -32,8 +32,9 @@ class Virtualenv:
         return self.folder / ".installed"
 
     def wanted(self) -> str:
-        """Return what the stamp must hold: the lock, the interpreter and the place (scripts name it)."""
-        digest = hashlib.sha256(self.lock.read_bytes()).hexdigest()
+        """Return what the stamp must hold: the lock but its comments, the interpreter, the place (scripts name it)."""
+        lines = [line.partition("#")[0].rstrip() for line in self.lock.read_text().splitlines()]
+        digest = hashlib.sha256("\n".join(filter(None, lines)).encode()).hexdigest()
         return f"{digest} {sys.version_info[0]}.{sys.version_info[1]} {self.folder}"
 
 

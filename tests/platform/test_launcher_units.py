@@ -88,8 +88,13 @@ def test_a_complete_virtualenv_is_left_alone(installed: Virtualenv) -> None:
 
 
 def test_a_changed_lock_is_installed_again(installed: Virtualenv) -> None:
-    installed.lock.write_text("# changed")
+    installed.lock.write_text("changed==1.0\n")
     assert not virtualenvs.is_current(installed)
+
+
+def test_a_changed_comment_in_the_lock_installs_nothing(installed: Virtualenv) -> None:
+    installed.lock.write_text("    # via something else\n")
+    assert virtualenvs.is_current(installed)
 
 
 def test_an_interrupted_install_is_repaired(installed: Virtualenv) -> None:
