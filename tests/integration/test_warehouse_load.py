@@ -256,11 +256,13 @@ def test_both_paths_enter_messages_in_ascending_order(
     """A loader that waits for an id holds none that comes after it: so no two wait for each other."""
     run_id, seen = open_run(warehouse), (YESTERDAY, str(UUID(int=0)), "user")
     load(warehouse, run_id, [seen], "0000")
-    first, *_, last = new = sorted([*new_messages(20, YESTERDAY), *new_messages(20)])
+    new = sorted([*new_messages(20, YESTERDAY), *new_messages(20)])
+    first, last_of_the_day, last = new[0], new[19], new[39]
     deadlocks = clean_database.deadlocks()
     with ThreadPoolExecutor(1) as threads, another_loader_holding(clean_database, first) as holder:
         attempt = threads.submit(load, warehouse, run_id, [*new, *([seen] if seen_before else [])], "0001")
         clean_database.wait_for_blocked()
+        enter(holder, last_of_the_day)
         enter(holder, last)
         holder.rollback()
         assert attempt.result() == BatchCounts(40, 0, int(seen_before))
