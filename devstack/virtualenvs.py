@@ -32,7 +32,10 @@ class Virtualenv:
         return self.folder / ".installed"
 
     def wanted(self) -> str:
-        """Return what the stamp must hold: the lock but its comments, the interpreter, the place (scripts name it)."""
+        """Return what the stamp must hold: the lock but its comments, the interpreter, the place.
+
+        The place because scripts in it name it, so that a moved clone builds its own again.
+        """
         lines = [line.partition("#")[0].rstrip() for line in self.lock.read_text().splitlines()]
         digest = hashlib.sha256("\n".join(filter(None, lines)).encode()).hexdigest()
         return f"{digest} {sys.version_info[0]}.{sys.version_info[1]} {self.folder}"
