@@ -1,11 +1,27 @@
 """The tree of errors is the one its docstring draws, and what it says is kept."""
 
 import inspect
+import json
 import re
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from uuid import UUID
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from include.queue_etl import errors
+from include.contracts.user_logins import CONTRACT, LoginEvent
+from include.queue_etl import copytext, errors
+from include.queue_etl.batches import MaskedBatch, RawBatch, Receipts, RejectedBatch
+from include.queue_etl.keyset import Keyset
+from include.queue_etl.masking import Masker
+from include.queue_etl.settings import Settings
+from include.queue_etl.staging import BatchFile, Kind, LocalFolder, Staging
+from include.queue_etl.transform import mask_batch
+
+KEYSET_JSON = Keyset.new_json()
 
 
 def drawn() -> dict[str, str]:
@@ -54,6 +70,62 @@ def test_a_refusal_of_the_warehouse_may_have_no_sqlstate():
     assert (raised.sqlstate, raised.constraint) == (None, None)
 
 
-def test_nothing_is_raised_where_the_tree_is_not_told():
-    """The root catches them all: the command line and the DAG turn them into one clear line."""
-    assert all(issubclass(getattr(errors, name), errors.QueueEtlError) for name in drawn())
+# What an error shows ----------------------------------------------------------------------------------------
+
+
+def shown(error: BaseException | None) -> str:
+    """Everything that a log, a debugger or an error tracker could print of it and of what it is chained to."""
+    seen = []
+    while error is not None:
+        seen.append(f"{error} {error!r} {error.args} {vars(error)}")
+        error = error.__cause__ or error.__context__
+    return " ".join(seen)
+
+
+def actions(canary: str, keyset: Keyset, folder: Path) -> dict[str, Callable[[], object]]:
+    """Things that fail while they hold a personal value or a key."""
+    masker, field = Masker(CONTRACT, keyset), CONTRACT.personal[0]
+    staging = Staging(LocalFolder(folder), UUID(int=1), keyset)
+    raw, receipts = BatchFile("0000-abcdef", Kind.RAW), BatchFile("0000-abcdef", Kind.RECEIPTS)
+    staging.seal(raw, RejectedBatch(canary.encode()))
+    staging.seal(receipts, Receipts([canary], [canary]))
+    event = LoginEvent(canary, None, canary, canary, canary, canary)
+    batch = RawBatch(1, [canary], [1], [], [canary.encode()])
+    return {
+        "a token that is none": lambda: masker.value(field, canary),
+        "a token of another field": lambda: masker.value(
+            field, masker.tokens(CONTRACT.personal[1], [canary])[0]
+        ),
+        "a keyset that is none": lambda: Keyset.from_json(canary),
+        "a keyset with a foreign field": lambda: Keyset.from_json(json.dumps({canary: 1})),
+        "a keyset with a foreign value": lambda: Keyset.from_json(json.dumps({"primaryKeyId": canary})),
+        "sealed bytes in another context": lambda: keyset.decrypt(
+            keyset.encrypt(canary.encode(), b"a"), b"b"
+        ),
+        "sealed bytes that are none": lambda: keyset.decrypt(canary.encode(), b""),
+        "a staged file of another content": lambda: staging.open(raw, RawBatch),
+        "receipts of another content": lambda: staging.open(receipts, MaskedBatch),
+        "rows without a day": lambda: copytext.row_lines(CONTRACT, [event], [], masker.tokens),
+        "a batch that does not fit together": lambda: mask_batch(
+            batch, CONTRACT, keyset, Settings(staging="/"), UUID(int=1)
+        ),
+    }
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=60))
+def test_no_error_shows_a_personal_value_or_a_key(text):
+    keyset = Keyset.from_json(KEYSET_JSON)
+    with TemporaryDirectory() as folder:
+        for what, act in actions(f"canary-4711{text}", keyset, Path(folder)).items():
+            with pytest.raises((errors.QueueEtlError, ValueError)) as caught:
+                act()
+            assert "canary" not in shown(caught.value), what
+
+
+def test_the_search_for_values_would_find_one():
+    try:
+        int("canary-4711")
+    except ValueError:
+        with pytest.raises(errors.KeysetError) as caught:
+            raise errors.KeysetError("no key") from None
+    assert "canary" in shown(caught.value)

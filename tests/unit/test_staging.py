@@ -104,7 +104,7 @@ def test_a_full_disk_leaves_no_file_and_says_so(staging, root, monkeypatch):
 
     real_write = os.write
     monkeypatch.setattr(os, "write", write)
-    with pytest.raises(StagingUnavailable, match="cannot write .*0000-abcdef.raw: No space left on device"):
+    with pytest.raises(StagingUnavailable, match=r"cannot write .*0000-abcdef.raw: No space left on device"):
         staging.seal(FILE, CONTENT)
     assert written == [10]
     assert files(root) == []
@@ -146,7 +146,7 @@ def test_a_folder_that_cannot_be_used_is_one_clear_error(act, tmp_path, keyset):
         "batches": lambda: staging.batches(Kind.RAW),
         "destroy": lambda: staging.destroy(Kind.RAW),
     }
-    with pytest.raises(StagingUnavailable, match="cannot .*: Not a directory"):
+    with pytest.raises(StagingUnavailable, match=r"cannot .*: Not a directory"):
         calls[act]()
 
 
@@ -171,5 +171,5 @@ def test_a_file_that_cannot_be_removed_is_one_clear_error(staging, monkeypatch):
 
     staging.seal(FILE, CONTENT)
     monkeypatch.setattr(Path, "unlink", refused)
-    with pytest.raises(StagingUnavailable, match="cannot remove from .*: Permission denied"):
+    with pytest.raises(StagingUnavailable, match=r"cannot remove from .*: Permission denied"):
         staging.destroy(Kind.RAW)
