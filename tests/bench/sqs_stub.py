@@ -28,6 +28,8 @@ JSON_TYPE = "application/x-amz-json-1.0"
 REASONS = {200: "OK", 400: "Bad Request", 403: "Forbidden", 500: "Internal Server Error", 503: "Slow Down"}
 # AWS receipt handles are some 350 characters of base64.
 RECEIPT_PADDING = "AQEBwJnKyrHigUMZj6rYigCgxlaS3SLy0a" * 10
+# SQS also tells the code of its older protocol, and boto3 shows that one.
+OLD_CODE = b"x-amzn-query-error: AWS.SimpleQueueService.OldCode;Sender\r\n"
 _RECEIPT = re.compile(rb'"ReceiptHandle":\s*"(\d+)\.')
 _ENTRY_ID = re.compile(rb'"Id":\s*("[^"]*")')
 
@@ -327,9 +329,10 @@ class Connection(asyncio.Protocol):
 
     def _answer(self, action: str, body: bytes, status: int = 200) -> None:
         self.stub.under_way[action] -= 1
+        more = OLD_CODE if status != 200 else b""
         self.transport.write(
-            b"HTTP/1.1 %d %s\r\nContent-Type: %s\r\nx-amzn-RequestId: stub\r\nContent-Length: %d\r\n\r\n%s"
-            % (status, REASONS.get(status, "Status").encode(), JSON_TYPE.encode(), len(body), body)
+            b"HTTP/1.1 %d %s\r\nContent-Type: %s\r\n%sx-amzn-RequestId: stub\r\nContent-Length: %d\r\n\r\n%s"
+            % (status, REASONS.get(status, "Status").encode(), JSON_TYPE.encode(), more, len(body), body)
         )
 
 

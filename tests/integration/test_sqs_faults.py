@@ -208,7 +208,8 @@ def test_passing_faults_are_not_noticed_but_logged(client, fault, caplog):
         assert queue.release(found[:50]).done == 50
         assert queue.delete(found[50:]).done == 50
         code = "no connection" if fault.reset else fault.code
-        for action in (RECEIVE, DELETE, RELEASE):
+        # A connection that dies when it is used again libcurl replaces by itself, so not every reset shows.
+        for action in (RECEIVE,) if fault.reset else (RECEIVE, DELETE, RELEASE):
             assert f"{QUEUE}: {action} had to be repeated: {{{code!r}: " in caplog.text
 
 
