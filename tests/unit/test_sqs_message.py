@@ -70,6 +70,15 @@ def test_a_body_with_another_md5_is_no_message():
     assert wire.message(received("{}", MD5OfBody="0" * 32)) is None
 
 
+def test_a_server_that_tells_no_md5_is_believed():
+    assert wire.message(received("{}", MD5OfBody="")).body == b"{}"
+
+
+def test_an_empty_attribute_is_passed_over():
+    key = str(uuid4())
+    assert wire.message(with_attributes(dedup_id="", x_origin_message_id=key)).message_id == key
+
+
 def test_the_deduplication_attribute_comes_before_the_origin_and_both_before_the_id():
     first, second = str(uuid4()), str(uuid4())
     assert wire.message(with_attributes(dedup_id=first, x_origin_message_id=second)).message_id == first
