@@ -49,10 +49,9 @@ def refused(clean_database: Database, tmp_path, contract):
         dsn: str | None = None,
         keyset_json: str = KEYSET_JSON,
         staging=None,
-        **values,
     ) -> tuple[str, ...]:
         asked = replace(contract, queue=queue) if queue else contract
-        chosen = queues.settings(staging or tmp_path / "staging", request_timeout_seconds=2, **values)
+        chosen = queues.settings(staging or tmp_path / "staging", request_timeout_seconds=2)
         with (
             queues.pipeline(asked, dsn or clean_database.loader_dsn, keyset_json, chosen) as pipeline,
             pytest.raises(PreflightError) as caught,

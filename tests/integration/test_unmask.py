@@ -74,7 +74,9 @@ def read(text: str) -> list[dict[str, str]]:
 
 
 def token(database, column: str, user: str) -> str:
-    return dict(database.rows(f"SELECT user_id, {column} FROM public.user_logins"))[user]
+    rows = database.rows("SELECT user_id, masked_ip, masked_device_id FROM public.user_logins")
+    tokens = {name: {"masked_ip": ip, "masked_device_id": device} for name, ip, device in rows}
+    return tokens[user][column]
 
 
 @pytest.mark.usefixtures("logins")

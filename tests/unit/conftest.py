@@ -11,7 +11,7 @@ from include.queue_etl.keyset import Keyset
 
 HERE = Path(__file__).parent
 # No deadline: on a busy machine the first example pays for imports, and a slow one proves nothing.
-settings.register_profile("unit", deadline=None, max_examples=60)
+settings.register_profile("unit", deadline=None, max_examples=40)
 settings.load_profile("unit")
 
 

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from uuid import UUID
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from include.contracts.user_logins import CONTRACT, LoginEvent
@@ -74,7 +74,7 @@ def test_a_refusal_of_the_warehouse_may_have_no_sqlstate():
 
 
 def shown(error: BaseException | None) -> str:
-    """Everything that a log, a debugger or an error tracker could print of it and of what it is chained to."""
+    """Everything that a log or an error tracker could print of it and of what it is chained to."""
     seen = []
     while error is not None:
         seen.append(f"{error} {error!r} {error.args} {vars(error)}")
@@ -112,6 +112,7 @@ def actions(canary: str, keyset: Keyset, folder: Path) -> dict[str, Callable[[],
     }
 
 
+@settings(max_examples=15)  # each example fails in eleven ways
 @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=60))
 def test_no_error_shows_a_personal_value_or_a_key(text):
     keyset = Keyset.from_json(KEYSET_JSON)
