@@ -1,0 +1,336 @@
+"""Queue, warehouse and staging in memory, with the promises of the real ones and no more.
+
+The queue behaves as AWS documents it: at least once, in no order; a delete with an old receipt "succeeds".
+The warehouse is a set of tables and transactions that happen whole or not at all.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from include.queue_etl.batches import MaskedBatch, Receipts, RejectedBatch
+from include.queue_etl.contract import Contract
+from include.queue_etl.errors import (
+    QueueUnavailable,
+    StagingUnavailable,
+    WarehouseRefused,
+    WarehouseUnavailable,
+)
+from include.queue_etl.sqs import Depth, Message, Outcome
+from include.queue_etl.staging import BatchFile, Kind, Staging
+from include.queue_etl.warehouse import BatchCounts, RunState
+from tests.model.world import VISIBILITY_SECONDS, World
+
+QUEUE_ID = 1
+
+
+@dataclass(eq=False)
+class Sent:
+    """A message on the queue."""
+
+    message_id: str
+    body: bytes
+    sent_ms: int
+    visible_at: float = 0.0
+    receives: int = 0
+    receipt: str = ""
+    deleted: bool = False
+
+
+class Queue:
+    """A standard queue. Its rare faults happen often here."""
+
+    lost_delete = 0.03  # "the message might not be deleted", and returns
+    second_copy = 0.02  # handed out while in flight
+    refused = 0.03  # an entry of a batch fails
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.messages: dict[str, Sent] = {}
+        self._receipts: dict[str, Sent] = {}
+
+    def send(self, message_id: str, event: object) -> None:
+        body = event if isinstance(event, bytes) else json.dumps(event).encode()
+        self.messages[message_id] = Sent(message_id, body, int(self.world.now * 1000))
+
+    def waiting(self) -> int:
+        return sum(not message.deleted for message in self.messages.values())
+
+    def depth(self) -> Depth:
+        self.world.point()
+        visible = len(self._visible())
+        return Depth(visible, self.waiting() - visible, 0)
+
+    def receive(self, max_messages: int) -> Iterator[list[Message]]:
+        room = max_messages
+        while room > 0:
+            self._may_fail()
+            taken = self._take(min(room, self.world.chance.randint(1, 4)))
+            self._may_fail()  # taken, and nobody is told
+            if not taken:
+                return
+            room -= len(taken)
+            yield taken
+
+    def delete(self, receipts: Sequence[str]) -> Outcome:
+        return self._change(receipts, self._delete)
+
+    def release(self, receipts: Sequence[str]) -> Outcome:
+        return self._change(receipts, self._release)
+
+    def close(self) -> None:
+        pass
+
+    def _visible(self) -> list[Sent]:
+        now = self.world.now
+        return [
+            message
+            for message in self.messages.values()
+            if not message.deleted and (message.visible_at <= now or self._rarely(self.second_copy))
+        ]
+
+    def _take(self, count: int) -> list[Message]:
+        visible = self._visible()
+        return [
+            self._hand_out(message) for message in self.world.chance.sample(visible, min(count, len(visible)))
+        ]
+
+    def _hand_out(self, message: Sent) -> Message:
+        message.receives += 1
+        message.visible_at = self.world.now + VISIBILITY_SECONDS
+        message.receipt = f"{message.message_id}/{message.receives}"
+        self._receipts[message.receipt] = message
+        return Message(message.message_id, message.receipt, message.body, message.sent_ms, message.receives)
+
+    def _change(self, receipts: Sequence[str], change: Any) -> Outcome:
+        done, failed = 0, 0
+        for receipt in receipts:
+            self._may_fail()  # some of them are done
+            if self._rarely(self.refused):
+                failed += 1
+                continue
+            message = self._receipts[receipt]
+            if message.receipt == receipt:  # an old receipt changes nothing, and succeeds
+                change(message)
+            done += 1
+        self._may_fail()
+        return Outcome(done, {"InternalError": failed} if failed else {})
+
+    def _delete(self, message: Sent) -> None:
+        message.deleted = not self._rarely(self.lost_delete)
+
+    def _release(self, message: Sent) -> None:
+        message.visible_at = self.world.now
+
+    def _rarely(self, odds: float) -> bool:
+        return self.world.odds.fail > 0 and self.world.maybe(odds)
+
+    def _may_fail(self) -> None:
+        self.world.point()
+        if self.world.maybe(self.world.odds.fail):
+            self.world.events["queue_error"] += 1
+            raise QueueUnavailable("the queue does not answer")
+
+
+class Tables:
+    """What is in the database. `rows` holds user ids, `quarantine` message ids, both with repetitions."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[UUID, str]] = []
+        self.quarantine: list[tuple[UUID, str]] = []
+        self.ledger: set[str] = set()
+        self.batches: dict[tuple[UUID, str], tuple[bytes, BatchCounts]] = {}
+        self.runs: dict[UUID, str] = {}
+        self.keys: dict[int, str] = {}
+
+
+class Warehouse:
+    """One connection to the tables; its transactions are serial, as those of the ledger's key are."""
+
+    def __init__(self, world: World, tables: Tables, staging: Staging) -> None:
+        self.world = world
+        self.tables = tables
+        self.staging = staging
+
+    def problems(self, contract: Contract) -> list[str]:
+        self._may_fail()
+        return []
+
+    def open_run(
+        self, run_id: UUID, contract: Contract, airflow_run_id: str, depth: Mapping[str, int]
+    ) -> RunState:
+        self._may_fail()
+        state = self.tables.runs.setdefault(run_id, "running")
+        self._may_fail()
+        return RunState(QUEUE_ID, state)
+
+    def run_state(self, run_id: UUID) -> RunState | None:
+        self._may_fail()
+        state = self.tables.runs.get(run_id)
+        return RunState(QUEUE_ID, state) if state else None
+
+    def record_extract(self, run_id: UUID, received: int, seconds: float) -> None:
+        self._may_fail()
+
+    def committed_batches(self, run_id: UUID) -> dict[str, bytes]:
+        self._may_fail()
+        return {batch: digest for (of, batch), (digest, _) in self.tables.batches.items() if of == run_id}
+
+    def close_run(self, run_id: UUID, state: str, **sums: object) -> None:
+        self._may_fail()
+        if self.tables.runs.get(run_id) == "running":
+            self.tables.runs[run_id] = state
+        self._may_fail()
+
+    def run_summary(self, run_id: UUID) -> dict[str, Any]:
+        self._may_fail()
+        return {"state": self.tables.runs[run_id]}
+
+    def load(
+        self, run_id: UUID, contract: Contract, batch: str, masked: MaskedBatch, rejected: RejectedBatch
+    ) -> BatchCounts:
+        self._may_fail()
+        counts = self.commit(run_id, batch, masked, rejected)
+        self._may_fail()  # committed, and nobody is told
+        return counts
+
+    def commit(self, run_id: UUID, batch: str, masked: MaskedBatch, rejected: RejectedBatch) -> BatchCounts:
+        """The one transaction: claim, ledger, rows, quarantine."""
+        known = self.tables.batches.get((run_id, batch))
+        if known:
+            if known[0] != masked.ids_digest:
+                raise WarehouseRefused("committed with other messages")
+            return known[1]
+        if self.tables.runs[run_id] != "running":
+            return BatchCounts(0, 0, 0)
+        loaded, quarantined = self._insert_unseen(run_id, masked, rejected)
+        duplicates = len(masked.ledger.splitlines()) - loaded - quarantined
+        counts = BatchCounts(loaded, quarantined, duplicates)
+        self.tables.batches[run_id, batch] = masked.ids_digest, counts
+        return counts
+
+    def key_checks(self) -> dict[int, str]:
+        return self.tables.keys
+
+    def add_key_check(self, key_id: int, value: str) -> None:
+        self._may_fail()
+        self.tables.keys.setdefault(key_id, value)
+
+    def close(self) -> None:
+        pass
+
+    def _insert_unseen(self, run_id: UUID, masked: MaskedBatch, rejected: RejectedBatch) -> tuple[int, int]:
+        users = iter(masked.rows.decode().splitlines())
+        counts: Counter[str] = Counter()
+        for line in masked.ledger.decode().splitlines():
+            message_id, status = line.split("\t")[2], line[-1]
+            user = next(users).split("\t")[0] if status == "L" else ""
+            if message_id not in self.tables.ledger:
+                self.tables.ledger.add(message_id)
+                self._insert(run_id, status, user, message_id)
+                counts[status] += 1
+        return counts["L"], counts["Q"]
+
+    def _insert(self, run_id: UUID, status: str, user: str, message_id: str) -> None:
+        if status == "L":
+            self.tables.rows.append((run_id, user))
+        else:
+            self.tables.quarantine.append((run_id, message_id))
+
+    def _may_fail(self) -> None:
+        self.world.point()
+        if self.world.maybe(self.world.odds.fail):
+            self.world.events["warehouse_error"] += 1
+            raise WarehouseUnavailable("the connection was lost")
+
+
+class Store:
+    """A folder that every process shares."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.files: dict[str, bytes] = {}
+
+    def write(self, name: str, content: bytes) -> None:
+        self._may_fail()
+        self.files[name] = content
+        self._may_fail()
+
+    def read(self, name: str) -> bytes | None:
+        self.world.point()
+        return self.files.get(name)
+
+    def names(self, folder: str) -> list[str]:
+        start = f"{folder}/"
+        return sorted(name.removeprefix(start) for name in self.files if name.startswith(start))
+
+    def remove(self, names: list[str]) -> None:
+        for name in names:
+            self._may_fail()
+            self.files.pop(name, None)
+
+    def everything(self) -> Iterator[tuple[str, float]]:
+        yield from ((name, 0.0) for name in self.files)
+
+    def problem(self) -> str | None:
+        return None
+
+    def _may_fail(self) -> None:
+        self.world.point()
+        if self.world.maybe(self.world.odds.fail):
+            self.world.events["staging_error"] += 1
+            raise StagingUnavailable("the disk is full")
+
+
+# The usual ways to do it, which lose or double messages -----------------------------------------------
+
+
+class DeletingQueue(Queue):
+    """Deletes on reception, as the stock SqsSensor does by default."""
+
+    def _take(self, count: int) -> list[Message]:
+        taken = super()._take(count)
+        for message in taken:
+            self.messages[message.message_id].deleted = True
+        return taken
+
+
+class PlainWarehouse(Warehouse):
+    """INSERT without a ledger; what is committed is recorded."""
+
+    def commit(self, run_id: UUID, batch: str, masked: MaskedBatch, rejected: RejectedBatch) -> BatchCounts:
+        users = iter(masked.rows.decode().splitlines())
+        for line in masked.ledger.decode().splitlines():
+            user = next(users).split("\t")[0] if line[-1] == "L" else ""
+            self._insert(run_id, line[-1], user, line.split("\t")[2])
+        counts = BatchCounts(masked.accepted, sum(masked.rejected.values()), 0)
+        self.tables.batches[run_id, batch] = masked.ids_digest, counts
+        return counts
+
+
+class ReplacingWarehouse(PlainWarehouse):
+    """DELETE WHERE run_id, then INSERT: a cleared run starts anew, but the queue cannot be read again."""
+
+    def open_run(
+        self, run_id: UUID, contract: Contract, airflow_run_id: str, depth: Mapping[str, int]
+    ) -> RunState:
+        super().open_run(run_id, contract, airflow_run_id, depth)
+        self.tables.runs[run_id] = "running"
+        self.tables.rows = [row for row in self.tables.rows if row[0] != run_id]
+        self.tables.quarantine = [row for row in self.tables.quarantine if row[0] != run_id]
+        return RunState(QUEUE_ID, "running")
+
+
+class TrustingWarehouse(Warehouse):
+    """Ids are unique, but the delete trusts the staged list instead of the commit record."""
+
+    def committed_batches(self, run_id: UUID) -> dict[str, bytes]:
+        digests = {}
+        for batch in self.staging.batches(Kind.RECEIPTS):
+            receipts = self.staging.open(BatchFile(batch, Kind.RECEIPTS), Receipts)
+            if receipts is not None:
+                digests[batch] = receipts.digest
+        return digests

@@ -1,0 +1,231 @@
+"""One random schedule: overlapping runs, retries, zombies, clears of old runs; then calm, then the count."""
+
+import dataclasses
+import json
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from uuid import UUID
+
+from include.contracts.user_logins import CONTRACT, major
+from include.queue_etl import steps
+from include.queue_etl.contract import Derived
+from include.queue_etl.errors import QueueEtlError, TransientError
+from include.queue_etl.keyset import Keyset
+from include.queue_etl.pipeline import Pipeline, Run
+from include.queue_etl.settings import Settings
+from include.queue_etl.staging import Staging
+from tests.model.doubles import Queue, Store, Tables, Warehouse
+from tests.model.world import CALM, VISIBILITY_SECONDS, Odds, World
+
+MESSAGES = 24
+RUNS = 3  # that overlap
+CLEARS = 2  # of tasks of runs that may be closed, or not
+CALM_RUNS = 12
+ATTEMPTS = 3
+SETTINGS = Settings(
+    staging="/unused",
+    max_messages=12,
+    batch_messages=4,
+    visibility_timeout_seconds=VISIBILITY_SECONDS,
+    max_receives=5,
+)
+POISON = "6.6.6"  # a version that kills whoever parses it
+
+
+@dataclass(frozen=True)
+class Design:
+    """How messages are moved."""
+
+    name: str
+    queue: type[Queue] = Queue
+    warehouse: type[Warehouse] = Warehouse
+
+
+@dataclass
+class Outcome:
+    """What became of the messages of one schedule, or the sum over many."""
+
+    messages: int = 0
+    lost: int = 0
+    duplicate: int = 0
+    wrong_kind: int = 0
+    left_on_queue: int = 0
+    worn_out: int = 0  # good, but received too often while processes were killed
+
+    def __add__(self, other: "Outcome") -> "Outcome":
+        sums = zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)
+        return Outcome(*(one + two for one, two in sums))
+
+    @property
+    def wrong(self) -> int:
+        return self.lost + self.duplicate + self.wrong_kind + self.left_on_queue
+
+
+@cache
+def keyset() -> Keyset:
+    return Keyset.from_json(Keyset.new_json())
+
+
+class ModelPipeline(Pipeline):
+    """The real pipeline on the doubles of one schedule."""
+
+    def __init__(self, schedule: "Schedule", name: str) -> None:
+        super().__init__(
+            schedule.contract,
+            Run(schedule.contract.name, name),
+            SETTINGS,
+            session=lambda: None,
+            endpoint_url=None,
+            warehouse_dsn="",
+            keyset_json="",
+        )
+        self.schedule = schedule
+        staging = Staging(schedule.store, self.run.id, keyset())
+        warehouse = schedule.design.warehouse(schedule.world, schedule.tables, staging)
+        self.__dict__.update(queue=schedule.queue, warehouse=warehouse, staging=staging, keyset=keyset())
+
+    def _store(self) -> Store:
+        return self.schedule.store
+
+
+class Schedule:
+    """The world, what is in it, and the runs that go through it."""
+
+    def __init__(self, seed: int, design: Design, odds: Odds | None = None) -> None:
+        self.world = World(seed, odds or Odds())
+        self.design = design
+        self.queue = design.queue(self.world)
+        self.tables = Tables()
+        self.store = Store(self.world)
+        columns = tuple(
+            Derived(column.column, column.field, self._version) if isinstance(column, Derived) else column
+            for column in CONTRACT.columns
+        )
+        self.contract = dataclasses.replace(CONTRACT, columns=columns)
+        self.expected: dict[str, tuple[str, bool]] = {}  # message id -> user, and whether it is good
+        self.batches: dict[str, list[str]] = {}
+
+    def run(self) -> Outcome:
+        self._send()
+        for number in range(RUNS):
+            self.world.start(lambda name=f"run{number}": self._airflow_run(name))
+        for number in range(CLEARS):
+            self.world.start(lambda name=f"run{number}": self._clear(name))
+        self.world.run()
+        self.world.odds = CALM
+        for number in range(CALM_RUNS):
+            self.world.now += 2 * VISIBILITY_SECONDS
+            if self.queue.waiting():
+                self._airflow_run(f"calm{number}")
+        return self._outcome()
+
+    def _send(self) -> None:
+        for number in range(MESSAGES):
+            message_id, user = str(UUID(int=self.world.chance.getrandbits(128))), f"user{number}"
+            event = {
+                "user_id": user, "app_version": "2.3.0", "device_type": "ios", "ip": "10.0.0.1",
+                "locale": None, "device_id": "000-00-0000",
+            }  # fmt: skip
+            if number % 8 == 0:
+                del event["ip"]
+            elif number == 1:
+                event["app_version"] = POISON
+            self.expected[message_id] = user, not (number % 8 == 0 or number == 1)
+            self.queue.send(message_id, json.dumps(event).encode())
+
+    def _version(self, version: str | None) -> object:
+        if version == POISON:
+            self.world.events["poisoned"] += 1
+            self.world.kill()
+        return major(version)
+
+    # What Airflow does
+
+    def _airflow_run(self, name: str) -> None:
+        """extract, then mask and load of each batch, then finish whatever happened; each with its retries."""
+        extracted, batches = self._task(name, steps.extract)
+        if self._gives_up():
+            return
+        failed = not extracted
+        self.batches[name] = [batch["batch"] for batch in batches or []]
+        for batch in self.batches[name]:
+            failed |= not self._mask_and_load(name, batch)
+            if self._gives_up():
+                return
+        if failed or self.batches[name]:  # with an empty list, Airflow skips all that follows
+            self._finish(name, failed)
+
+    def _mask_and_load(self, name: str, batch: str) -> bool:
+        masked, _ = self._task(name, lambda pipeline: steps.mask(pipeline, batch))
+        return masked and self._task(name, lambda pipeline: steps.load(pipeline, batch))[0]
+
+    def _finish(self, name: str, failed: bool) -> None:
+        attempts = iter(range(1, ATTEMPTS + 1))
+        self._task(
+            name,
+            lambda pipeline: steps.finish(
+                pipeline, upstream_failed=failed, last_attempt=next(attempts, ATTEMPTS) == ATTEMPTS
+            ),
+        )
+
+    def _clear(self, name: str) -> None:
+        """Someone clears tasks of a run, perhaps when its staged files are gone."""
+        self.world.wait(self.world.chance.randint(1, 100))
+        if self.world.maybe(0.3):
+            folder = str(Run(self.contract.name, name).id)
+            self.store.files = {
+                path: content for path, content in self.store.files.items() if not path.startswith(folder)
+            }
+            self.world.events["staging_gone"] += 1
+        self.world.events["clear"] += 1
+        if self.world.maybe(0.5):
+            self._airflow_run(name)
+            return
+        for batch in self.batches.get(name, []):
+            self._mask_and_load(name, batch)
+        self._finish(name, failed=False)
+
+    def _task(self, name: str, step: Callable[[Pipeline], object]) -> tuple[bool, object]:
+        """Up to ATTEMPTS attempts; now and then one outlives its replacement."""
+        if self.world.odds.switch and self.world.maybe(0.05):
+            self.world.events["second_attempt_alive"] += 1
+            self.world.start(lambda: self._attempt(name, step))
+        for _ in range(ATTEMPTS):
+            done, result = self._attempt(name, step)
+            if done or (isinstance(result, QueueEtlError) and not isinstance(result, TransientError)):
+                return done, result if done else None
+        return False, None
+
+    def _attempt(self, name: str, step: Callable[[Pipeline], object]) -> tuple[bool, object]:
+        def process() -> tuple[bool, object]:
+            try:
+                return True, step(ModelPipeline(self, name))
+            except QueueEtlError as error:
+                return False, error
+
+        ended, outcome = self.world.attempt(process)
+        return outcome if ended else (False, None)
+
+    def _gives_up(self) -> bool:
+        """The DAG run's timeout, or a person: no task of it is started any more."""
+        if self.world.odds.switch and self.world.maybe(0.03):
+            self.world.events["abandoned"] += 1
+            return True
+        return False
+
+    def _outcome(self) -> Outcome:
+        rows = Counter(user for _, user in self.tables.rows)
+        rejected = Counter(message_id for _, message_id in self.tables.quarantine)
+        outcome = Outcome(messages=len(self.expected), left_on_queue=self.queue.waiting())
+        for message_id, (user, is_good) in self.expected.items():
+            found = rows[user] + rejected[message_id]
+            # Whatever is in it, a message received too often is quarantined unparsed.
+            worn_out = self.queue.messages[message_id].receives > SETTINGS.max_receives
+            outcome.lost += found == 0
+            outcome.duplicate += max(found - 1, 0)
+            outcome.wrong_kind += bool(rejected[message_id] and is_good and not worn_out)
+            outcome.wrong_kind += bool(rows[user] and not is_good)
+            outcome.worn_out += bool(rejected[message_id] and is_good)
+        return outcome
