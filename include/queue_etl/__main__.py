@@ -182,7 +182,7 @@ def reconcile(arguments: Arguments) -> None:
 
 
 def dead_letters(arguments: Arguments) -> None:
-    """Empty the dead-letter queue: delete what is committed, send back the rest; without --apply just count."""
+    """Empty the dead-letter queue: delete what is committed, send back the rest; --apply does it."""
     from include.queue_etl.dead_letters import bring_back
 
     with _upkeep(arguments) as pipeline:
