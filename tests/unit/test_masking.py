@@ -1,10 +1,13 @@
 """Tokens: deterministic, different for different values, bound to their field, and reversible."""
 
+import base64
 import binascii
+import json
 import unicodedata
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESSIV
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -144,6 +147,67 @@ def test_the_value_cannot_be_seen_in_the_token():
     value = "canary-device-4711"
     (token,) = tokens(DEVICE, value)
     assert value.encode() not in binascii.a2b_base64(token.translate(str.maketrans("-_", "+/")) + "==")
+
+
+# The format never changes: rows of many years ago have to open and to match ---------------------------------
+
+FIXED_KEY = bytes(range(64))
+FIXED_KEYSET = json.dumps(
+    {
+        "primaryKeyId": 1,
+        "key": [
+            {
+                "keyData": {
+                    "typeUrl": "type.googleapis.com/google.crypto.tink.AesSivKey",
+                    # Protocol buffer: field 2, 64 bytes
+                    "value": base64.b64encode(b"\x12\x40" + FIXED_KEY).decode(),
+                    "keyMaterialType": "SYMMETRIC",
+                },
+                "status": "ENABLED",
+                "keyId": 1,
+                "outputPrefixType": "TINK",
+            }
+        ],
+    }
+)
+KNOWN = [
+    (IP, "192.0.2.7", "AQAAAAHnUvFKi5QK1eWuI9hMrFdpjXtaDMSfu4okzmVp2IFWO0Q"),
+    (IP, "2001:db8::1", "AQAAAAEKKKPh0MCN8le5fOJdlAbPuVtU8c_DdaqKtg5zcLl9RPY"),
+    (IP, "nowhere", "AQAAAAGONoaXgCwozIVuQiJEm7QFbhMvrDpmdqhi_7aztGEK7NY"),
+    (DEVICE, "123-45-6789", "AQAAAAHaskp9ZGyefctQ7JPCqdzLdziTGDAQ6eUvOaX_vEpMHHM"),
+    (DEVICE, "zo\u00eb", "AQAAAAHbfNdhPTLGgwJjB7k4xstTF_G5Z1_jsHFX6a0z93aSGp0"),
+]
+
+
+@pytest.mark.parametrize(("field", "value", "token"), KNOWN)
+def test_the_token_of_a_value_under_a_key_never_changes(field, value, token):
+    keyset = Keyset.from_json(FIXED_KEYSET)
+    assert tokens(field, value, keyset=keyset) == [token]
+    assert Masker(CONTRACT, keyset).value(field, token) == value
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "plain"),
+    [
+        (IP, "192.0.2.7", b"\x04\xc0\x00\x02\x07" + b"\0" * 12),
+        (IP, "2001:db8::1", b"\x06\x20\x01\x0d\xb8" + b"\0" * 11 + b"\1"),
+        (IP, "nowhere", b"\0nowhere\x80" + b"\0" * 8),
+        (DEVICE, "123-45-6789", b"\x01123-45-6789\x80" + b"\0" * 4),
+        (DEVICE, "zo\u00eb", b"\x01zo\xc3\xab\x80" + b"\0" * 11),
+        (DEVICE, "x" * 16, b"\x01" + b"x" * 16 + b"\x80" + b"\0" * 15),
+    ],
+)
+def test_a_token_is_what_another_library_makes_of_the_documented_form(field, value, plain):
+    context = f"queue_etl/user_logins/{field.field}".encode()
+    sealed = b"\x01\x00\x00\x00\x01" + AESSIV(FIXED_KEY).encrypt(plain, [context])
+    expected = base64.urlsafe_b64encode(sealed).rstrip(b"=").decode()
+    assert tokens(field, value, keyset=Keyset.from_json(FIXED_KEYSET)) == [expected]
+
+
+@pytest.mark.parametrize("value", ["\u00c0", "\u0100", "a\u0100\u00c0", "\u4000", "\U0001f000"])
+def test_a_text_whose_last_byte_is_that_of_the_end_mark_comes_back(value):
+    assert value.encode().endswith(b"\x80")
+    assert round_trip(DEVICE, value) == value
 
 
 # Addresses --------------------------------------------------------------------------------------------------
