@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.faults.bodies import Sent, some, texts
 from tests.faults.ground import Ground, Lane, running
 
 
@@ -18,3 +19,11 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
 def lane(ground: Ground) -> Lane:
     """An empty queue."""
     return ground.new_lane()
+
+
+@pytest.fixture
+def sent(lane: Lane) -> list[Sent]:
+    """Thirty messages, which are on the lane's queue: three batches."""
+    messages = some(lane.tag, 30)
+    lane.send(texts(messages))
+    return messages

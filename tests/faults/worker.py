@@ -1,5 +1,6 @@
 """Processes of the engine: each runs one command of `python -m include.queue_etl`, and may die at it."""
 
+import contextlib
 import itertools
 import logging
 import multiprocessing
@@ -7,7 +8,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing import connection
 from pathlib import Path
@@ -106,11 +107,14 @@ def _run(
     sys.exit(command_line.main(arguments))
 
 
-def wait_until_visible(lane: Lane, seconds: float = 30) -> None:
-    """Until no message of the lane is in flight."""
-    queue = lane.queue()
+def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
     deadline = time.monotonic() + seconds
-    while queue.depth().in_flight:
-        assert time.monotonic() < deadline, "messages stay in flight"
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not come true"
         time.sleep(0.05)
-    queue.close()
+
+
+def wait_until_visible(lane: Lane) -> None:
+    """Until no message of the lane is in flight."""
+    with contextlib.closing(lane.queue()) as queue:
+        wait_until(lambda: not queue.depth().in_flight)

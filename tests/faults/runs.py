@@ -1,0 +1,94 @@
+"""A run's tasks in this process, each with connections of its own, as Airflow runs them."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from include.queue_etl import steps
+from tests.faults import worker
+from tests.faults.ground import Lane
+
+NAME = "run"
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL where the process must live on; no `except Exception` catches it."""
+
+
+def extract(lane: Lane, name: str = NAME, **options: Any) -> list[str]:
+    with lane.pipeline(name, **options) as pipeline:
+        return [one["batch"] for one in steps.extract(pipeline)]
+
+
+def mask(lane: Lane, batch: str, name: str = NAME, **options: Any) -> dict[str, Any]:
+    with lane.pipeline(name, **options) as pipeline:
+        return steps.mask(pipeline, batch)
+
+
+def load(lane: Lane, batch: str, name: str = NAME, **options: Any) -> dict[str, Any]:
+    with lane.pipeline(name, **options) as pipeline:
+        return steps.load(pipeline, batch)
+
+
+def finish(
+    lane: Lane, name: str = NAME, *, upstream_failed: bool = False, last_attempt: bool = True, **options: Any
+) -> dict[str, Any]:
+    with lane.pipeline(name, **options) as pipeline:
+        return steps.finish(pipeline, upstream_failed=upstream_failed, last_attempt=last_attempt)
+
+
+def up_to_load(lane: Lane, name: str = NAME, **options: Any) -> list[str]:
+    """Everything but finish; the batches."""
+    batches = extract(lane, name, **options)
+    for batch in batches:
+        mask(lane, batch, name, **options)
+        load(lane, batch, name, **options)
+    return batches
+
+
+def whole(lane: Lane, name: str = NAME, **options: Any) -> dict[str, Any]:
+    """A run without faults."""
+    up_to_load(lane, name, **options)
+    return finish(lane, name, **options)
+
+
+def empty_the_queue(lane: Lane) -> int:
+    """Runs without faults until nothing is left; how many messages they found loaded already."""
+    duplicates = 0
+    while lane.on_queue():
+        worker.wait_until_visible(lane)
+        duplicates += whole(lane, f"clean {lane.on_queue()} {duplicates}")["duplicates"]
+    return duplicates
+
+
+def folder(lane: Lane, name: str = NAME) -> Path:
+    """Where the run keeps its batch files."""
+    return lane.staging / str(lane.pipeline(name).run.id)
+
+
+def files(lane: Lane, name: str = NAME) -> dict[str, bytes]:
+    """Staged files of the run; leftovers of a write that was cut short have names that begin with a dot."""
+    found = folder(lane, name).glob("*")
+    return {path.name: path.read_bytes() for path in found if not path.name.startswith(".")}
+
+
+def kinds(lane: Lane, name: str = NAME) -> list[str]:
+    """Kinds of the run's staged files, sorted."""
+    return sorted(file.rpartition(".")[2] for file in files(lane, name))
+
+
+@contextlib.contextmanager
+def dying_after(owner: type, method: str, call: int = 1) -> Iterator[None]:
+    """Within, the call of that number is done and then raises Killed."""
+    original, calls = getattr(owner, method), iter(range(1, 10**9))
+
+    def fatal(*arguments: Any, **named: Any) -> Any:
+        result = original(*arguments, **named)
+        if next(calls) == call:
+            raise Killed
+        return result
+
+    with mock.patch.object(owner, method, fatal):
+        yield

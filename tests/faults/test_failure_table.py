@@ -1,0 +1,700 @@
+"""What can go wrong while messages are moved, and what must hold all the same: a test for each fault."""
+
+import contextlib
+import resource
+import secrets
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import psycopg
+import pytest
+
+from include.queue_etl import steps
+from include.queue_etl.errors import (
+    PreflightError,
+    QueueEtlError,
+    QueueUnavailable,
+    RunFailed,
+    StagedFileDamaged,
+    StagingUnavailable,
+    WarehouseUnavailable,
+)
+from include.queue_etl.sqs import SqsQueue
+from tests.bench import sqs_stub
+from tests.faults import worker
+from tests.faults.accounts import Balance, balance, ledger_entries
+from tests.faults.bodies import Sent, login, some, texts
+from tests.faults.doom import Doom
+from tests.faults.ground import Lane
+from tests.faults.runs import (
+    NAME,
+    Killed,
+    dying_after,
+    empty_the_queue,
+    extract,
+    files,
+    finish,
+    folder,
+    kinds,
+    load,
+    mask,
+    up_to_load,
+    whole,
+)
+from tests.faults.worker import Ended
+
+GOOD = Balance(lost=0, duplicate=0, wrong_kind=0, left_on_queue=0)
+LONG = {"visibility_timeout_seconds": 300}
+
+
+def die_at(lane: Lane, step: str, doom: Doom, *options: str, **environment: str) -> None:
+    """Run a step of the run NAME as a process that dies there."""
+    ended = start(lane, step, *options, doom=doom, **environment).wait()
+    assert ended.was_killed, f"it survived: {ended}"
+
+
+def start(
+    lane: Lane, step: str, *options: str, doom: Doom | None = None, **environment: str
+) -> worker.Started:
+    name = lane.pipeline(NAME).run.airflow_run_id
+    return worker.start(lane, ["step", step, "--run-id", name, *options], doom, **environment)
+
+
+# extract ------------------------------------------------------------------------------------------
+
+
+def test_messages_of_an_extract_killed_before_it_sealed_them_come_back(lane: Lane, sent: list[Sent]) -> None:
+    die_at(lane, "extract", Doom("file write", 2, "half"))  # the first write is the probe of preflight
+
+    assert kinds(lane) == []
+    assert lane.queue().depth().in_flight > 0
+    assert empty_the_queue(lane) == 0
+    assert balance(lane, sent) == GOOD
+
+
+def test_an_extract_killed_between_two_batches_goes_on_where_it_was(lane: Lane, sent: list[Sent]) -> None:
+    # The probe, then receipts and raw of two batches.
+    die_at(lane, "extract", Doom("file rename", 5, "after"))
+    sealed = files(lane)
+    assert kinds(lane) == ["raw", "raw", "receipts", "receipts"]
+    worker.wait_until_visible(lane)
+
+    batches = extract(lane, **LONG)
+
+    assert {name.partition(".")[0] for name in sealed} < set(batches)
+    assert {name: files(lane)[name] for name in sealed} == sealed
+    for batch in batches:
+        mask(lane, batch)
+        load(lane, batch)
+    finish(lane)
+    empty_the_queue(lane)
+    assert balance(lane, sent) == GOOD
+
+
+def test_messages_whose_receipts_alone_were_sealed_are_given_back_by_the_retry(
+    lane: Lane, sent: list[Sent]
+) -> None:
+    hidden = {"QUEUE_ETL_VISIBILITY_TIMEOUT_SECONDS": "300", "QUEUE_ETL_MAX_MESSAGES": "10"}
+    die_at(lane, "extract", Doom("file rename", 2, "after"), **hidden)
+    assert kinds(lane) == ["receipts"]
+
+    batches = extract(lane, **LONG)
+
+    assert len(batches) == 3
+    assert kinds(lane) == ["raw"] * 3 + ["receipts"] * 3
+    for batch in batches:
+        mask(lane, batch)
+        load(lane, batch)
+    finish(lane)
+    assert balance(lane, sent) == GOOD
+
+
+def test_a_stopped_extract_gives_its_messages_back_at_once(lane: Lane, sent: list[Sent]) -> None:
+    # SIGTERM, which the command line turns into SystemExit.
+    with (
+        mock.patch.object(steps, "_seal", side_effect=SystemExit(143)),
+        pytest.raises(SystemExit),
+    ):
+        extract(lane, **LONG)
+
+    assert lane.queue().depth().visible == len(sent)
+
+
+def test_two_attempts_of_every_task_at_once_do_not_disturb_each_other(lane: Lane, sent: list[Sent]) -> None:
+    def twice(step: str, *options: str) -> list[Ended]:
+        return [attempt.wait() for attempt in [start(lane, step, *options) for _ in range(2)]]
+
+    extracted = twice("extract")
+    assert [one.code for one in extracted] == [0, 0]
+    for batch in sorted({name.partition(".")[0] for name in files(lane)}):
+        for step in ("mask", "load"):
+            assert [one.code for one in twice(step, "--batch", batch)] == [0, 0]
+    assert [one.code for one in twice("finish")] == [0, 0]
+
+    empty_the_queue(lane)
+    assert balance(lane, sent) == GOOD
+
+
+# mask ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "doom",
+    [
+        Doom("file write", 1, "half"),
+        Doom("file rename", 1, "after"),
+        Doom("file rename", 2, "before"),
+        Doom("file rename", 2, "after"),
+    ],
+    ids=str,
+)
+def test_a_mask_that_was_killed_is_done_again_and_gives_one_output(
+    lane: Lane, sent: list[Sent], doom: Doom
+) -> None:
+    batches = extract(lane, **LONG)
+    die_at(lane, "mask", doom, "--batch", batches[0])
+    survived = {name: text for name, text in files(lane).items() if name.endswith("masked")}
+
+    counts = mask(lane, batches[0])
+
+    once = files(lane)
+    assert kinds(lane).count("masked") == 1
+    assert {name: once[name] for name in survived} == survived
+    assert mask(lane, batches[0]) == counts
+    assert files(lane) == once, "a re-run wrote a sealed file again"
+    for batch in batches:
+        mask(lane, batch)
+        load(lane, batch)
+    finish(lane)
+    assert balance(lane, sent) == GOOD
+
+
+# load ---------------------------------------------------------------------------------------------
+
+LOADS_COMMIT = 3  # after those of `is_closed` and of the ledger's days
+
+
+def test_a_load_killed_before_its_commit_leaves_nothing(lane: Lane, sent: list[Sent]) -> None:
+    batches = extract(lane, **LONG)
+    for batch in batches:
+        mask(lane, batch)
+        die_at(lane, "load", Doom("commit", LOADS_COMMIT, "before"), "--batch", batch)
+    assert ledger_entries(lane) == 0
+    assert balance(lane, sent).lost == len(sent)
+
+    assert sum(load(lane, batch)["duplicates"] for batch in batches) == 0
+    finish(lane)
+    assert balance(lane, sent) == GOOD
+
+
+def test_postgres_killed_in_the_middle_of_a_copy_leaves_nothing(lane: Lane, sent: list[Sent]) -> None:
+    batches = extract(lane, **LONG)
+    for batch in batches:
+        mask(lane, batch)
+    original = psycopg.Copy.write
+
+    def cut_off(copy: psycopg.Copy, lines: bytes) -> None:
+        original(copy, lines[: len(lines) // 2])
+        lane.ground.stop_postgres()
+        original(copy, lines[len(lines) // 2 :])
+
+    with (
+        mock.patch.object(psycopg.Copy, "write", cut_off),
+        pytest.raises(WarehouseUnavailable) as raised,
+    ):
+        load(lane, batches[0])
+    lane.ground.start_postgres()
+
+    assert raised.value.__cause__ is raised.value.__context__ is None
+    assert ledger_entries(lane) == 0
+    assert balance(lane, sent).lost == len(sent)
+    for batch in batches:
+        assert load(lane, batch)["duplicates"] == 0
+    finish(lane)
+    assert balance(lane, sent) == GOOD
+
+
+def test_a_load_killed_between_commit_and_its_answer_loads_nothing_the_second_time(
+    lane: Lane, sent: list[Sent]
+) -> None:
+    batches = extract(lane, **LONG)
+    for batch in batches:
+        mask(lane, batch)
+        die_at(lane, "load", Doom("commit", LOADS_COMMIT, "after"), "--batch", batch)
+    assert ledger_entries(lane) == len(sent)
+
+    again = [load(lane, batch) for batch in batches]
+
+    assert sum(one["loaded"] + one["quarantined"] for one in again) == len(sent)  # counts of the first time
+    assert ledger_entries(lane) == len(sent)
+    assert finish(lane)["duplicates"] == 0
+    assert balance(lane, sent) == GOOD
+
+
+def test_a_commit_whose_answer_is_lost_is_retried_without_effect(lane: Lane, sent: list[Sent]) -> None:
+    batches = extract(lane, **LONG)
+    for batch in batches:
+        mask(lane, batch)
+    original = psycopg.Transaction.__exit__
+
+    def answer_lost(transaction: psycopg.Transaction, *error: Any) -> None:
+        wrote = transaction.connection.execute("SELECT pg_current_xact_id_if_assigned() IS NOT NULL")
+        writes_rows = wrote.fetchone() == (True,)
+        original(transaction, *error)
+        if writes_rows:
+            transaction.connection.close()
+            raise psycopg.OperationalError("server closed the connection unexpectedly")
+
+    with mock.patch.object(psycopg.Transaction, "__exit__", answer_lost):
+        for batch in batches:
+            with pytest.raises(WarehouseUnavailable):
+                load(lane, batch)
+    assert ledger_entries(lane) > 0
+
+    for batch in batches:
+        load(lane, batch)
+    finish(lane)
+    assert balance(lane, sent) == GOOD
+    assert ledger_entries(lane) == len(sent)
+
+
+# finish -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "doom",
+    [
+        Doom("request", 1, "before"),
+        Doom("answer", 1, "after"),
+        Doom("answer", 2, "before"),
+        Doom("commit", 3, "before"),  # the deletes are done, the run is still open
+        Doom("commit", 3, "after"),
+        Doom("file removal", 1, "before"),
+        Doom("file removal", 3, "after"),
+    ],
+    ids=str,
+)
+def test_a_finish_that_was_killed_is_finished_by_its_retry(lane: Lane, sent: list[Sent], doom: Doom) -> None:
+    up_to_load(lane, **LONG)
+    die_at(lane, "finish", doom)
+
+    summary = finish(lane)
+
+    assert summary["state"] == "succeeded"
+    assert summary["loaded"] + summary["quarantined"] == len(sent)
+    assert set(kinds(lane)) == {"masked", "rejected"}
+    assert balance(lane, sent) == GOOD
+
+
+def test_a_failed_run_whose_finish_was_killed_does_not_look_successful(lane: Lane, sent: list[Sent]) -> None:
+    extract(lane, **LONG)
+    die_at(lane, "finish", Doom("file removal", 1, "before"), "--upstream-failed")
+
+    with pytest.raises(RunFailed):
+        finish(lane, upstream_failed=True)
+
+    assert kinds(lane) == []
+    empty_the_queue(lane)
+    assert balance(lane, sent) == GOOD
+
+
+def test_messages_that_sqs_did_not_delete_come_back_count_as_duplicates_and_are_deleted(
+    lane: Lane,
+) -> None:
+    sent = some(lane.tag, 10)
+    with _stub(sent) as stub:
+        fault = sqs_stub.Fault(fail_entries=3, code="InvalidReceipt", sender_fault=True)
+        stub.plan("DeleteMessageBatch", fault)
+        options = {"endpoint_url": stub.url, "queue": sqs_stub.QUEUE, **LONG}
+
+        first = whole(lane, "first", **options)
+        _let_expire(stub)
+        second = whole(lane, "second", **options)
+
+        assert (first["deleted"], first["delete_failed"], first["duplicates"]) == (7, 3, 0)
+        assert (second["received"], second["duplicates"], second["deleted"]) == (3, 3, 3)
+        assert len(stub.queue.deleted) == 10
+    assert _on_table(lane) == sum(one.reason is None for one in sent)
+
+
+def test_a_run_that_may_not_delete_is_closed_as_failed_and_its_messages_come_back(lane: Lane) -> None:
+    sent = some(lane.tag, 30)
+    with _stub(sent) as stub:
+        stub.always["DeleteMessageBatch"] = sqs_stub.DENIED
+        options = {"endpoint_url": stub.url, "queue": sqs_stub.QUEUE, **LONG}
+        up_to_load(lane, **options)
+
+        with pytest.raises(RunFailed):
+            finish(lane, **options)
+
+        assert "raw" not in kinds(lane)
+        stub.always.clear()
+        _let_expire(stub)
+        assert whole(lane, "second", **options)["duplicates"] == 30
+        assert len(stub.queue.deleted) == 30
+    assert _on_table(lane) == sum(one.reason is None for one in sent)
+
+
+def test_without_sqs_a_finish_is_retried_and_at_last_closes_the_run_as_failed(lane: Lane) -> None:
+    sent = some(lane.tag, 20)
+    with _stub(sent) as stub:
+        options = {"endpoint_url": stub.url, "queue": sqs_stub.QUEUE, **LONG}
+        up_to_load(lane, **options)
+        stub.always["DeleteMessageBatch"] = sqs_stub.UNAVAILABLE
+        with mock.patch("include.queue_etl.sqs_transport.ATTEMPTS", 2):
+            with pytest.raises(QueueUnavailable):
+                finish(lane, last_attempt=False, **options)
+            with pytest.raises(RunFailed):
+                finish(lane, last_attempt=True, **options)
+        stub.always.clear()
+        _let_expire(stub)
+
+        assert whole(lane, "second", **options)["duplicates"] == 20
+        assert len(stub.queue.deleted) == 20
+
+
+# Messages that come back, and runs that meet -------------------------------------------------------
+
+
+@pytest.mark.parametrize("late", ["before the other run loads", "after the other run has loaded"])
+def test_a_message_that_another_run_took_meanwhile_is_one_row(
+    lane: Lane, sent: list[Sent], late: str
+) -> None:
+    slow = extract(lane, "slow", visibility_timeout_seconds=1)
+    worker.wait_until_visible(lane)
+    quick = extract(lane, "quick", **LONG)  # the receipts of the slow run are superseded from now on
+    order = [("slow", slow), ("quick", quick)]
+    for name, batches in order if late.startswith("before") else reversed(order):
+        for batch in batches:
+            mask(lane, batch, name)
+            load(lane, batch, name)
+    # As on AWS: deleting with a superseded receipt may fail, or seem to succeed without effect.
+    summaries = [finish(lane, name) for name in ("slow", "quick")]
+
+    assert sum(one["duplicates"] for one in summaries) == len(sent)
+    assert {one["state"] for one in summaries} == {"succeeded"}
+    empty_the_queue(lane)
+    assert balance(lane, sent) == GOOD
+
+
+def test_a_slow_run_whose_messages_came_back_gives_nothing_away_twice(lane: Lane, sent: list[Sent]) -> None:
+    extract(lane, "slow", visibility_timeout_seconds=1)
+    worker.wait_until_visible(lane)
+    up_to_load(lane, "quick", **LONG)
+    with pytest.raises(RunFailed):
+        finish(lane, "slow", upstream_failed=True)  # it releases messages that are another run's now
+    finish(lane, "quick")
+
+    empty_the_queue(lane)
+    assert balance(lane, sent) == GOOD
+
+
+def test_a_message_that_sqs_returns_after_its_deletion_is_one_row(lane: Lane) -> None:
+    sent = some(lane.tag, 10)
+    with _stub(sent) as stub:
+        options = {"endpoint_url": stub.url, "queue": sqs_stub.QUEUE}
+        whole(lane, "first", **options)
+        stub.queue.waiting.extend(sorted(stub.queue.deleted))
+
+        again = whole(lane, "second", **options)
+
+        assert (again["received"], again["loaded"], again["duplicates"]) == (10, 0, 10)
+        assert (again["deleted"], stub.queue.visible, len(stub.queue.in_flight)) == (10, 0, 0)
+    assert _on_table(lane) == sum(one.reason is None for one in sent)
+
+
+@pytest.mark.parametrize("attribute", ["dedup-id", "x-origin-message-id"])
+def test_a_copy_that_names_its_original_is_one_row(lane: Lane, attribute: str) -> None:
+    sent = [login(lane.tag, number) for number in range(3)]
+    client, url = lane.client(), _url(lane)
+    original = {"DataType": "String", "StringValue": f"order {lane.tag}"}
+    for one in sent[:1] * 3:
+        client.send_message(
+            QueueUrl=url, MessageBody=one.body.decode(), MessageAttributes={attribute: original}
+        )
+    lane.send(texts(sent[1:]))
+
+    summary = whole(lane)
+
+    assert (summary["received"], summary["loaded"], summary["duplicates"]) == (5, 3, 2)
+    assert balance(lane, sent) == GOOD
+
+
+@pytest.mark.parametrize("moment", ["1", "0", "-5", "99999999999999", "999999999999999", "x", "946684800000"])
+def test_a_forged_time_of_origin_does_not_keep_a_batch_out(lane: Lane, moment: str) -> None:
+    sent = some(lane.tag, 9)
+    lane.send(texts(sent))
+    forged = login(lane.tag, 9)
+    attributes = {"x-origin-sent-timestamp": {"DataType": "String", "StringValue": moment}}
+    lane.client().send_message(
+        QueueUrl=_url(lane), MessageBody=forged.body.decode(), MessageAttributes=attributes
+    )
+
+    whole(lane)
+
+    assert balance(lane, [*sent, forged]) == GOOD
+
+
+def test_tasks_of_a_closed_run_change_nothing_even_without_its_files(lane: Lane, sent: list[Sent]) -> None:
+    batches = up_to_load(lane)
+    summary = finish(lane)
+    shutil.rmtree(lane.staging)
+    more = some(lane.tag, 10, first=100)
+    lane.send(texts(more))
+
+    assert extract(lane) == []
+    for batch in batches:
+        assert mask(lane, batch)["accepted"] == 0
+        assert load(lane, batch)["loaded"] == 0
+    assert finish(lane) == summary
+
+    assert lane.queue().depth().visible == len(more)
+    assert balance(lane, sent) == Balance(0, 0, 0, len(more))
+
+
+def test_an_extract_that_outlives_its_run_loads_and_loses_nothing(lane: Lane, sent: list[Sent]) -> None:
+    with dying_after(SqsQueue, "receive"), lane.pipeline(NAME) as pipeline, pytest.raises(Killed):
+        steps.extract(pipeline)
+    finish(lane)
+    assert extract(lane) == [], "the run is closed"
+
+    empty_the_queue(lane)
+    assert balance(lane, sent) == GOOD
+
+
+# Postgres away ------------------------------------------------------------------------------------
+
+
+def test_without_postgres_a_run_does_not_start_and_receives_nothing(lane: Lane, sent: list[Sent]) -> None:
+    with lane.ground.without_postgres(), pytest.raises(PreflightError, match="nothing received"):
+        extract(lane)
+
+    depth = lane.queue().depth()
+    assert (depth.visible, depth.in_flight) == (len(sent), 0)
+    assert set(_receive_counts(lane)) == {1}, "somebody received them before"
+    empty_the_queue(lane)
+    assert balance(lane, sent) == GOOD
+
+
+def test_without_postgres_later_on_the_last_attempt_gives_the_messages_back(
+    lane: Lane, sent: list[Sent]
+) -> None:
+    batches = extract(lane, **LONG)
+    mask(lane, batches[0])
+    load(lane, batches[0])
+    mask(lane, batches[1])
+    with lane.ground.without_postgres():
+        for attempt in (lambda: load(lane, batches[1]), lambda: finish(lane, last_attempt=False)):
+            with pytest.raises(WarehouseUnavailable):
+                attempt()
+        assert lane.queue().depth().in_flight == len(sent), "given back although there are retries"
+        with pytest.raises(WarehouseUnavailable):
+            finish(lane, last_attempt=True)
+        assert lane.queue().depth().visible == len(sent)
+
+    assert empty_the_queue(lane) == 10
+    assert balance(lane, sent) == GOOD
+
+
+# Staging ------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def small_disk(staging: Path) -> Iterator[None]:
+    """A file system with room for some batches."""
+    staging.mkdir(parents=True, exist_ok=True)
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(staging)]
+    if subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("mounting a file system needs root")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(staging)], check=True)
+
+
+@contextlib.contextmanager
+def small_files(staging: Path) -> Iterator[None]:
+    """No file may grow beyond a few hundred bytes: what a quota does."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (600, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.parametrize("full", [small_disk, small_files])
+def test_on_a_full_disk_no_partial_file_is_accepted_and_the_messages_are_given_back(
+    lane: Lane, full: Callable[[Path], Any]
+) -> None:
+    sent = some(lane.tag, 300)
+    lane.send(texts(sent))
+    with full(lane.staging):
+        with pytest.raises(StagingUnavailable):
+            extract(lane, **LONG)
+        whole_batches = kinds(lane).count("raw")
+        assert lane.queue().depth().in_flight <= 10 * whole_batches, "messages without a file stay hidden"
+        with pytest.raises(RunFailed):
+            finish(lane, upstream_failed=True)
+        assert lane.queue().depth().visible == len(sent)
+        assert kinds(lane) == []
+
+    assert empty_the_queue(lane) == 0
+    assert balance(lane, sent) == GOOD
+
+
+def _flip(path: Path, other: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def _truncate(path: Path, other: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def _swap(path: Path, other: Path) -> None:
+    one, two = path.read_bytes(), other.read_bytes()
+    path.write_bytes(two)
+    other.write_bytes(one)
+
+
+def _lose(path: Path, other: Path) -> None:
+    path.unlink()
+
+
+@pytest.mark.parametrize("kind", ["raw", "masked", "rejected"])
+@pytest.mark.parametrize("harm", [_flip, _truncate, _swap, _lose], ids=lambda harm: harm.__name__[1:])
+def test_a_damaged_batch_is_not_loaded_and_its_messages_are_given_back(
+    lane: Lane, sent: list[Sent], kind: str, harm: Callable[[Path, Path], None]
+) -> None:
+    batches = extract(lane, **LONG)
+    if kind != "raw":
+        for batch in batches:
+            mask(lane, batch)
+            (folder(lane) / f"{batch}.raw").unlink()
+    harm(*(folder(lane) / f"{batch}.{kind}" for batch in batches[:2]))
+
+    # A re-run of mask does not mend a masked file that is gone, nor look at rejected messages.
+    task = mask if kind == "raw" else load
+    with pytest.raises(StagedFileDamaged) as raised:
+        task(lane, batches[0])
+    with pytest.raises(RunFailed):
+        finish(lane, upstream_failed=True)
+
+    assert lane.tag not in str(raised.value).replace(str(lane.staging), "")
+    assert lane.queue().depth().visible == len(sent)
+    empty_the_queue(lane)
+    assert balance(lane, sent) == GOOD
+
+
+def test_a_batch_of_another_run_is_not_loaded(lane: Lane, sent: list[Sent]) -> None:
+    foreign = extract(lane, "foreign", max_messages=10, **LONG)[0]
+    own = extract(lane, **LONG)[0]
+    shutil.copy(folder(lane, "foreign") / f"{foreign}.raw", folder(lane) / f"{own}.raw")
+
+    with pytest.raises(StagedFileDamaged):
+        mask(lane, own)
+    for name in ("foreign", NAME):
+        with pytest.raises(RunFailed):
+            finish(lane, name, upstream_failed=True)
+    empty_the_queue(lane)
+    assert balance(lane, sent) == GOOD
+
+
+def test_messages_whose_receipts_are_damaged_come_back_by_themselves(lane: Lane, sent: list[Sent]) -> None:
+    batches = up_to_load(lane)
+    _flip(folder(lane) / f"{batches[0]}.receipts", Path())
+
+    with pytest.raises(RunFailed):
+        finish(lane)
+
+    assert empty_the_queue(lane) == 10
+    assert balance(lane, sent) == GOOD
+
+
+# Messages that harm, and none ---------------------------------------------------------------------
+
+
+def test_a_message_that_kills_every_worker_is_quarantined_unparsed(lane: Lane) -> None:
+    poison = login(lane.tag, 0)
+    lane.send([poison.body])
+    for _ in range(3):
+        ended = worker.start(lane, ["drain"], Doom("parse", 1, "before"), QUEUE_ETL_MAX_RECEIVES="3").wait()
+        assert ended.was_killed
+        worker.wait_until_visible(lane)
+
+    ended = worker.start(lane, ["drain"], Doom("parse", 1, "before"), QUEUE_ETL_MAX_RECEIVES="3").wait()
+
+    assert ended.code == 0, ended.errors
+    reasons = lane.ground.rows(
+        "SELECT reason, receive_count FROM etl.quarantine JOIN etl.queues USING (queue_id) WHERE name = %s",
+        lane.contract.queue,
+    )
+    assert reasons == [("too_many_receives", 4)]
+    assert lane.on_queue() == 0
+
+
+@pytest.mark.parametrize("wait_seconds", [0, 1])
+def test_a_run_on_an_empty_queue_succeeds_with_nothing(lane: Lane, wait_seconds: int) -> None:
+    summary = whole(lane, wait_seconds=wait_seconds)
+
+    assert (summary["state"], summary["received"], summary["visible_after"]) == ("succeeded", 0, 0)
+
+
+@pytest.mark.parametrize("code", ["OverLimit", ""], ids=["refused", "answered with nothing"])
+def test_a_queue_without_room_for_messages_in_flight_is_not_taken_for_empty(lane: Lane, code: str) -> None:
+    sent = some(lane.tag, 10)
+    with _stub(sent) as stub:
+        no_room = sqs_stub.Fault(status=403, code=code) if code else sqs_stub.Fault(raw=b"{}")
+        stub.always["ReceiveMessage"] = no_room
+        options = {"endpoint_url": stub.url, "queue": sqs_stub.QUEUE}
+
+        summary = whole(lane, "no room", **options)
+
+        assert (summary["state"], summary["received"], summary["visible_after"]) == ("succeeded", 0, 10)
+        stub.always.clear()
+        assert whole(lane, "room", **options)["received"] == 10
+
+
+def test_no_failure_leaves_a_task_with_an_error_that_is_none_of_ours(lane: Lane) -> None:
+    with _stub(some(lane.tag, 10)) as stub:
+        stub.always["ReceiveMessage"] = sqs_stub.Fault(raw=b"<html>not SQS</html>")
+        with pytest.raises(QueueEtlError) as raised:
+            whole(lane, endpoint_url=stub.url, queue=sqs_stub.QUEUE)
+    assert raised.value.__cause__ is None
+
+
+def _url(lane: Lane) -> str:
+    return str(lane.client().get_queue_url(QueueName=lane.contract.queue)["QueueUrl"])
+
+
+@contextlib.contextmanager
+def _stub(sent: list[Sent]) -> Iterator[sqs_stub.Stub]:
+    """A queue that misbehaves on demand, with message ids of its own."""
+    with sqs_stub.serving(texts(sent)) as stub:
+        stub.queue.seed = secrets.randbits(40)
+        yield stub
+
+
+def _let_expire(stub: sqs_stub.Stub) -> None:
+    """The visibility timeout of all messages in flight is over."""
+    for number in list(stub.queue.in_flight):
+        stub.queue.release(number)
+
+
+def _on_table(lane: Lane) -> int:
+    statement = "SELECT count(*) FROM public.user_logins WHERE user_id LIKE %s"
+    return int(lane.ground.rows(statement, f"{lane.tag}-%")[0][0])
+
+
+def _receive_counts(lane: Lane) -> list[int]:
+    """Receives every message once and gives it back; how often each has been received by now."""
+    with contextlib.closing(lane.queue(**LONG)) as queue:
+        messages = [message for ten in queue.receive(1_000) for message in ten]
+        queue.release([message.receipt for message in messages])
+    return [message.receive_count for message in messages]
