@@ -17,7 +17,7 @@ from time import perf_counter
 from typing import Any, TypeVar
 
 from include.queue_etl.batches import MaskedBatch, RawBatch, Receipts, RejectedBatch
-from include.queue_etl.errors import QueueEtlError, RunFailed, StagedFileDamaged, TransientError
+from include.queue_etl.errors import QueueEtlError, QueueRefused, RunFailed, StagedFileDamaged, TransientError
 from include.queue_etl.pipeline import Pipeline
 from include.queue_etl.sqs_message import Message
 from include.queue_etl.staging import BatchFile, Kind, batch_name
@@ -133,7 +133,8 @@ def finish(pipeline: Pipeline, *, upstream_failed: bool = False, last_attempt: b
     _destroy_leftovers(pipeline, proven)
     summary = pipeline.warehouse.run_summary(pipeline.run.id) or {}
     log.info("run %s: %s", pipeline.run.airflow_run_id, summary)
-    if summary["state"] == "failed" and not run.closed:
+    # Also when an attempt that was killed had closed the run: the DAG run must not end green.
+    if summary["state"] == "failed" and (upstream_failed or not run.closed):
         raise RunFailed("the run failed; each of its messages is deleted or back on the queue")
     return summary
 
@@ -273,7 +274,7 @@ def _settle(pipeline: Pipeline, proven: Mapping[str, bytes], last_attempt: bool)
                 settled.delete_failed += sum(outcome.failed.values())
             else:
                 settled.released += _give_back(pipeline, receipts.receipts, "they are not loaded")
-        except (TransientError, StagedFileDamaged) as error:
+        except (TransientError, QueueRefused, StagedFileDamaged) as error:
             if isinstance(error, TransientError) and not last_attempt:
                 raise
             settled.unsettled += 1
