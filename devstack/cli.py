@@ -7,7 +7,19 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from devstack import demo, dotenv, engine, environment, locks, orchestrator, postgres, settings, stack, suite
+from devstack import (
+    bench,
+    demo,
+    dotenv,
+    engine,
+    environment,
+    locks,
+    orchestrator,
+    postgres,
+    settings,
+    stack,
+    suite,
+)
 from devstack.console import Console
 from devstack.errors import StackError, UsageError
 from devstack.settings import Settings
@@ -134,6 +146,10 @@ def _test(options: argparse.Namespace, stack_settings: Settings, console: Consol
     return suite.run(stack_settings, console, options.suite, options.rest)
 
 
+def _bench(options: argparse.Namespace, stack_settings: Settings, console: Console) -> int:
+    return bench.run(stack_settings, console, options)
+
+
 def _dotenv(_options: argparse.Namespace, stack_settings: Settings, console: Console) -> int:
     stack.install(stack_settings, console)
     target = stack_settings.root / ".env"
@@ -199,6 +215,10 @@ def _add_checks(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         commands, "test", _test, "style, types and tests; further arguments go to pytest", passes_on=True
     )
     test.add_argument("suite", nargs="?", choices=suite.SUITES, help="only these tests (default: everything)")
+    race = _add(
+        commands, "bench", _bench, "the pipeline against two baselines: CPU, speed, memory", answers=True
+    )
+    bench.add_arguments(race)
     _add(commands, "dotenv", _dotenv, "write .env with fresh secrets, for docker compose")
 
 

@@ -9,7 +9,7 @@ from devstack import environment, locks, ports, stack
 from devstack.console import Console
 from devstack.settings import DEFAULT_PORTS, Settings, remembered_ports
 
-SUITES = ("unit", "platform", "integration", "dags", "faults")
+SUITES = ("unit", "platform", "integration", "dags", "bench", "faults")
 TYPED = ("include", "plugins", "devstack")
 
 

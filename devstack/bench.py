@@ -1,0 +1,75 @@
+"""`./dev bench`: the benchmark of tests/bench, on a Postgres that does nothing else."""
+
+import argparse
+import subprocess
+from dataclasses import replace
+
+from devstack import locks, ports, postgres, stack
+from devstack.console import Console
+from devstack.settings import DEFAULT_PORTS, Settings
+
+CONTENDERS = ("ours", "sensible", "naive", "by-batch", "drain")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options; tests/bench takes the same."""
+    add = parser.add_argument
+    add("--messages", type=_positive, default=200_000, metavar="N", help="default: 200000")
+    add("--json", action="store_true", help="one JSON object on stdout, progress on stderr")
+    add(
+        "--only",
+        type=_contenders,
+        default=["ours", "sensible", "naive"],
+        metavar="A,B",
+        help="who runs, in that order: ours, sensible, naive; also by-batch (ours, mask and load one process "
+        "a batch) and drain (ours in one process)",
+    )
+    add("--latency", type=float, default=0.0, metavar="MS", help="added to each call of the SQS stub")
+    add("--rounds", type=_positive, default=1, metavar="N", help="everybody runs so often, in turn")
+    add(
+        "--preload",
+        type=int,
+        default=0,
+        metavar="N",
+        help="rows that are in the table (and the ledger) before",
+    )
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
+    return int(text)
+
+
+def _contenders(text: str) -> list[str]:
+    names = text.split(",")
+    if unknown := set(names) - set(CONTENDERS):
+        raise argparse.ArgumentTypeError(f"no such contender: {', '.join(sorted(unknown))}")
+    return names
+
+
+def run(settings: Settings, console: Console, options: argparse.Namespace) -> int:
+    """Run it and return its exit code.
+
+    The server is started for it and removed at the end: its CPU time is measured, so nobody else may use it.
+    """
+    own = replace(settings, state=settings.state / "bench", postgres_dsn=None)
+    own = own.with_ports(ports.free_ports(list(DEFAULT_PORTS)))
+    stack.install(own, console)
+    own.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with locks.held(own.state / "bench.lock", console):
+        try:
+            postgres.start(own, console)
+            return _bench(own, options)
+        finally:
+            stack.reset(own, console)
+
+
+def _bench(settings: Settings, options: argparse.Namespace) -> int:
+    numbers = ("messages", "latency", "rounds", "preload")
+    arguments = [f"--{name}={getattr(options, name)}" for name in numbers]
+    arguments += [f"--only={','.join(options.only)}", *(["--json"] if options.json else [])]
+    command = [str(settings.python), "-m", "tests.bench", *arguments]
+    login = postgres.superuser(settings)
+    env = {**postgres.psql_environment(login), "QUEUE_ETL_OWNER_DSN": login.url("postgres")}
+    return subprocess.run(command, cwd=settings.root, env=env, check=False).returncode

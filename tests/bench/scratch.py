@@ -1,0 +1,110 @@
+"""A migrated database for one contender, and the CPU time its server takes."""
+
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
+
+from include import migrations
+
+CLIENTS = """
+    SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()
+"""
+# Rows of earlier days, spread over ten of them, as a table in use has them.
+PRELOAD = """
+    SELECT etl.ensure_ledger_partition(current_date - day) FROM generate_series(0, 9) AS day;
+    INSERT INTO etl.queues (name) VALUES ('login-queue');
+    INSERT INTO etl.ledger (queue_id, sent_day, message_id, run_id, status)
+        SELECT 1, current_date - (number % 10)::int, gen_random_uuid(), gen_random_uuid(), 'L'
+        FROM generate_series(1, {rows}) AS number;
+    INSERT INTO public.user_logins
+        SELECT gen_random_uuid()::text, 'ios', repeat('x', 52), repeat('y', 52), 'DE', 2,
+               current_date - (number % 10)::int
+        FROM generate_series(1, {rows}) AS number;
+"""
+
+
+class Server:
+    """A Postgres of this machine, looked at as its superuser."""
+
+    def __init__(self, superuser_dsn: str) -> None:
+        self._connection = psycopg.connect(superuser_dsn, autocommit=True)
+        self._pid = int(self._one("SELECT pg_read_file('postmaster.pid')").split()[0])
+
+    def cpu_seconds(self) -> float:
+        """User and system time of the server: of its processes, and of those that have ended."""
+        while self._one(CLIENTS):
+            time.sleep(0.01)
+        ticks = 0
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                # After the name in brackets: state, parent, ...; fields 14 to 17 of proc(5) are the times.
+                pid, fields = stat.parent.name, stat.read_text().rpartition(")")[2].split()
+            except OSError:
+                continue  # ended just now
+            if int(pid) == self._pid:
+                ticks += sum(int(field) for field in fields[11:15])
+            elif int(fields[1]) == self._pid:
+                ticks += sum(int(field) for field in fields[11:13])
+        return ticks / os.sysconf("SC_CLK_TCK")
+
+    def checkpoint(self) -> None:
+        """Write out what earlier work left behind, lest the next contender pay for it."""
+        self._connection.execute("CHECKPOINT")
+
+    @contextmanager
+    def database(self, preload: int = 0) -> Iterator["Database"]:
+        """A migrated database, dropped at the end; with that many rows from before."""
+        name, password = f"bench_{secrets.token_hex(4)}", secrets.token_urlsafe(16)
+        created = sql.Identifier(name)
+        self._connection.execute(sql.SQL("CREATE DATABASE {}").format(created))
+        try:
+            owner = make_conninfo(self._connection.info.dsn, dbname=name, password=self._password)
+            migrations.upgrade(owner, {})
+            # The roles are the cluster's: their own passwords, which a stack may be using, must not change.
+            create = sql.SQL("CREATE ROLE {} LOGIN PASSWORD {} IN ROLE etl_loader")
+            self._connection.execute(create.format(created, sql.Literal(password)))
+            loader = make_conninfo(owner, user=name, password=password, options="-c role=etl_loader")
+            if preload:
+                with psycopg.connect(owner) as connection:
+                    connection.execute(PRELOAD.format(rows=preload).encode())
+                    connection.commit()
+                    connection.autocommit = True
+                    connection.execute("VACUUM ANALYZE")
+            yield Database(owner, loader)
+        finally:
+            self._connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(created))
+            self._connection.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(created))
+
+    @property
+    def _password(self) -> str:
+        return self._connection.info.password
+
+    def _one(self, question: str) -> str:
+        found = self._connection.execute(question).fetchone()
+        assert found
+        return found[0]
+
+
+class Database:
+    """One contender's database.
+
+    Attributes:
+        owner_dsn: of a superuser
+        loader_dsn: of a role that is no more than etl_loader
+    """
+
+    def __init__(self, owner_dsn: str, loader_dsn: str) -> None:
+        self.owner_dsn = owner_dsn
+        self.loader_dsn = loader_dsn
+
+    def rows(self, question: str) -> list[tuple]:
+        """Answers a question, as the owner."""
+        with psycopg.connect(self.owner_dsn) as connection:
+            return connection.execute(question.encode()).fetchall()

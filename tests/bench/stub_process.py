@@ -1,0 +1,52 @@
+"""The SQS stub in a process of its own."""
+
+import json
+import os
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from include.contracts.user_logins import CONTRACT
+from tests.bench.contenders import ROOT, ContenderFailed
+from tests.bench.feed import Feed
+
+
+class StubProcess:
+    """A queue that answers at `url`."""
+
+    def __init__(self, process: "subprocess.Popen[str]") -> None:
+        assert process.stdout is not None
+        self._pid = process.pid
+        self.url = process.stdout.readline().strip()
+        if not self.url:
+            raise ContenderFailed("the SQS stub does not start")
+
+    def cpu_seconds(self) -> float:
+        """User and system time so far: fields 14 and 15 of proc(5), of which two stand before the name."""
+        fields = Path(f"/proc/{self._pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def messages_left(self) -> int:
+        """Visible or in flight."""
+        request = urllib.request.Request(
+            self.url, b"{}", {"X-Amz-Target": "AmazonSQS.GetQueueAttributes", "Content-Type": "text/plain"}
+        )
+        with urllib.request.urlopen(request) as answer:
+            return sum(int(number) for number in json.load(answer)["Attributes"].values())
+
+
+@contextmanager
+def serving(feed: Feed, folder: Path, latency_ms: float) -> Iterator[StubProcess]:
+    """A stub that holds the feed; stopped at the end."""
+    file = folder / "messages"
+    file.write_bytes(b"\n".join(feed.bodies) + b"\n")
+    options = ["--messages", file, "--count", feed.count, "--latency-ms", latency_ms]
+    command = [sys.executable, "-m", "tests.bench.sqs_stub", "--queue", CONTRACT.queue, *map(str, options)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield StubProcess(process)
+        finally:
+            process.kill()
