@@ -12,9 +12,9 @@ import msgspec
 ORIGIN_ATTRIBUTE = "x-origin-message-id"
 KEY_ATTRIBUTES = ("dedup-id", ORIGIN_ATTRIBUTE)
 SENT_ATTRIBUTE = "x-origin-sent-timestamp"
-# SQS began in 2006, and the ledger refuses earlier days: one invented time of origin, which any sender can
-# write, would keep its whole batch out, again and again.
-FIRST_SENT_MS = 1_136_073_600_000
+# Any sender can write it, and every day named gets a partition of the ledger. The ledger keeps 35 days; an
+# origin before that counts as sent when SQS says.
+ORIGIN_REACH_MS = 35 * 86_400_000
 # Never change it: the keys of messages loaded earlier were made with it.
 KEY_NAMESPACE = UUID("b8a6e6d2-4c38-4b7e-9a55-0d6f0f3f3a51")
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
@@ -173,8 +173,8 @@ def _as_uuid(key: str) -> str:
 
 
 def _first_sent_ms(attributes: Mapping[str, _AttributeValue], sent_ms: int) -> int:
-    """When the origin sent it, if that can be true: before this sending, and since there is SQS."""
+    """When the origin sent it, if that can be true."""
     value = attributes[SENT_ATTRIBUTE].string_value if SENT_ATTRIBUTE in attributes else None
-    if value and _MILLISECONDS.fullmatch(value) and FIRST_SENT_MS <= int(value) <= sent_ms:
+    if value and _MILLISECONDS.fullmatch(value) and sent_ms - ORIGIN_REACH_MS <= int(value) <= sent_ms:
         return int(value)
     return sent_ms

@@ -108,9 +108,11 @@ def test_every_key_becomes_a_lower_case_uuid(key):
 
 
 def test_a_message_brought_back_keeps_its_day():
-    assert wire.message(with_attributes(x_origin_sent_timestamp="1600000000000")).sent_ms == 1_600_000_000_000
+    assert wire.message(with_attributes(x_origin_sent_timestamp="1699000000000")).sent_ms == 1_699_000_000_000
 
 
-@pytest.mark.parametrize("value", ["", "0", "-5", "1e9", "٣٣", "9" * 15, "9" * 40, str(SENT_MS + 1)])
+@pytest.mark.parametrize(
+    "value", ["", "0", "-5", "1e9", "٣٣", "9" * 15, "9" * 40, str(SENT_MS + 1), "1600000000000"]
+)
 def test_an_impossible_origin_time_is_ignored(value):
     assert wire.message(with_attributes(x_origin_sent_timestamp=value)).sent_ms == SENT_MS
