@@ -142,6 +142,7 @@ class SqsQueue:
             QueueRefused: no such queue, access denied, no credentials, no region
             QueueUnavailable: SQS does not answer
         """
+        _keep_bodies_out_of_logs()
         try:
             client = session.client("sqs", endpoint_url=endpoint_url, config=_patience(settings, 3))
             credentials = session.get_credentials()
@@ -480,6 +481,12 @@ def _entry(id_: str, message: Message) -> dict[str, Any]:
     attributes = {name: {"DataType": "String", "StringValue": value} for name, value in origin.items()}
     body = message.body.decode("utf-8", "surrogatepass")
     return {"Id": id_, "MessageBody": body, "MessageAttributes": attributes}
+
+
+def _keep_bodies_out_of_logs() -> None:
+    """Whoever turns on DEBUG for everything must not get messages: these two print requests and answers."""
+    for name in ("botocore.endpoint", "botocore.parsers"):
+        logging.getLogger(name).setLevel(logging.INFO)
 
 
 def _patience(settings: Settings, attempts: int) -> botocore.config.Config:

@@ -1,0 +1,189 @@
+"""After good, malformed and hostile messages no personal value is readable, and the officer has them all."""
+
+import csv
+import json
+import logging
+from pathlib import Path
+
+import pytest
+
+from tests.faults import canaries, worker
+from tests.faults.accounts import Balance, balance
+from tests.faults.bodies import ADDRESS_MARK, DEVICE_MARK, Sent, login, some, texts
+from tests.faults.doom import Doom
+from tests.faults.ground import Lane
+from tests.faults.runs import empty_the_queue
+
+GOOD = Balance(lost=0, duplicate=0, wrong_kind=0, left_on_queue=0)
+
+
+def hostile(tag: str) -> list[Sent]:
+    """Messages that make careless programs print what they choke on."""
+    one = login(tag, 900_000)
+    ip, device = one.ip, one.device_id
+    bodies = {
+        "bad_json": [
+            f'{{"user_id": "{tag}", "ip": "{ip}", "device_id": "{device}", ',
+            f"ip={ip} device_id={device}",
+            f'{{"ip": NaN, "device_id": "{device}"}}',
+            f'{{"ip": "{ip}"}} {{"device_id": "{device}"}}',
+        ],
+        "not_object": [f'"{ip} {device}"', f'["{ip}", "{device}"]'],
+        "missing_field": [json.dumps({"ip": ip, "device_id": device}), json.dumps({ip: device, device: ip})],
+        "bad_type": [
+            _changed(one, user_id={"ip": ip, "device": device}),
+            _changed(one, ip=[ip, device]),
+            _changed(one, device_id={"id": device}),
+            _changed(one, locale=7),
+        ],
+        "nul_char": [_changed(one, device_id=f"{device}\0"), _changed(one, ip=f"\0{ip}")],
+        "too_long": [
+            _changed(one, user_id=f"{ip} {device}" * 5),
+            _changed(one, device_id=device * 20),
+            _changed(one, ip=ip * 20),
+            _changed(one, locale=f"{ip} {device}"),
+        ],
+        "bad_version": [_changed(one, app_version=f"{ip}"), _changed(one, app_version=f"2.{device}")],
+        "version_range": [_changed(one, app_version="99999999999")],
+        "too_deep": ["[" * 50_000 + device],
+    }
+    return [
+        Sent(f"{tag}-none", body.encode(), reason, ip, device)
+        for reason, group in bodies.items()
+        for body in group
+    ]
+
+
+def odd(tag: str) -> list[Sent]:
+    """Messages that load although something about them is unusual."""
+    first = 800_000
+    found = []
+    for number, ip in enumerate(
+        [
+            f"{ADDRESS_MARK}::1/64",
+            f"[{ADDRESS_MARK}::1]:443",
+            f"host {ADDRESS_MARK}",
+            f"' OR {ADDRESS_MARK} --",
+        ]
+    ):
+        good = login(tag, first + number, ip=ip, extra={"ip": ip, "device": DEVICE_MARK})
+        found.append(Sent(good.user_id, good.body, None, ip, good.device_id))
+    for number, device in enumerate(
+        [f"{DEVICE_MARK}\t\\N\n\\.", f"{DEVICE_MARK}'); DROP", f"{DEVICE_MARK} é ü"]
+    ):
+        good = login(tag, first + 100 + number, device_id=device)
+        found.append(Sent(good.user_id, good.body, None, good.ip, device))
+    return found
+
+
+def _changed(one: Sent, **fields: object) -> str:
+    return json.dumps({**json.loads(one.body), **fields})
+
+
+@pytest.fixture
+def messages(lane: Lane) -> list[Sent]:
+    """Of every kind, on the queue."""
+    sent = [*some(lane.tag, 100), *odd(lane.tag), *hostile(lane.tag)]
+    lane.send(texts(sent))
+    return sent
+
+
+def test_what_boto3_would_log_of_messages_stays_out_of_logs(
+    lane: Lane, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    lane.send(texts(some(lane.tag, 10)))
+
+    assert [record for record in caplog.records if record.name.startswith("botocore")]
+    assert not canaries.hits(caplog.text.encode())
+
+
+@pytest.mark.parametrize("client", ["pycurl", "boto3"])
+def test_no_personal_value_is_readable_after_a_run_that_says_all_it_can(
+    lane: Lane, messages: list[Sent], client: str
+) -> None:
+    ended = worker.run(lane, "drain", "-v", "--json", QUEUE_ETL_SQS_CLIENT=client)
+
+    assert ended.code == 0, ended.errors
+    assert "DEBUG:" in ended.errors, "the log shows less than it could"
+    assert canaries.everywhere(lane.ground) == {}
+    assert balance(lane, messages) == GOOD
+
+
+def test_no_personal_value_is_readable_while_a_run_is_half_way_or_after_it_died(
+    lane: Lane, messages: list[Sent]
+) -> None:
+    name = lane.pipeline("half way").run.airflow_run_id
+    run = ["--run-id", name]
+    assert worker.start(lane, ["step", "extract", *run], Doom("file write", 9, "half")).wait().was_killed
+    worker.wait_until_visible(lane)
+    extracted = worker.run(lane, "step", "extract", *run)
+    batches = [one["batch"] for one in json.loads(extracted.output)]
+    for batch in batches:
+        assert worker.run(lane, "step", "mask", *run, "--batch", batch).code == 0
+    worker.start(lane, ["step", "load", *run, "--batch", batches[0]], Doom("commit", 3, "before")).wait()
+
+    assert any(path.suffix == ".raw" for path in lane.staging.rglob("*"))
+    assert canaries.everywhere(lane.ground) == {}
+    assert all(path.stat().st_mode & 0o077 == 0 for path in lane.staging.rglob("*"))
+    assert worker.run(lane, "step", "finish", *run, "--upstream-failed").code == 1
+    empty_the_queue(lane)
+    assert balance(lane, messages) == GOOD
+
+
+def test_no_personal_value_is_in_an_error_of_postgres_or_its_log(lane: Lane, messages: list[Sent]) -> None:
+    # Every row is refused, after the whole batch went through COPY.
+    column = "ALTER TABLE public.user_logins {} CONSTRAINT refuses_all {}"
+    with lane.ground.owner() as connection:
+        connection.execute(column.format("ADD", "CHECK (device_type = 'none') NOT VALID"))
+    try:
+        ended = worker.run(lane, "drain", "-v")
+    finally:
+        with lane.ground.owner() as connection:
+            connection.execute(column.format("DROP", ""))
+
+    assert ended.code == 1
+    assert "refuses_all" in ended.errors
+    assert lane.tag not in ended.last_line
+    assert canaries.everywhere(lane.ground) == {}
+    log = (lane.ground.folder / "postgres.log").read_text(errors="replace")
+    assert lane.tag not in log, "the log quotes rows: not even user ids belong there"
+    empty_the_queue(lane)
+    assert balance(lane, messages) == GOOD
+
+
+def test_the_officer_gets_every_value_back(lane: Lane, messages: list[Sent], tmp_path: Path) -> None:
+    assert worker.run(lane, "drain").code == 0
+    column = {"ip": "masked_ip", "device_id": "masked_device_id"}
+    for name, masked in column.items():
+        tokens = dict(
+            lane.ground.rows(
+                f"SELECT user_id, {masked} FROM public.user_logins WHERE user_id LIKE %s",  # noqa: S608
+                f"{lane.tag}-%",
+            )
+        )
+        file = tmp_path / f"{name}.csv"
+        ended = worker.run(
+            lane, "unmask", "--field", name, "--reason", "test", "--ticket", "T-1", "--output", str(file),
+            *sorted(set(tokens.values())),
+        )  # fmt: skip
+        assert ended.code == 0, ended.errors
+
+        with file.open(newline="") as lines:
+            values = {line["token"]: line["value"] for line in csv.DictReader(lines)}
+        expected = {one.user_id: getattr(one, name) for one in messages if one.reason is None}
+        assert {user: values[token] for user, token in tokens.items()} == expected
+        assert file.stat().st_mode & 0o077 == 0
+    assert canaries.everywhere(lane.ground) == {}, "unmask left a value somewhere"
+
+
+def test_what_the_engine_logs_at_debug_level_names_no_user(
+    lane: Lane, messages: list[Sent], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    empty_the_queue(lane)
+
+    said = [record.getMessage() for record in caplog.records if record.name.startswith("include")]
+    assert said
+    assert not [line for line in said if f"{lane.tag}-0" in line]
+    assert not canaries.hits(caplog.text.encode())
