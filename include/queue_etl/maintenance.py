@@ -137,7 +137,8 @@ def _is_finished(pipeline: UpkeepPipeline, contracts: Contracts, run_id: UUID, r
             log.error("run %s was not made by this engine: left alone", run_id)
             return False
         try:
-            steps.finish(unfinished, upstream_failed=True)
+            # Not the last attempt: without SQS it stays as it is, for the next maintenance.
+            steps.finish(unfinished, upstream_failed=True, last_attempt=False)
         except RunFailed:
             return True  # that is how finish says that it closed the run as failed
         except QueueEtlError as error:

@@ -1,0 +1,296 @@
+"""Redrive: quarantined messages go through the current contract again, each once."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from include.contracts.user_logins import CONTRACT
+from include.queue_etl.contract import Derived
+from include.queue_etl.errors import PreflightError, WarehouseUnavailable
+from include.queue_etl.keyset import Keyset
+from include.queue_etl.redrive import moment, redrive
+from include.queue_etl.upkeep import Selection
+from include.queue_etl.upkeep_pipeline import UpkeepPipeline
+from tests.integration.upkeep import Killed, Project, killed_at, login, project
+
+__all__ = ["project"]
+LENIENT = Derived("app_version", "app_version", lambda version: 0)
+
+
+def mended(project: Project) -> Project:
+    """The same project under a contract that takes any version."""
+    columns = tuple(LENIENT if isinstance(column, Derived) else column for column in CONTRACT.columns)
+    return replace(project, contract=replace(project.contract, columns=columns))
+
+
+@pytest.fixture
+def rejected(project: Project) -> Project:
+    """A project with one row, and in quarantine three bad versions and one message without ip."""
+    versions = [login(f"v{number}", app_version="v2") for number in range(3)]
+    no_ip = login("no ip").replace(b'"ip"', b'"pi"')
+    project.send(login("good"), *versions, no_ip)
+    assert project.drain()["quarantined_by_reason"] == {"bad_version": 3, "missing_field": 1}
+    return mended(project)
+
+
+def redriven(project: Project, *, dry_run: bool = False, name: str = "", **filters: object) -> dict:
+    selection = Selection(project.contract.queue, **filters)
+    with project.upkeep(name) as pipeline:
+        return redrive(pipeline, selection, dry_run=dry_run)
+
+
+def test_a_dry_run_says_what_would_become_of_each_and_changes_nothing(rejected: Project) -> None:
+    before = rejected.database.rows("SELECT * FROM etl.quarantine ORDER BY message_id")
+    assert redriven(rejected, dry_run=True) == {
+        "dry_run": True,
+        "messages": 4,
+        "verdicts": {"bad_version": {"loads": 3}, "missing_field": {"missing_field": 1}},
+    }
+    assert rejected.database.rows("SELECT * FROM etl.quarantine ORDER BY message_id") == before
+    assert rejected.users() == ["good"]
+    assert rejected.database.rows("SELECT count(*) FROM etl.runs") == [(1,)]
+
+
+def test_what_the_contract_accepts_now_becomes_a_row_and_the_rest_stays(rejected: Project) -> None:
+    result = redriven(rejected)
+    assert (result["loaded"], result["still_quarantined"], result["overtaken"]) == (3, 1, 0)
+    assert rejected.users() == ["good", "v0", "v1", "v2"]
+    assert rejected.quarantined() == ["missing_field"]
+
+
+def test_the_row_is_the_one_the_pipeline_would_have_made(rejected: Project) -> None:
+    redriven(rejected)
+    tokens = rejected.database.rows(
+        "SELECT count(DISTINCT masked_ip), count(DISTINCT masked_device_id), count(DISTINCT create_date)"
+        " FROM user_logins"
+    )
+    assert tokens == [(1, 1, 1)]
+
+
+def test_the_ledger_and_the_quarantine_name_the_redrive(rejected: Project) -> None:
+    with rejected.upkeep("redrive__1") as pipeline:
+        redrive(pipeline, Selection(rejected.contract.queue), dry_run=False)
+        run_id = pipeline.run.id
+    loaded = rejected.database.rows(f"SELECT status FROM etl.ledger WHERE run_id = '{run_id}'")  # noqa: S608
+    assert loaded == [("L",)] * 3
+    marked = rejected.database.rows(
+        "SELECT redriven_run_id FROM etl.quarantine WHERE redriven_at IS NOT NULL"
+    )
+    assert marked == [(run_id,)] * 3
+    summary = rejected.database.rows(
+        "SELECT state, received, loaded, quarantined, quarantined_by_reason, duplicates FROM etl.run_summary"
+        " WHERE airflow_run_id = 'redrive__1'"
+    )
+    assert summary == [("succeeded", 4, 3, 1, {"missing_field": 1}, 0)]
+
+
+def test_what_fails_again_stays_with_its_new_reason(rejected: Project) -> None:
+    strict = replace(rejected.settings, body_limit_bytes=10)
+    redriven(replace(rejected, settings=strict))
+    assert rejected.quarantined() == ["too_large"] * 4
+    assert rejected.users() == ["good"]
+
+
+def test_a_second_redrive_finds_nothing_left_to_load(rejected: Project) -> None:
+    redriven(rejected)
+    again = redriven(rejected)
+    assert (again["messages"], again["loaded"]) == (1, 0)
+    assert rejected.users() == ["good", "v0", "v1", "v2"]
+
+
+def test_a_redrive_that_is_done_is_not_repeated_under_its_name(rejected: Project) -> None:
+    redriven(rejected, name="redrive__1")
+    assert redriven(rejected, name="redrive__1")["messages"] == 0
+
+
+@pytest.mark.parametrize(
+    ("filters", "messages"),
+    [
+        ({"reason": "bad_version"}, 3),
+        ({"reason": "bad_json"}, 0),
+        ({"since": datetime.now(UTC) + timedelta(hours=1)}, 0),
+        ({"since": datetime.now(UTC) - timedelta(hours=1)}, 4),
+        ({"until": datetime.now(UTC) - timedelta(hours=1)}, 0),
+        ({"until": datetime.now(UTC) + timedelta(hours=1), "reason": "missing_field"}, 1),
+    ],
+)
+def test_filters_select_by_reason_and_time(rejected: Project, filters: dict, messages: int) -> None:
+    assert redriven(rejected, dry_run=True, **filters)["messages"] == messages
+
+
+def test_messages_of_another_queue_stay(rejected: Project) -> None:
+    assert redriven(rejected, dry_run=True)["messages"] == 4
+    other = Selection("another-queue")
+    with rejected.upkeep() as pipeline:
+        assert redrive(pipeline, other, dry_run=False)["messages"] == 0
+
+
+def test_many_pages_meet_each_message_once(project: Project) -> None:
+    project.send(*(login(f"u{number:03}", app_version="v2") for number in range(35)))
+    project.drain()
+    result = redriven(mended(project))
+    assert result["loaded"] == 35
+    assert len(project.users()) == len(set(project.users())) == 35
+    batches = project.database.rows("SELECT count(*) FROM etl.batches WHERE loaded > 0")
+    assert batches == [(4,)]  # ten messages each
+
+
+def test_a_page_is_bounded_in_bytes_too_but_holds_at_least_one_message(rejected: Project) -> None:
+    with rejected.upkeep() as pipeline:
+        selection = Selection(rejected.contract.queue)
+        assert len(pipeline.warehouse.quarantined(selection, None, 10, max_bytes=1)) == 1
+        assert len(pipeline.warehouse.quarantined(selection, None, 10, max_bytes=150)) == 2
+
+
+def test_a_message_that_may_kill_the_process_is_taken_only_when_asked_for(project: Project) -> None:
+    project.send(login("poison"))
+    with project.pipeline() as pipeline:  # received once, given back: the next time is the second
+        taken = [message for messages in pipeline.queue.receive(1) for message in messages]
+        pipeline.queue.release([message.receipt for message in taken])
+    project.with_settings(max_receives=1).drain()
+    assert project.quarantined() == ["too_many_receives"]
+    assert redriven(project)["messages"] == 0
+    assert redriven(project, reason="too_many_receives")["loaded"] == 1
+    assert project.users() == ["poison"]
+
+
+def test_a_kill_before_the_commit_changes_nothing(rejected: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    with rejected.upkeep("redrive__1") as pipeline:
+        killed_at(pipeline.warehouse, "redrive", monkeypatch)
+        with pytest.raises(Killed):
+            redrive(pipeline, Selection(rejected.contract.queue), dry_run=False)
+    assert rejected.users() == ["good"]
+    assert redriven(rejected, name="redrive__1")["loaded"] == 3
+
+
+def test_a_kill_after_the_commit_loads_nothing_twice(
+    rejected: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with rejected.upkeep("redrive__1") as pipeline:
+        killed_at(pipeline.warehouse, "redrive", monkeypatch, after=True)
+        with pytest.raises(Killed):
+            redrive(pipeline, Selection(rejected.contract.queue), dry_run=False)
+    assert redriven(rejected, name="redrive__1")["loaded"] == 0
+    assert rejected.users() == ["good", "v0", "v1", "v2"]
+
+
+def test_a_lost_connection_leaves_the_rest_to_the_next_try(
+    rejected: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with rejected.upkeep("redrive__1") as pipeline:
+        selection = Selection(rejected.contract.queue)
+        pages = pipeline.warehouse.quarantined(selection, None, 10, 1_000_000)
+        assert len(pages) == 4
+        rejected.database.rows(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND application_name = 'queue_etl'"
+        )
+        with pytest.raises((WarehouseUnavailable, PreflightError)):
+            redrive(pipeline, selection, dry_run=False)
+        assert redrive(pipeline, selection, dry_run=False)["loaded"] == 3
+
+
+def test_two_redrives_at_once_load_each_message_once(project: Project) -> None:
+    project.send(*(login(f"u{number:03}", app_version="v2") for number in range(200)))
+    project.drain()
+    both = mended(project.with_settings(batch_messages=20))
+    with ThreadPoolExecutor(2) as threads:
+        results = list(threads.map(lambda number: redriven(both, name=f"redrive__{number}"), range(2)))
+    assert sum(result["loaded"] for result in results) == 200
+    assert len(project.users()) == len(set(project.users())) == 200
+    assert project.database.deadlocks() == 0
+
+
+def test_what_another_redrive_did_between_reading_and_writing_counts_as_overtaken(
+    rejected: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with rejected.upkeep() as pipeline:
+        original = pipeline.warehouse.redrive
+
+        def after_another(load: object) -> object:
+            assert redriven(rejected)["loaded"] == 3
+            return original(load)
+
+        monkeypatch.setattr(pipeline.warehouse, "redrive", after_another)
+        result = redrive(pipeline, Selection(rejected.contract.queue), dry_run=False)
+    assert (result["loaded"], result["still_quarantined"], result["overtaken"]) == (0, 1, 3)
+    assert rejected.users() == ["good", "v0", "v1", "v2"]
+
+
+def test_a_message_erased_between_reading_and_writing_stays_erased(
+    rejected: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with rejected.upkeep() as pipeline:
+        original = pipeline.warehouse.redrive
+
+        def after_erasure(load: object) -> object:
+            with rejected.database.owner() as connection:
+                connection.execute("DELETE FROM etl.quarantine")
+            return original(load)
+
+        monkeypatch.setattr(pipeline.warehouse, "redrive", after_erasure)
+        assert redrive(pipeline, Selection(rejected.contract.queue), dry_run=False)["overtaken"] == 4
+    assert rejected.users() == ["good"]
+
+
+def test_a_redelivered_message_is_a_duplicate_before_and_after_its_redrive(rejected: Project) -> None:
+    redriven(rejected)
+    (message_id,) = rejected.database.rows(
+        "SELECT message_id::text FROM etl.quarantine WHERE redriven_at IS NOT NULL LIMIT 1"
+    )[0]
+    with rejected.upkeep() as pipeline:
+        assert pipeline.warehouse.known(rejected.contract.queue, [message_id]) == {message_id}
+
+
+def test_a_message_whose_ledger_day_is_dropped_can_be_redriven_once(rejected: Project) -> None:
+    with rejected.database.owner() as connection:
+        connection.execute("DELETE FROM etl.ledger")
+    assert redriven(rejected)["loaded"] == 3
+    assert redriven(rejected)["loaded"] == 0
+    assert rejected.users() == ["good", "v0", "v1", "v2"]
+
+
+def test_payloads_of_a_lost_key_are_counted_and_stay(rejected: Project) -> None:
+    with rejected.database.owner() as connection:
+        connection.execute(
+            "UPDATE etl.quarantine SET payload = substr(payload, 2) WHERE reason = 'missing_field'"
+        )
+    result = redriven(rejected)
+    assert result["verdicts"] == {"bad_version": {"loads": 3}, "missing_field": {"does not open": 1}}
+    assert rejected.quarantined() == ["missing_field"]
+
+
+def test_a_foreign_keyset_stops_the_redrive_before_anything_is_read(rejected: Project) -> None:
+    pipeline = rejected.upkeep()
+    pipeline.__dict__["keyset"] = Keyset.from_json(Keyset.new_json())
+    with pipeline, pytest.raises(PreflightError, match="the keyset lacks key"):
+        redrive(pipeline, Selection(rejected.contract.queue), dry_run=False)
+
+
+def test_a_redrive_as_the_loader_is_refused(rejected: Project) -> None:
+    loader = UpkeepPipeline(*rejected._run(""), **rejected._parts("etl_loader"))
+    with loader, pytest.raises(Exception, match="InsufficientPrivilege"):
+        redrive(loader, Selection(rejected.contract.queue), dry_run=False)
+
+
+def test_nothing_personal_is_in_what_a_redrive_returns_or_stores(rejected: Project) -> None:
+    result = redriven(rejected)
+    stored = rejected.database.rows("SELECT row_to_json(runs)::text FROM etl.runs")
+    everything = repr(result) + repr(stored)
+    assert "192.0.2.7" not in everything
+    assert "123-45-6789" not in everything
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("2026-11-21", datetime(2026, 11, 21, tzinfo=UTC)),
+        ("2026-11-21T08:30", datetime(2026, 11, 21, 8, 30, tzinfo=UTC)),
+        ("2026-11-21T08:30+01:00", datetime(2026, 11, 21, 7, 30, tzinfo=UTC)),
+        (None, None),
+    ],
+)
+def test_times_are_utc_unless_they_say_otherwise(text: str | None, expected: datetime | None) -> None:
+    assert moment(text) == expected
