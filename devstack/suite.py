@@ -9,7 +9,8 @@ from devstack import environment, locks, ports, stack
 from devstack.console import Console
 from devstack.settings import DEFAULT_PORTS, Settings, remembered_ports
 
-SUITES = ("unit", "platform", "integration", "dags", "bench", "faults")
+SERVER_SUITES = ("platform", "integration", "model", "dags", "bench", "faults")
+SUITES = ("unit", *SERVER_SUITES)
 TYPED = ("include", "plugins", "devstack")
 
 
@@ -30,7 +31,7 @@ def run(settings: Settings, console: Console, suite: str | None, arguments: list
     with locks.held(own.state / "test.lock", console):
         if suite == "unit":
             stack.install(own, console)
-            return run_checks(own, console, [_pytest(own, ["unit"], arguments)])
+            return run_checks(own, console, _checks(own, suite, arguments))
         return _with_stack(own, console, lambda: run_checks(own, console, _checks(own, suite, arguments)))
 
 
@@ -61,6 +62,8 @@ def _with_stack(settings: Settings, console: Console, action: Callable[[], int])
 
 
 def _checks(settings: Settings, suite: str | None, arguments: list[str]) -> list[Check]:
+    if suite == "unit" and not arguments:
+        return [_covered_unit_tests(settings)]
     if suite:
         return [_pytest(settings, [suite], arguments)]
     python = str(settings.python)
@@ -69,8 +72,15 @@ def _checks(settings: Settings, suite: str | None, arguments: list[str]) -> list
         Check("ruff check", [python, "-m", "ruff", "check", "."]),
         Check("ruff format", [python, "-m", "ruff", "format", "--check", "."]),
         Check("mypy", [python, "-m", "mypy", "--strict", *typed]),
-        _pytest(settings, list(SUITES), arguments),
+        *([] if arguments else [_covered_unit_tests(settings)]),
+        _pytest(settings, [*(["unit"] if arguments else []), *SERVER_SUITES], arguments),
     ]
+
+
+def _covered_unit_tests(settings: Settings) -> Check:
+    """The unit tests with the gate on coverage; with arguments a part may run, which cannot cover all."""
+    gate = ["--cov", "--cov-config=tests/unit/coverage.ini", "--cov-report=term-missing:skip-covered"]
+    return replace(_pytest(settings, ["unit"], gate), title="pytest unit, with coverage of the pure modules")
 
 
 def _pytest(settings: Settings, suites: list[str], arguments: list[str]) -> Check:

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from include.contracts import contract_names, load_contract
-from include.queue_etl.errors import QueueEtlError, SettingsError, StagedFileDamaged
+from include.queue_etl.contract import Contract
+from include.queue_etl.errors import QueueEtlError, QueueRefused, SettingsError, StagedFileDamaged
 from include.queue_etl.keyset import Keyset
 from include.queue_etl.pipeline import Pipeline, Run
 from include.queue_etl.settings import Settings
@@ -116,8 +117,19 @@ def depth(arguments: Arguments) -> None:
 
 def create_queue(arguments: Arguments) -> None:
     """Create the queue and its dead-letter queue, where they are missing (for development)."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
     contract = load_contract(arguments.contract)
-    client = _session().client("sqs")
+    try:
+        _create_queues(_session().client("sqs"), contract)
+    except ClientError as error:
+        raise QueueRefused(f"queue {contract.queue!r}: {error.response['Error']['Code']}") from None
+    except BotoCoreError as error:
+        raise QueueRefused(f"queue {contract.queue!r}: {type(error).__name__}") from None
+    print(f"queues {contract.queue} and {contract.dead_letter_queue} are there")
+
+
+def _create_queues(client: Any, contract: Contract) -> None:
     retention = {"MessageRetentionPeriod": str(RETENTION_SECONDS)}
     dead = client.create_queue(QueueName=contract.dead_letter_queue, Attributes=retention)["QueueUrl"]
     arn = client.get_queue_attributes(QueueUrl=dead, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
@@ -125,7 +137,6 @@ def create_queue(arguments: Arguments) -> None:
     client.create_queue(
         QueueName=contract.queue, Attributes={**retention, "RedrivePolicy": json.dumps(redrive)}
     )
-    print(f"queues {contract.queue} and {contract.dead_letter_queue} are there")
 
 
 def create_keyset(arguments: Arguments) -> None:

@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import get_type_hints
 
 import msgspec
-from msgspec.inspect import StrType, UnionType, type_info
+from msgspec.inspect import NoneType, StrType, Type, UnionType, type_info
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +104,8 @@ class Contract:
         used = {column.field for column in self.columns if not isinstance(column, SentDay)}
         if unknown := used - known:
             raise ValueError(f"contract {self.name}: no such event field: {', '.join(sorted(unknown))}")
+        if odd := [field for field in sorted(used) if not self._is_text(field)]:
+            raise ValueError(f"contract {self.name}: declare as str, or str | None: {', '.join(odd)}")
         for column in self.personal:
             if self.max_length(column.field) > column.max_bytes:
                 raise ValueError(
@@ -118,10 +120,15 @@ class Contract:
 
     def max_length(self, field: str) -> float:
         """Longest text the event struct allows for a field, in characters; infinite without a limit."""
+        texts = [member for member in self._types(field) if isinstance(member, StrType)]
+        return min((t.max_length for t in texts if t.max_length is not None), default=float("inf"))
+
+    def _is_text(self, field: str) -> bool:
+        return all(isinstance(member, StrType | NoneType) for member in self._types(field))
+
+    def _types(self, field: str) -> tuple[Type, ...]:
         info = type_info(get_type_hints(self.event, include_extras=True)[field])
-        members = info.types if isinstance(info, UnionType) else (info,)
-        limits = [m.max_length for m in members if isinstance(m, StrType) and m.max_length is not None]
-        return min(limits, default=float("inf"))
+        return info.types if isinstance(info, UnionType) else (info,)
 
     @property
     def dead_letter_queue(self) -> str:

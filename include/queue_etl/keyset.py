@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import tink
 from tink import daead, secret_key_access
+from tink.proto import tink_pb2
 
 from include.queue_etl.errors import KeysetError
 
@@ -36,14 +37,17 @@ class Keyset:
         daead.register()
         try:
             handle = tink.json_proto_keyset_format.parse(text, secret_key_access.TOKEN)
-            return cls(handle)
+            keyset = cls(handle)
+            # Without Tink's prefix nothing would tell which key sealed a token, and no key could be retired.
+            if all(key.output_prefix_type == tink_pb2.TINK for key in handle.keyset_info().key_info):
+                return keyset
         except (tink.TinkError, ValueError):
             pass
         # Out here, so that not even its __context__ holds the parse error: that quotes what it choked on,
         # and what it choked on is the secret.
         raise KeysetError(
             "the keyset cannot be read: expected a Tink JSON keyset of type AES256_SIV "
-            "(make one with `python -m include.queue_etl create-keyset FILE`)"
+            "with output prefix TINK (make one with `python -m include.queue_etl create-keyset FILE`)"
         )
 
     @staticmethod

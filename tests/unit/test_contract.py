@@ -20,6 +20,13 @@ class Event(Struct):
     too_long_secret: Annotated[str, Meta(max_length=160)]
 
 
+class Untidy(Struct):
+    number: int
+    nested: dict[str, str]
+    text: str | None
+    unused: float
+
+
 def contract(*columns):
     return Contract(name="visits", queue="visits", table="public.visits", event=Event, columns=columns)
 
@@ -32,6 +39,12 @@ def test_a_contract_may_name_every_kind_of_column():
 def test_columns_of_unknown_fields_are_refused_all_at_once():
     with pytest.raises(ValueError, match="contract visits: no such event field: nobody, nowhere"):
         contract(Text("a", "nowhere"), Personal("b", "nobody"), SentDay("c"))
+
+
+def test_fields_that_are_no_text_are_refused_all_at_once():
+    columns = (Text("a", "number"), Text("b", "nested"), Text("c", "text"))
+    with pytest.raises(ValueError, match=r"declare as str, or str \| None: nested, number$"):
+        Contract(name="visits", queue="visits", table="public.visits", event=Untidy, columns=columns)
 
 
 @pytest.mark.parametrize("field", ["endless", "endless_nullable", "too_long_secret"])

@@ -114,6 +114,12 @@ def test_a_keyset_of_another_type_is_refused():
         Keyset.from_json(text)
 
 
+def test_a_keyset_whose_tokens_would_not_name_their_key_is_refused():
+    raw = Keyset.new_json().replace('"TINK"', '"RAW"')
+    with pytest.raises(KeysetError, match="output prefix TINK"):
+        Keyset.from_json(raw)
+
+
 def test_the_key_is_one_that_tink_itself_makes_and_reads():
     daead.register()
     handle = tink.json_proto_keyset_format.parse(Keyset.new_json(), secret_key_access.TOKEN)
