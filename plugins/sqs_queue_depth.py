@@ -99,8 +99,9 @@ class QueueWatch:
 
     def _condition(self) -> PokeReturnValue:
         depth = self._depth()
-        if depth["visible"] >= self.min_messages or not depth["visible"] or self.max_age_seconds is None:
-            return PokeReturnValue(depth["visible"] >= self.min_messages, depth)
+        enough = depth["visible"] >= self.min_messages
+        if enough or not depth["visible"] or self.max_age_seconds is None:
+            return PokeReturnValue(enough, depth)
         age = self._oldest_age_seconds()
         if age is None:
             return PokeReturnValue(False, depth)
