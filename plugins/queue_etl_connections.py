@@ -14,13 +14,16 @@ if TYPE_CHECKING:
     from airflow.sdk import Connection
 
     from include.queue_etl.pipeline import Pipeline
+    from include.queue_etl.upkeep_pipeline import UpkeepPipeline
 
 AWS = "aws_default"
 WAREHOUSE = "postgres_default"
+MAINTENANCE = "postgres_maintenance"
 KEYSET = "pii_keyset"
 
 REMEDIES = {
     WAREHOUSE: f"airflow connections add {WAREHOUSE} --conn-type postgres --conn-login etl_loader ...",
+    MAINTENANCE: f"airflow connections add {MAINTENANCE} --conn-type postgres --conn-login etl_maintainer",
     KEYSET: f"airflow connections add {KEYSET} --conn-type generic --conn-password <Tink JSON keyset>",
 }
 
@@ -47,6 +50,33 @@ def open_pipeline(contract_name: str) -> "Pipeline":
         session=aws_session,
         endpoint_url=sqs_endpoint(),
         warehouse_dsn=warehouse_dsn(),
+        keyset_json=keyset_json(),
+    )
+
+
+def open_upkeep(contract_name: str) -> "UpkeepPipeline":
+    """What redrive and maintenance work with, as role etl_maintainer: a context manager, as `open_pipeline`.
+
+    Its run is named after DAG and DAG run: run ids of two DAGs can be the same.
+
+    Raises:
+        SettingsError: a connection or a setting is missing or wrong; says how to mend it
+    """
+    from airflow.sdk import get_current_context
+
+    from include.contracts import load_contract
+    from include.queue_etl.pipeline import Run
+    from include.queue_etl.settings import Settings
+    from include.queue_etl.upkeep_pipeline import UpkeepPipeline
+
+    context = get_current_context()
+    return UpkeepPipeline(
+        load_contract(contract_name),
+        Run(contract_name, f"{context['dag'].dag_id}__{context['run_id']}"),
+        Settings.from_environment(os.environ),
+        session=aws_session,
+        endpoint_url=sqs_endpoint(),
+        warehouse_dsn=warehouse_dsn(MAINTENANCE),
         keyset_json=keyset_json(),
     )
 
@@ -85,8 +115,8 @@ def sqs_endpoint() -> str | None:
     return endpoint or extra.get("endpoint_url")
 
 
-def warehouse_dsn() -> str:
-    """Connection string of `postgres_default` for libpq, with sslmode and every libpq option of its extra.
+def warehouse_dsn(conn_id: str = WAREHOUSE) -> str:
+    """Connection string for libpq of a connection, with sslmode and every libpq option of its extra.
 
     Extra keys that libpq does not know are options of Airflow's PostgresHook and have no meaning here; `iam`
     is refused, because ignoring it would mean to connect without the password it stands for.
@@ -97,10 +127,10 @@ def warehouse_dsn() -> str:
     from psycopg.conninfo import make_conninfo
     from psycopg.pq import Conninfo
 
-    connection = _required(WAREHOUSE)
+    connection = _required(conn_id)
     extra = connection.extra_dejson
     if extra.get("iam"):
-        raise SettingsError([f"connection {WAREHOUSE}: extra `iam` is not supported; give a password"])
+        raise SettingsError([f"connection {conn_id}: extra `iam` is not supported; give a password"])
     known = {option.keyword.decode() for option in Conninfo.get_defaults()}
     options = {key: value for key, value in extra.items() if key in known}
     named = {

@@ -168,17 +168,11 @@ def migrate(arguments: Arguments) -> None:
 
 def redrive(arguments: Arguments) -> None:
     """Replay quarantined messages through the current contract; without --apply only say what would be."""
-    from include.queue_etl import redrive as again
-    from include.queue_etl.upkeep import Selection
+    from include.queue_etl import redrive as engine
 
     with _upkeep(arguments) as pipeline:
-        selection = Selection(
-            pipeline.contract.queue,
-            arguments.reason,
-            again.moment(arguments.since),
-            again.moment(arguments.until),
-        )
-        _show(again.redrive(pipeline, selection, dry_run=not arguments.apply), arguments.json)
+        selection = engine.selection(pipeline, arguments.reason, arguments.since, arguments.until)
+        _show(engine.redrive(pipeline, selection, dry_run=not arguments.apply), arguments.json)
 
 
 def reconcile(arguments: Arguments) -> None:

@@ -14,7 +14,7 @@ from time import perf_counter
 from typing import Any
 
 from include.queue_etl.batches import MaskedBatch, RawBatch, RejectedBatch
-from include.queue_etl.errors import KeysetError
+from include.queue_etl.errors import KeysetError, SettingsError
 from include.queue_etl.loading import Load
 from include.queue_etl.staging import batch_name
 from include.queue_etl.transform import mask_batch, quarantine_context
@@ -154,13 +154,28 @@ def _close(pipeline: UpkeepPipeline, messages: int, seconds: float) -> None:
     )
 
 
-def moment(text: str | None) -> datetime | None:
-    """A time as people write it: ISO 8601, UTC where it names no zone; a bare date is its first moment.
+def selection(
+    pipeline: UpkeepPipeline, reason: str | None, since: str | None, until: str | None
+) -> Selection:
+    """What people asked for, on the contract's queue.
+
+    Args:
+        pipeline: names the queue
+        reason: a reason code; None or "": any but `too_many_receives`
+        since: a time as in ISO 8601, UTC where it names no zone; a bare date is its first moment
+        until: the same
 
     Raises:
-        ValueError: it is none
+        SettingsError: not a time
     """
-    if text is None:
+    return Selection(pipeline.contract.queue, reason or None, _moment(since), _moment(until))
+
+
+def _moment(text: str | None) -> datetime | None:
+    if not text:
         return None
-    found = datetime.fromisoformat(text)
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise SettingsError([f"{text!r} is no time: give 2026-11-21 or 2026-11-21T08:30+01:00"]) from None
     return found if found.tzinfo else found.replace(tzinfo=UTC)

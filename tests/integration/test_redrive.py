@@ -8,9 +8,9 @@ import pytest
 
 from include.contracts.user_logins import CONTRACT
 from include.queue_etl.contract import Derived
-from include.queue_etl.errors import PreflightError, WarehouseUnavailable
+from include.queue_etl.errors import PreflightError, SettingsError, WarehouseUnavailable
 from include.queue_etl.keyset import Keyset
-from include.queue_etl.redrive import moment, redrive
+from include.queue_etl.redrive import redrive, selection
 from include.queue_etl.upkeep import Selection
 from include.queue_etl.upkeep_pipeline import UpkeepPipeline
 from tests.integration.upkeep import Killed, Project, killed_at, login, project
@@ -36,9 +36,9 @@ def rejected(project: Project) -> Project:
 
 
 def redriven(project: Project, *, dry_run: bool = False, name: str = "", **filters: object) -> dict:
-    selection = Selection(project.contract.queue, **filters)
+    chosen = Selection(project.contract.queue, **filters)
     with project.upkeep(name) as pipeline:
-        return redrive(pipeline, selection, dry_run=dry_run)
+        return redrive(pipeline, chosen, dry_run=dry_run)
 
 
 def test_a_dry_run_says_what_would_become_of_each_and_changes_nothing(rejected: Project) -> None:
@@ -139,9 +139,9 @@ def test_many_pages_meet_each_message_once(project: Project) -> None:
 
 def test_a_page_is_bounded_in_bytes_too_but_holds_at_least_one_message(rejected: Project) -> None:
     with rejected.upkeep() as pipeline:
-        selection = Selection(rejected.contract.queue)
-        assert len(pipeline.warehouse.quarantined(selection, None, 10, max_bytes=1)) == 1
-        assert len(pipeline.warehouse.quarantined(selection, None, 10, max_bytes=150)) == 2
+        chosen = Selection(rejected.contract.queue)
+        assert len(pipeline.warehouse.quarantined(chosen, None, 10, max_bytes=1)) == 1
+        assert len(pipeline.warehouse.quarantined(chosen, None, 10, max_bytes=150)) == 2
 
 
 def test_a_message_that_may_kill_the_process_is_taken_only_when_asked_for(project: Project) -> None:
@@ -180,16 +180,16 @@ def test_a_lost_connection_leaves_the_rest_to_the_next_try(
     rejected: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with rejected.upkeep("redrive__1") as pipeline:
-        selection = Selection(rejected.contract.queue)
-        pages = pipeline.warehouse.quarantined(selection, None, 10, 1_000_000)
+        chosen = Selection(rejected.contract.queue)
+        pages = pipeline.warehouse.quarantined(chosen, None, 10, 1_000_000)
         assert len(pages) == 4
         rejected.database.rows(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
             " WHERE datname = current_database() AND application_name = 'queue_etl'"
         )
         with pytest.raises((WarehouseUnavailable, PreflightError)):
-            redrive(pipeline, selection, dry_run=False)
-        assert redrive(pipeline, selection, dry_run=False)["loaded"] == 3
+            redrive(pipeline, chosen, dry_run=False)
+        assert redrive(pipeline, chosen, dry_run=False)["loaded"] == 3
 
 
 def test_two_redrives_at_once_load_each_message_once(project: Project) -> None:
@@ -289,8 +289,20 @@ def test_nothing_personal_is_in_what_a_redrive_returns_or_stores(rejected: Proje
         ("2026-11-21", datetime(2026, 11, 21, tzinfo=UTC)),
         ("2026-11-21T08:30", datetime(2026, 11, 21, 8, 30, tzinfo=UTC)),
         ("2026-11-21T08:30+01:00", datetime(2026, 11, 21, 7, 30, tzinfo=UTC)),
+        ("2026-11-21T07:30:00Z", datetime(2026, 11, 21, 7, 30, tzinfo=UTC)),
+        ("", None),
         (None, None),
     ],
 )
-def test_times_are_utc_unless_they_say_otherwise(text: str | None, expected: datetime | None) -> None:
-    assert moment(text) == expected
+def test_times_are_utc_unless_they_say_otherwise(
+    project: Project, text: str | None, expected: datetime | None
+) -> None:
+    with project.upkeep() as pipeline:
+        assert selection(pipeline, "", text, text) == Selection(
+            project.contract.queue, None, expected, expected
+        )
+
+
+def test_what_is_no_time_is_said(project: Project) -> None:
+    with project.upkeep() as pipeline, pytest.raises(SettingsError, match="'yesterday' is no time"):
+        selection(pipeline, None, "yesterday", None)

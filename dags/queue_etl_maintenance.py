@@ -1,0 +1,77 @@
+"""Daily upkeep of ledger, quarantine, runs and staging. Wiring only: include/queue_etl/maintenance.py."""
+
+from datetime import UTC, datetime, timedelta
+
+from airflow.sdk import DAG, TriggerRule, task
+from queue_etl_connections import open_upkeep
+from queue_etl_policy import DEFAULT_ARGS
+
+from include.contracts import contract_names, load_contract
+
+DOC = """
+Keeps the pipelines of all contracts tidy. Every task may run at any time, beside pipelines, and again; each
+returns counts (XCom `return_value`).
+
+| if this task fails | what you see | where your data is | what to do |
+|---|---|---|---|
+| `ledger` | SQLSTATE 55P03: a long load kept a partition locked | where it was: nothing is dropped | nothing: it is tried again; pipelines make missing days themselves |
+| `quarantine` | Postgres failing | still in quarantine, except what had expired | nothing: it is tried again |
+| `runs` | SQS, staging or Postgres failing | orphaned runs stay open; their messages come back by the visibility timeout | mend what the error names; clear the task |
+| `staging` | staging or Postgres failing | files stay where they are | mend it; clear the task |
+
+`unsettled` above 0 in the result of `runs`: the log says which runs, and why. `unknown` above 0 in that of
+`staging`: there are staged runs that the warehouse does not know; if it was restored, run `reconcile`
+(docs/operations.md).
+"""  # noqa: E501 - a row of a table is a line
+ANY = contract_names()[0]  # each task serves all contracts
+
+with DAG(
+    "queue_etl_maintenance",
+    description="ledger days, expired quarantine, unfinished runs, staged files",
+    doc_md=DOC,
+    schedule="17 3 * * *",  # off the full hour, when everything else starts
+    start_date=datetime(2025, 1, 1, tzinfo=UTC),
+    catchup=False,
+    max_active_runs=1,
+    is_paused_upon_creation=False,
+    dagrun_timeout=timedelta(hours=2),
+    default_args=DEFAULT_ARGS,
+    tags=["sqs", "postgres", "operations"],
+):
+
+    @task
+    def ledger():
+        """Make the ledger's days to come, drop those long gone."""
+        from include.queue_etl import maintenance
+
+        with open_upkeep(ANY) as pipeline:
+            return maintenance.maintain_ledger(pipeline)
+
+    @task
+    def quarantine():
+        """Delete what is in quarantine for too long."""
+        from include.queue_etl import maintenance
+
+        with open_upkeep(ANY) as pipeline:
+            return maintenance.expire_quarantine(pipeline)
+
+    @task
+    def runs():
+        """Finish the runs that nobody finished."""
+        from include.queue_etl import maintenance
+
+        with open_upkeep(ANY) as pipeline:
+            return maintenance.settle_runs(pipeline, {name: load_contract(name) for name in contract_names()})
+
+    # After `runs`, which closes runs and so frees their files; but not only if that went well.
+    @task(trigger_rule=TriggerRule.ALL_DONE)
+    def staging():
+        """Remove staged files by the state of their run."""
+        from include.queue_etl import maintenance
+
+        with open_upkeep(ANY) as pipeline:
+            return maintenance.clean_staging(pipeline)
+
+    ledger()
+    quarantine()
+    runs() >> staging()
