@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from include.contracts import contract_names, load_contract
+from include.queue_etl.aws import from_environment
 from include.queue_etl.contract import Contract
 from include.queue_etl.errors import QueueEtlError, QueueRefused, SettingsError, StagedFileDamaged
 from include.queue_etl.keyset import Keyset
@@ -323,6 +324,7 @@ def _parts(kind: type[SomePipeline], arguments: Arguments, dsn: str, **overrides
         endpoint_url=None,
         warehouse_dsn=dsn,
         keyset_json=_keyset_json(),
+        access=from_environment(os.environ),
     )
 
 
@@ -331,7 +333,11 @@ def _queue(arguments: Arguments) -> "Iterator[SqsQueue]":
     from include.queue_etl.sqs import SqsQueue
 
     settings = Settings.from_environment({"QUEUE_ETL_STAGING": "/", **os.environ})
-    queue = SqsQueue.connect(_session(), load_contract(arguments.contract).queue, settings)
+    name, access = load_contract(arguments.contract).queue, from_environment(os.environ)
+    if access and settings.sqs_client == "pycurl":
+        queue = SqsQueue.at(access, name, settings)
+    else:
+        queue = SqsQueue.connect(_session(), name, settings)
     try:
         yield queue
     finally:

@@ -100,7 +100,7 @@ def _text_column(values: Sequence[str | None]) -> Sequence[str]:
     return list(map(_escaped, values))
 
 
-def _escaped(value: str | int | None) -> str:
+def _escaped(value: object) -> str:
     if value is None:
         return NULL
     text = str(value)

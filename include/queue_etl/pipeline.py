@@ -18,6 +18,7 @@ from include.queue_etl.staging import LocalFolder, S3Prefix, Staging, Store
 if TYPE_CHECKING:
     from boto3 import Session
 
+    from include.queue_etl.aws import Access
     from include.queue_etl.sqs import SqsQueue
     from include.queue_etl.warehouse import RunState, Warehouse
 
@@ -56,6 +57,7 @@ class Pipeline:
         endpoint_url: str | None,
         warehouse_dsn: str,
         keyset_json: str,
+        access: "Access | None" = None,
     ) -> None:
         """Connect to nothing yet.
 
@@ -67,6 +69,7 @@ class Pipeline:
             endpoint_url: of SQS and S3, where they are not AWS's own
             warehouse_dsn: libpq connection string
             keyset_json: Tink JSON keyset
+            access: to SQS, where it needs no boto3 session
         """
         self.contract = contract
         self.run = run
@@ -75,6 +78,7 @@ class Pipeline:
         self._endpoint_url = endpoint_url
         self._warehouse_dsn = warehouse_dsn
         self._keyset_json = keyset_json
+        self._access = access
 
     def __enter__(self) -> Self:
         return self
@@ -96,7 +100,10 @@ class Pipeline:
         """The contract's queue; raises QueueRefused or QueueUnavailable."""
         from include.queue_etl.sqs import SqsQueue
 
-        return SqsQueue.connect(self._session(), self.contract.queue, self.settings, self._endpoint_url)
+        name, settings = self.contract.queue, self.settings
+        if self._access and settings.sqs_client == "pycurl":
+            return SqsQueue.at(self._access, name, settings)
+        return SqsQueue.connect(self._session(), name, settings, self._endpoint_url)
 
     @cached_property
     def warehouse(self) -> "Warehouse":

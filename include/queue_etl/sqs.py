@@ -1,22 +1,21 @@
 """The queue: receive, delete, release, send, depth.
 
-The calls made once per ten messages go through `sqs_transport`, many at once; the others through boto3.
+Every call goes through `sqs_transport`; those made once per ten messages many at once.
 """
 
+import json
 import logging
 import os
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import boto3
-import botocore.config
-import botocore.exceptions
-import botocore.httpsession
-import botocore.session
+import msgspec
 
 from include.queue_etl import sqs_message as wire
+from include.queue_etl.aws import Access, ca_bundle
 from include.queue_etl.errors import QueueEtlError, QueueRefused, QueueUnavailable
 from include.queue_etl.settings import Settings
 from include.queue_etl.sqs_message import Message
@@ -28,13 +27,16 @@ from include.queue_etl.sqs_transport import (
     Exchange,
     Reply,
     Transport,
-    boto_code,
-    client_error,
 )
+
+if TYPE_CHECKING:
+    from boto3 import Session
+    from botocore.config import Config
 
 __all__ = ["Depth", "Message", "Outcome", "SqsQueue"]
 
 log = logging.getLogger(__name__)
+Answer = TypeVar("Answer")
 
 BATCH = 10  # SQS: at most ten messages a call
 # SQS takes 1 MiB a batch, older servers 256 KiB. A longer body travels alone.
@@ -110,8 +112,8 @@ class SqsQueue:
     """One queue. Not for several threads at once.
 
     Args:
-        client: of boto3, for the calls that are few
-        open_transport: given the long poll in seconds, a transport for those that are many
+        access: where it is
+        open_transport: given the long poll in seconds, a transport
         name: of the queue
         settings: see Settings
 
@@ -120,46 +122,59 @@ class SqsQueue:
     """
 
     def __init__(
-        self, client: Any, open_transport: Callable[[int], Transport], name: str, settings: Settings
+        self, access: Access, open_transport: Callable[[int], Transport], name: str, settings: Settings
     ) -> None:
         self.name = name
-        self._client = client
         self._open_transport = open_transport
         self._settings = settings
         self._batches: Exchange | None = None
-        meta = client.meta
-        self._place = _Place(name, meta.region_name, meta.endpoint_url)
-        url = self._ask("GetQueueUrl", client.get_queue_url, QueueName=name)["QueueUrl"]
-        self._place = _Place(name, meta.region_name, meta.endpoint_url, url)
+        self._place = _Place(name, access.region, access.endpoint)
+        url = self._ask("GetQueueUrl", wire.UrlReply, {"QueueName": name}).queue_url
+        self._place = _Place(name, access.region, access.endpoint, url)
 
     @classmethod
     def connect(
-        cls, session: boto3.Session, name: str, settings: Settings, endpoint_url: str | None = None
+        cls, session: "Session", name: str, settings: Settings, endpoint_url: str | None = None
     ) -> "SqsQueue":
-        """The queue of that name.
+        """The queue of that name, by the credentials and region of a boto3 session.
 
         Raises:
             QueueRefused: no such queue, access denied, no credentials, no region
             QueueUnavailable: SQS does not answer
         """
+        from botocore.exceptions import BotoCoreError
+
         _keep_bodies_out_of_logs()
         try:
-            client = session.client("sqs", endpoint_url=endpoint_url, config=_patience(settings, 3))
+            client = session.client("sqs", endpoint_url=endpoint_url, config=_patience(settings))
             credentials = session.get_credentials()
-        except (botocore.exceptions.BotoCoreError, ValueError) as error:
+        except (BotoCoreError, ValueError) as error:
             raise QueueRefused(f"queue {name!r}: no client for SQS: {type(error).__name__}") from None
+        meta = client.meta
         if credentials is None:
-            raise QueueRefused(f"queue {name!r} at {client.meta.endpoint_url}: no AWS credentials found")
+            raise QueueRefused(f"queue {name!r} at {meta.endpoint_url}: no AWS credentials found")
+        access = Access(meta.endpoint_url, meta.region_name, credentials, _ca_bundle())
+        if settings.sqs_client == "boto3":
+            return cls(
+                access, lambda _wait_seconds: BotoTransport(client, settings.transfers), name, settings
+            )
+        return cls.at(access, name, settings)
+
+    @classmethod
+    def at(cls, access: Access, name: str, settings: Settings) -> "SqsQueue":
+        """The queue of that name, through libcurl, without boto3.
+
+        Raises:
+            QueueRefused, QueueUnavailable: as for `connect`
+        """
 
         def open_transport(wait_seconds: int) -> Transport:
-            if settings.sqs_client == "boto3":
-                # Without retries of its own: the exchange repeats.
-                once = session.client("sqs", endpoint_url=endpoint_url, config=_patience(settings, 1))
-                return BotoTransport(once, settings.transfers)
-            meta, longest = client.meta, settings.request_timeout_seconds + wait_seconds
-            return CurlTransport(meta.endpoint_url, meta.region_name, credentials, _ca_bundle(), longest)
+            longest = settings.request_timeout_seconds + wait_seconds
+            return CurlTransport(
+                access.endpoint, access.region, access.credentials, access.ca_bundle, longest
+            )
 
-        return cls(client, open_transport, name, settings)
+        return cls(access, open_transport, name, settings)
 
     def depth(self) -> Depth:
         """How many messages there are now.
@@ -167,12 +182,11 @@ class SqsQueue:
         Raises:
             QueueRefused, QueueUnavailable: as for `connect`
         """
-        ask, url = self._client.get_queue_attributes, self._place.url
-        reply = self._ask("GetQueueAttributes", ask, QueueUrl=url, AttributeNames=list(_DEPTHS))
-        found = reply.get("Attributes", {})
+        asked = {"QueueUrl": self._place.url, "AttributeNames": _DEPTHS}
+        found = self._ask("GetQueueAttributes", wire.AttributesReply, asked).attributes
         return Depth(*(int(found.get(name, 0)) for name in _DEPTHS))
 
-    def receive(self, max_messages: int) -> Iterator[list[Message]]:
+    def receive(self, max_messages: int) -> Generator[list[Message], None, None]:
         """Takes messages off the queue, up to ten a list, until one long poll brings nothing.
 
         With a long poll of 0 seconds, until EMPTY_SHORT_POLLS polls bring nothing. At the limit of messages
@@ -225,10 +239,8 @@ class SqsQueue:
                     f"not UTF-8: one of the messages {sent + 1} to {sent + len(group)}"
                 ) from None
             entries = [{"Id": id_, "MessageBody": text} for id_, text in zip(_IDS, texts, strict=False)]
-            send, url = self._client.send_message_batch, self._place.url
-            reply = self._ask("SendMessageBatch", send, QueueUrl=url, Entries=entries)
-            for failed in reply.get("Failed", []):
-                raise self._place.error("SendMessageBatch", failed["Code"], not failed["SenderFault"])
+            for failed in self._send(entries).failed:
+                raise self._place.error("SendMessageBatch", failed.code, not failed.sender_fault)
             sent += len(group)
         return sent
 
@@ -248,11 +260,10 @@ class SqsQueue:
         taken: list[Message] = []
         for group in [messages] if fits else [[message] for message in messages]:
             entries = [_entry(id_, message) for id_, message in zip(_IDS, group, strict=False)]
-            send, url = self._client.send_message_batch, self._place.url
-            reply = self._ask("SendMessageBatch", send, QueueUrl=url, Entries=entries)
-            taken += [group[int(one["Id"])] for one in reply.get("Successful", [])]
-            for failed in reply.get("Failed", []):
-                log.warning("%s: a message could not be sent: %s", self.name, failed["Code"])
+            reply = self._send(entries)
+            taken += [group[int(one.id)] for one in reply.successful]
+            for failed in reply.failed:
+                log.warning("%s: a message could not be sent: %s", self.name, failed.code)
         return taken
 
     def close(self) -> None:
@@ -286,15 +297,8 @@ class SqsQueue:
             exchange.close()
 
     def _change(self, action: str, receipts: Sequence[str], visibility_timeout: int | None = None) -> Outcome:
-        if self._batches is None:
-            self._batches = Exchange(self._open_transport(0), self._settings.transfers)
-        try:
-            outcome = _Batches(self._batches, self._place, action, visibility_timeout).run(receipts)
-        except BaseException:
-            # Calls may still be under way: their answers must not be taken for those of the next action.
-            self.close()
-            raise
-        self._log_repeats(action, self._batches)
+        with self._exchange(action) as exchange:
+            outcome = _Batches(exchange, self._place, action, visibility_timeout).run(receipts)
         if outcome.failed:
             log.warning("%s: %s: %d done, failed %s", self.name, action, outcome.done, outcome.failed)
         return outcome
@@ -303,16 +307,35 @@ class SqsQueue:
         if repeats := exchange.take_repeats():
             log.warning("%s: %s had to be repeated: %s", self.name, action, repeats)
 
-    def _ask(self, action: str, method: Callable[..., dict[str, Any]], **parameters: Any) -> dict[str, Any]:
-        """One call through boto3, which repeats it by itself."""
+    def _send(self, entries: list[dict[str, Any]]) -> wire.BatchReply:
+        asked = {"QueueUrl": self._place.url, "Entries": entries}
+        return self._ask("SendMessageBatch", wire.BatchReply, asked)
+
+    def _ask(self, action: str, answer: type[Answer], asked: Mapping[str, Any]) -> Answer:
+        """One call, alone."""
+        with self._exchange(action) as exchange:
+            # Not by msgspec: a body may hold a lone surrogate, which only json writes.
+            exchange.start(Call(action, json.dumps(asked).encode()))
+            (reply,) = exchange.finished()
+            if reply.code:
+                raise self._place.error(action, reply.code, reply.is_transient)
+            try:
+                return msgspec.json.decode(reply.body, type=answer)
+            except ValueError:
+                raise self._place.no_answer(action) from None
+
+    @contextmanager
+    def _exchange(self, action: str) -> Iterator[Exchange]:
+        """Calls of one action; their connections are kept for the next."""
+        if self._batches is None:
+            self._batches = Exchange(self._open_transport(0), self._settings.transfers)
         try:
-            return method(**parameters)
-        except botocore.exceptions.ClientError as error:
-            status, code = client_error(error)
-            raise self._place.error(action, code, status >= 500 or code in TRANSIENT_CODES) from None
-        except botocore.exceptions.BotoCoreError as error:
-            code, transient = boto_code(error)
-            raise self._place.error(action, code, transient) from None
+            yield self._batches
+        except BaseException:
+            # Calls may still be under way: their answers must not be taken for those of the next action.
+            self.close()
+            raise
+        self._log_repeats(action, self._batches)
 
 
 class _Polls:
@@ -489,10 +512,12 @@ def _keep_bodies_out_of_logs() -> None:
         logging.getLogger(name).setLevel(logging.INFO)
 
 
-def _patience(settings: Settings, attempts: int) -> botocore.config.Config:
-    """Bounded attempts and waits for calls of boto3."""
-    return botocore.config.Config(
-        retries={"mode": "standard", "total_max_attempts": attempts},
+def _patience(settings: Settings) -> "Config":
+    """Bounded waits for calls of boto3, without repeats of its own: the exchange repeats."""
+    from botocore.config import Config
+
+    return Config(
+        retries={"mode": "standard", "total_max_attempts": 1},
         connect_timeout=settings.request_timeout_seconds,
         read_timeout=settings.request_timeout_seconds + settings.wait_seconds,
         max_pool_connections=settings.transfers,
@@ -501,5 +526,7 @@ def _patience(settings: Settings, attempts: int) -> botocore.config.Config:
 
 def _ca_bundle() -> str:
     """The certificates boto3 itself would trust: AWS_CA_BUNDLE, `ca_bundle` of the profile, else its own."""
-    chosen = botocore.session.Session().get_config_variable("ca_bundle")
-    return str(chosen or os.environ.get("REQUESTS_CA_BUNDLE") or botocore.httpsession.get_cert_path(True))
+    from botocore.session import Session
+
+    chosen = Session().get_config_variable("ca_bundle")
+    return str(chosen) if chosen else ca_bundle(os.environ)

@@ -84,6 +84,18 @@ class BatchReply(msgspec.Struct, gc=False, rename="pascal"):
     failed: list[Failed] = []
 
 
+class UrlReply(msgspec.Struct, rename="pascal"):
+    """The answer to GetQueueUrl."""
+
+    queue_url: str
+
+
+class AttributesReply(msgspec.Struct, rename="pascal"):
+    """The answer to GetQueueAttributes."""
+
+    attributes: dict[str, str] = {}
+
+
 class Entry(msgspec.Struct, gc=False, rename="pascal", omit_defaults=True):
     """One message in a batch action."""
 

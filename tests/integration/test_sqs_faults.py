@@ -243,7 +243,9 @@ def test_lasting_faults_are_unavailable_and_one_clear_line(client, fault):
         assert str(error.value) == f"queue 'stub-queue' in eu-west-1 at {stub.url}: {RECEIVE}: {code}"
         with pytest.raises(QueueUnavailable):
             queue.delete(["0.x"])
-        assert (stub.calls[RECEIVE], stub.calls[DELETE]) == (ATTEMPTS, ATTEMPTS)
+        # A connection kept from an earlier call may be dead: libcurl itself then sends the call once more.
+        again = client == "pycurl" and bool(fault.reset)
+        assert (stub.calls[RECEIVE], stub.calls[DELETE]) == (ATTEMPTS, ATTEMPTS + again)
 
 
 def test_a_refusal_is_not_repeated(client):
