@@ -1,0 +1,186 @@
+"""The DAGs `queue_etl_redrive` and `queue_etl_maintenance`: what they promise, and what they do when run."""
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from airflow.sdk import TriggerRule
+
+from include.contracts import contract_names
+from include.queue_etl import maintenance
+from include.queue_etl import redrive as engine
+from include.queue_etl.errors import PreflightError, WarehouseUnavailable
+from tests.dags.conftest import visible, wait_until
+from tests.dags.runs import Outcome, run_dag
+
+PROJECT = Path(__file__).resolve().parents[2]
+Warehouse = psycopg.Connection[Any]
+Run = Callable[..., Outcome]
+TASKS = {
+    "queue_etl_redrive": {"redrive"},
+    "queue_etl_maintenance": {"ledger", "quarantine", "runs", "staging"},
+}
+
+
+@pytest.fixture
+def run(dags: Mapping[str, Any]) -> Run:
+    """Run one of the DAGs by its id, with params."""
+    return lambda dag_id, **params: run_dag(dags[dag_id], params)
+
+
+@pytest.fixture
+def quarantined(
+    sqs: Any, login_queue: str, warehouse: Warehouse, run_user_logins: Callable[..., Outcome]
+) -> str:
+    """A good message that the pipeline quarantined as bad_version; returns its user."""
+    user = f"user-{time.time_ns()}"
+    login = {
+        "user_id": user, "app_version": "2.3.0", "device_type": "ios", "locale": None, "ip": "203.0.113.77",
+        "device_id": "1",
+    }  # fmt: skip
+    from include.queue_etl import transform
+    from include.queue_etl.contract import Rejected
+
+    original = transform.Parser.parse
+    transform.Parser.parse = lambda self, body: Rejected("bad_version")
+    try:
+        sqs.send_message(QueueUrl=login_queue, MessageBody=json.dumps(login))
+        wait_until(lambda: visible(sqs, "login-queue") >= 1)
+        assert run_user_logins().state == "success"
+    finally:
+        transform.Parser.parse = original
+    return user
+
+
+def rows_of(warehouse: Warehouse, user: str) -> int:
+    found = warehouse.execute("SELECT count(*) FROM public.user_logins WHERE user_id = %s", [user]).fetchone()
+    return found[0] if found else 0
+
+
+# What they promise
+
+
+@pytest.mark.parametrize("dag_id", TASKS)
+def test_policy_is_that_of_every_dag(dags: Mapping[str, Any], dag_id: str) -> None:
+    dag = dags[dag_id]
+    assert dag.catchup is False
+    assert dag.max_active_runs == 1
+    assert dag.is_paused_upon_creation is False
+    assert "operations" in dag.tags
+    for task in dag.tasks:
+        assert (task.owner, task.retries) == ("data-platform", 4)
+        assert timedelta() < task.execution_timeout <= timedelta(minutes=15)
+        assert task.retry_policy.evaluate(PreflightError(["x"]), 1, 4).action.value == "fail"
+        assert task.retry_policy.evaluate(WarehouseUnavailable("x"), 1, 4).action.value == "retry"
+
+
+def test_redrive_is_started_by_people_and_maintenance_daily(dags: Mapping[str, Any]) -> None:
+    assert dags["queue_etl_redrive"].schedule is None
+    assert dags["queue_etl_maintenance"].schedule == "17 3 * * *"
+
+
+def test_redrive_is_a_dry_run_unless_told_otherwise(dags: Mapping[str, Any]) -> None:
+    params = dags["queue_etl_redrive"].params
+    assert set(params) == {"dry_run", "contract", "reason", "since", "until"}
+    assert params["dry_run"] is True
+    assert params.get_param("contract").schema["enum"] == contract_names()
+    assert [params[name] for name in ("reason", "since", "until")] == [None, None, None]
+
+
+def test_staging_is_cleaned_after_runs_are_closed_and_whatever_became_of_them(
+    dags: Mapping[str, Any],
+) -> None:
+    dag = dags["queue_etl_maintenance"]
+    assert {task.task_id: task.downstream_task_ids for task in dag.tasks if task.downstream_task_ids} == {
+        "runs": {"staging"}
+    }
+    assert dag.get_task("staging").trigger_rule == TriggerRule.ALL_DONE
+
+
+@pytest.mark.parametrize(("dag_id", "tasks"), TASKS.items())
+def test_doc_md_says_for_each_task_what_to_do_when_it_fails(
+    dags: Mapping[str, Any], dag_id: str, tasks: set[str]
+) -> None:
+    lines = [line for line in dags[dag_id].doc_md.splitlines() if line.startswith("|")]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert cells[0] == ["if this task fails", "what you see", "where your data is", "what to do"]
+    rows = {row[0].strip("`"): row[1:] for row in cells[2:]}
+    assert set(rows) == tasks == {task.task_id for task in dags[dag_id].tasks}
+    assert all(all(row) and len(row) == 3 for row in rows.values())
+
+
+def test_the_dag_files_are_short() -> None:
+    for dag_id in TASKS:
+        assert len((PROJECT / "dags" / f"{dag_id}.py").read_text().splitlines()) <= 100
+
+
+# What they do
+
+
+def test_a_dry_run_changes_nothing(run: Run, quarantined: str, warehouse: Warehouse) -> None:
+    assert run("queue_etl_redrive").tasks == {"redrive": "success"}
+    assert rows_of(warehouse, quarantined) == 0
+
+
+def test_a_redrive_loads_what_the_contract_accepts_once(
+    run: Run, quarantined: str, warehouse: Warehouse
+) -> None:
+    for _ in range(2):
+        outcome = run("queue_etl_redrive", dry_run=False, reason="bad_version", since="2026-01-01T00:00:00Z")
+        assert outcome.tasks == {"redrive": "success"}
+    assert rows_of(warehouse, quarantined) == 1
+
+
+def test_filters_reach_the_engine(run: Run, quarantined: str, warehouse: Warehouse) -> None:
+    assert run("queue_etl_redrive", dry_run=False, reason="bad_json").state == "success"
+    assert run("queue_etl_redrive", dry_run=False, until="2026-01-01T00:00:00+00:00").state == "success"
+    assert rows_of(warehouse, quarantined) == 0
+
+
+def test_a_redrive_that_fails_leaves_the_message_in_quarantine(
+    run: Run, quarantined: str, warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PreflightError(["the keyset lacks key 7"])
+
+    with monkeypatch.context() as broken:
+        broken.setattr(engine, "_pages", refuse)
+        outcome = run("queue_etl_redrive", dry_run=False)
+    assert (outcome.tasks["redrive"], outcome.tries["redrive"]) == ("failed", 1)
+    assert rows_of(warehouse, quarantined) == 0
+    run("queue_etl_redrive", dry_run=False, reason="bad_version")
+    assert rows_of(warehouse, quarantined) == 1
+
+
+def test_maintenance_runs_all_its_parts(run: Run, warehouse: Warehouse) -> None:
+    warehouse.execute("SELECT etl.ensure_ledger_partition(current_date - 400)")
+    assert run("queue_etl_maintenance").tasks == dict.fromkeys(TASKS["queue_etl_maintenance"], "success")
+    found = warehouse.execute("SELECT etl.ledger_day_exists(current_date - 400)").fetchone()
+    assert found == (False,)
+
+
+@pytest.mark.parametrize(
+    ("task", "function"),
+    [
+        ("ledger", "maintain_ledger"),
+        ("quarantine", "expire_quarantine"),
+        ("runs", "settle_runs"),
+        ("staging", "clean_staging"),
+    ],
+)
+def test_a_part_that_fails_stops_no_other(
+    run: Run, monkeypatch: pytest.MonkeyPatch, task: str, function: str
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PreflightError(["broken"])
+
+    with monkeypatch.context() as broken:
+        broken.setattr(maintenance, function, refuse)
+        outcome = run("queue_etl_maintenance")
+    expected = dict.fromkeys(TASKS["queue_etl_maintenance"], "success") | {task: "failed"}
+    assert outcome.tasks == expected
