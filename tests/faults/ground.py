@@ -98,10 +98,12 @@ class Ground:
         finally:
             self.start_postgres()
 
-    def new_lane(self) -> "Lane":
-        """A queue of its own, empty."""
-        lane = Lane(self, f"f{secrets.token_hex(4)}")
-        lane.client().create_queue(QueueName=lane.contract.queue)
+    def new_lane(self, queue: str | None = None) -> "Lane":
+        """A queue of its own, empty; or the one of that name."""
+        tag = f"f{secrets.token_hex(4)}"
+        lane = Lane(self, tag, queue or f"faults-{tag}")
+        if queue is None:
+            lane.client().create_queue(QueueName=lane.queue_name)
         return lane
 
 
@@ -111,16 +113,18 @@ class Lane:
 
     Attributes:
         tag: every user id on this queue begins with it
+        queue_name: of the queue
     """
 
     ground: Ground
     tag: str
+    queue_name: str
     _numbers: Iterator[int] = field(default_factory=itertools.count)
 
     @property
     def contract(self) -> Contract:
         """`user_logins`, from a queue of its own."""
-        return replace(CONTRACT, queue=f"faults-{self.tag}")
+        return replace(CONTRACT, queue=self.queue_name)
 
     @property
     def staging(self) -> Path:

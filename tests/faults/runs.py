@@ -1,20 +1,13 @@
 """A run's tasks in this process, each with connections of its own, as Airflow runs them."""
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 from include.queue_etl import steps
 from tests.faults import worker
 from tests.faults.ground import Lane
 
 NAME = "run"
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL where the process must live on; no `except Exception` catches it."""
 
 
 def extract(lane: Lane, name: str = NAME, **options: Any) -> list[str]:
@@ -77,18 +70,3 @@ def files(lane: Lane, name: str = NAME) -> dict[str, bytes]:
 def kinds(lane: Lane, name: str = NAME) -> list[str]:
     """Kinds of the run's staged files, sorted."""
     return sorted(file.rpartition(".")[2] for file in files(lane, name))
-
-
-@contextlib.contextmanager
-def dying_after(owner: type, method: str, call: int = 1) -> Iterator[None]:
-    """Within, the call of that number is done and then raises Killed."""
-    original, calls = getattr(owner, method), iter(range(1, 10**9))
-
-    def fatal(*arguments: Any, **named: Any) -> Any:
-        result = original(*arguments, **named)
-        if next(calls) == call:
-            raise Killed
-        return result
-
-    with mock.patch.object(owner, method, fatal):
-        yield

@@ -1,7 +1,12 @@
 """Processes of the engine are killed at random points: every message must still be in one place, once."""
 
+import random
+import subprocess
+import sys
 from collections import Counter
 
+from devstack.settings import ROOT
+from include.contracts.user_logins import CONTRACT
 from tests.faults import accounts, bodies, worker
 from tests.faults.chaos import STEP_SECONDS, Plan
 from tests.faults.ground import Ground, Lane
@@ -15,6 +20,31 @@ def test_kills_at_random_points_lose_nothing_and_load_nothing_twice(ground: Grou
     assert result.kills >= 32
     assert result.restarts == 2
     assert set(+chaos.kills) == set(STEP_SECONDS)
+
+
+def test_killed_commands_lose_nothing(ground: Ground) -> None:
+    # What a person or cron would run: an interpreter of its own for each, on the contract's own queue.
+    lane = ground.new_lane(CONTRACT.queue)
+    sent = bodies.some(lane.tag, 60)
+    lane.send(bodies.texts(sent))
+    dice, killed = random.Random(5), 0
+    while killed < 6:
+        pair = [_command(lane, "drain") for _ in range(2)]
+        for process in pair:
+            try:
+                process.wait(dice.uniform(0.5, 3))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                killed += process.wait() == -9
+        if not lane.on_queue():
+            more = bodies.some(lane.tag, 20, first=len(sent))
+            lane.send(bodies.texts(more))
+            sent += more
+    while lane.on_queue():
+        worker.wait_until_visible(lane)
+        assert _command(lane, "drain").wait() == 0
+
+    assert accounts.balance(lane, sent) == accounts.Balance(0, 0, 0, 0)
 
 
 def test_two_pipelines_on_one_queue_share_its_messages(lane: Lane) -> None:
@@ -54,3 +84,9 @@ def test_two_pipelines_that_receive_the_same_messages_load_each_once(lane: Lane)
 
 def _deadlocks(lane: Lane) -> int:
     return int(lane.ground.rows("SELECT deadlocks FROM pg_stat_database WHERE datname = 'warehouse'")[0][0])
+
+
+def _command(lane: Lane, *arguments: str) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-m", "include.queue_etl", *arguments]
+    with (lane.ground.output / "commands.err").open("ab") as said:
+        return subprocess.Popen(command, cwd=ROOT, env=lane.environment, stdout=said, stderr=said)
