@@ -103,12 +103,14 @@ def _engine(settings: Settings) -> dict[str, str]:
     return {
         "QUEUE_ETL_WAREHOUSE_DSN": login(settings, "etl_loader").url(WAREHOUSE),
         "QUEUE_ETL_MAINTAINER_DSN": login(settings, "etl_maintainer").url(WAREHOUSE),
+        "QUEUE_ETL_REMASKER_DSN": login(settings, "etl_remasker").url(WAREHOUSE),
         "QUEUE_ETL_OWNER_DSN": postgres.superuser(settings).url(WAREHOUSE),
         "QUEUE_ETL_OFFICER_DSN": login(settings, "pii_officer").url(WAREHOUSE),
         "QUEUE_ETL_KEYSET_FILE": str(keyset_file(settings)),
         "QUEUE_ETL_STAGING": str(settings.state / "staging"),
         "QUEUE_ETL_LOADER_PASSWORD": login(settings, "etl_loader").password,
         "QUEUE_ETL_MAINTAINER_PASSWORD": login(settings, "etl_maintainer").password,
+        "QUEUE_ETL_REMASKER_PASSWORD": login(settings, "etl_remasker").password,
         "QUEUE_ETL_ANALYST_PASSWORD": login(settings, "analyst").password,
         "QUEUE_ETL_OFFICER_PASSWORD": login(settings, "pii_officer").password,
         "QUEUE_ETL_OPS_PASSWORD": login(settings, "ops_ro").password,
@@ -155,6 +157,7 @@ def _connections(settings: Settings) -> dict[str, str]:
         },
         "AIRFLOW_CONN_POSTGRES_DEFAULT": _warehouse(settings, "etl_loader"),
         "AIRFLOW_CONN_POSTGRES_MAINTENANCE": _warehouse(settings, "etl_maintainer"),
+        "AIRFLOW_CONN_POSTGRES_REMASKER": _warehouse(settings, "etl_remasker"),
         "AIRFLOW_CONN_PII_KEYSET": {"conn_type": "generic", "password": _keyset(settings)},
     }
     return {name: json.dumps(connection) for name, connection in connections.items()}

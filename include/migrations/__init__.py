@@ -1,7 +1,12 @@
 """The schema of the warehouse and its roles: Alembic, with plain SQL inside.
 
-A second pipeline adds one revision here: the table of its contract, owned by `etl_owner`, with INSERT for
-`etl_loader` and SELECT for `analyst` and `pii_officer`.
+A second pipeline adds one revision here: the table of its contract, owned by `etl_owner`, with
+
+- INSERT for `etl_loader`, SELECT for `analyst` and `pii_officer`;
+- UPDATE of what is personal for `pii_officer`, who erases it;
+- SELECT of ctid and the masked columns, and UPDATE of these, for `etl_remasker`, who moves them to a new key.
+
+Masked columns must allow NULL: a blank value is NULL, and an erased one too.
 """
 
 import time
@@ -16,7 +21,8 @@ from include.queue_etl.postgres import Connection, connect, translated
 
 HERE = Path(__file__).parent
 ATTEMPTS = 10
-ROLES = ("etl_loader", "etl_maintainer", "analyst", "pii_officer", "ops_ro")  # those that log in
+# Those that log in.
+ROLES = ("etl_loader", "etl_maintainer", "etl_remasker", "analyst", "pii_officer", "ops_ro")
 
 
 def head_revision() -> str:

@@ -30,6 +30,8 @@ from include.queue_etl.staging import Kind
 if TYPE_CHECKING:
     from boto3 import Session
 
+    from include.queue_etl.audit import Purpose
+    from include.queue_etl.officer import OfficerPipeline
     from include.queue_etl.sqs import SqsQueue
     from include.queue_etl.upkeep_pipeline import UpkeepPipeline
 
@@ -141,11 +143,11 @@ def _create_queues(client: Any, contract: Contract) -> None:
 
 
 def create_keyset(arguments: Arguments) -> None:
-    """Make a new keyset file that only its owner can read; an existing file is left alone."""
+    """Make a keyset for development, in a new file that only its owner can read."""
     from include.queue_etl.unmask import private_file
 
     with private_file(arguments.file) as file:
-        file.write(Keyset.new_json())
+        file.write(Keyset.new_json(development=True))
     print(f"made {arguments.file}: keep a copy, without it nothing can be unmasked")
 
 
@@ -156,6 +158,7 @@ def migrate(arguments: Arguments) -> None:
     variables = {
         "etl_loader": "QUEUE_ETL_LOADER_PASSWORD",
         "etl_maintainer": "QUEUE_ETL_MAINTAINER_PASSWORD",
+        "etl_remasker": "QUEUE_ETL_REMASKER_PASSWORD",
         "analyst": "QUEUE_ETL_ANALYST_PASSWORD",
         "pii_officer": "QUEUE_ETL_OFFICER_PASSWORD",
         "ops_ro": "QUEUE_ETL_OPS_PASSWORD",
@@ -205,27 +208,33 @@ def maintain(arguments: Arguments) -> None:
 
 
 def unmask(arguments: Arguments) -> None:
-    """Recover masked values, as the privacy officer, with an audit record."""
+    """Recover masked values, as the privacy officer, with an audit entry."""
     from include.queue_etl import unmask as recovery
 
-    contract = load_contract(arguments.contract)
-    dsn = _variable("QUEUE_ETL_OFFICER_DSN", "libpq connection string of role pii_officer")
-    if arguments.user_id is not None:
-        tokens = recovery.tokens_of_user(dsn, contract, "user_id", arguments.user_id)
-    else:
+    contract, tokens = load_contract(arguments.contract), []
+    if arguments.user_id is None:
         column = recovery.personal_field(contract, arguments.field or "")
-        given = arguments.tokens or [line.strip() for line in sys.stdin if line.strip()]
-        tokens = [(column, token) for token in given]
-    keyset = Keyset.from_json(_keyset_json())
-    fields = [column.field for column, _ in tokens]
-    recovery.record(dsn, contract, fields, len(tokens), arguments.reason, arguments.ticket)
-    recovered = recovery.values(contract, keyset, tokens)
-    if arguments.output is None:
-        recovery.write_csv(recovered, sys.stdout)
-        return
-    with recovery.private_file(arguments.output) as file:
-        count = recovery.write_csv(recovered, file)
-    print(f"{count} values in {arguments.output}, readable by you alone")
+        tokens = [(column, token) for token in arguments.tokens or _lines(arguments.file)]
+    with _officer(arguments) as pipeline:
+        pipeline.check()
+        if arguments.user_id is not None:
+            tokens = pipeline.warehouse.tokens_where(contract, "user_id", arguments.user_id)
+        entry, values = recovery.unmask(pipeline, tokens, _purpose(arguments))
+        if arguments.output is None:
+            recovery.write_csv(values, sys.stdout)
+            return
+        with recovery.private_file(arguments.output) as file:
+            count = recovery.write_csv(values, file)
+    print(f"{count} values in {arguments.output}, readable by you alone; audit entry {entry.mark}")
+
+
+def verify_audit(arguments: Arguments) -> None:
+    """Follow the audit's chain of hashes; fail at the first entry that was changed, removed or put in."""
+    from include.queue_etl import audit
+
+    with _officer(arguments) as pipeline:
+        last = audit.verify(pipeline.warehouse.audit_entries(), arguments.mark)
+    print(f"the audit is whole; last entry {last.mark}" if last else "the audit is empty")
 
 
 # Arguments ----------------------------------------------------------------------------------------
@@ -248,12 +257,14 @@ def _parser() -> argparse.ArgumentParser:
     _add(commands, create_keyset).add_argument("file", type=Path)
     _add(commands, migrate)
     _add_upkeep(commands)
-    _add_unmask(commands)
+    _add_privacy(commands)
     return parser
 
 
-def _add(commands: Any, command: Callable[[Arguments], None]) -> argparse.ArgumentParser:
-    name = command.__name__.replace("_", "-")
+def _add(
+    commands: Any, command: Callable[[Arguments], None], name: str | None = None
+) -> argparse.ArgumentParser:
+    name = name or command.__name__.replace("_", "-")
     summary = (command.__doc__ or "").strip()
     parser: argparse.ArgumentParser = commands.add_parser(name, help=summary, description=summary)
     parser.set_defaults(command=command, name=name)
@@ -280,18 +291,28 @@ def _add_upkeep(commands: Any) -> None:
         each.add_argument("--json", action="store_true", help="print one JSON object")
 
 
-def _add_unmask(commands: Any) -> None:
+def _add_privacy(commands: Any) -> None:
     one = _add(commands, unmask)
     one.add_argument(
         "tokens", nargs="*", metavar="TOKEN", help="tokens of one field; default: standard input"
     )
+    one.add_argument("--file", type=Path, help="file with a token a line, in place of TOKEN")
     one.add_argument("--field", help="the event field the tokens stand for, such as ip")
     one.add_argument("--user-id", help="all tokens in the rows of this user, in place of TOKEN")
-    one.add_argument("--reason", required=True, help="why; kept in the audit")
-    one.add_argument("--ticket", required=True, help="reference of the request; kept in the audit")
     where = one.add_mutually_exclusive_group(required=True)
     where.add_argument("--output", type=Path, help="new CSV file, readable by you alone")
     where.add_argument("--stdout", action="store_true", help="CSV on standard output")
+    _add_purpose(one)
+    actions = commands.add_parser("audit", help="the audit of personal data").add_subparsers(
+        required=True, metavar="ACTION"
+    )
+    one = _add(actions, verify_audit, "verify")
+    one.add_argument("--mark", metavar="ID:HASH", help="as a command printed it: that entry must be there")
+
+
+def _add_purpose(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--reason", required=True, help="why; kept in the audit")
+    parser.add_argument("--ticket", required=True, help="reference of the request; kept in the audit")
 
 
 # Connections --------------------------------------------------------------------------------------
@@ -310,6 +331,15 @@ def _upkeep(arguments: Arguments) -> "Iterator[UpkeepPipeline]":
 
     dsn = _variable("QUEUE_ETL_MAINTAINER_DSN", "libpq connection string of role etl_maintainer")
     with _parts(UpkeepPipeline, arguments, dsn) as pipeline:
+        yield pipeline
+
+
+@contextmanager
+def _officer(arguments: Arguments) -> "Iterator[OfficerPipeline]":
+    from include.queue_etl.officer import OfficerPipeline
+
+    dsn = _variable("QUEUE_ETL_OFFICER_DSN", "libpq connection string of role pii_officer")
+    with _parts(OfficerPipeline, arguments, dsn) as pipeline:
         yield pipeline
 
 
@@ -360,6 +390,18 @@ def _variable(name: str, meaning: str) -> str:
     if not value:
         raise SettingsError([f"{name} is not set: {meaning} (`./dev` writes it to .dev/env)"])
     return value
+
+
+def _purpose(arguments: Arguments) -> "Purpose":
+    from include.queue_etl.audit import Purpose
+
+    return Purpose(arguments.reason, arguments.ticket)
+
+
+def _lines(file: Path | None) -> list[str]:
+    """The lines of a file, or of standard input, without blanks around them and without empty ones."""
+    text = file.read_text(encoding="utf-8") if file else sys.stdin.read()
+    return [line.strip() for line in text.split("\n") if line.strip()]
 
 
 # Output -------------------------------------------------------------------------------------------

@@ -24,6 +24,21 @@ class Canonical(StrEnum):
     TEXT = "text"  # surrounding blanks stripped, Unicode NFC, case kept
 
 
+class Scheme(StrEnum):
+    """What stands in the table in place of a personal value."""
+
+    RECOVERABLE = "recoverable"  # AES-SIV: whoever holds the key gets the value back
+    ONE_WAY = "one_way"  # HMAC-SHA256 with a key of the keyset: whoever holds it can try values
+    # No key: everybody can try values, and one core tries every IPv4 address in minutes (docs/privacy.md).
+    SHA256 = "sha256"
+    MD5 = "md5"
+
+
+WEAK = (Scheme.SHA256, Scheme.MD5)
+# Characters of a token: base64 of 5 bytes key id and 32 bytes HMAC; hexadecimal digests.
+DIGEST_CHARS = {Scheme.ONE_WAY: 50, Scheme.SHA256: 64, Scheme.MD5: 32}
+
+
 @dataclass(frozen=True, slots=True)
 class Text:
     """A column that holds the field as it came. Its length limit stands in the event struct."""
@@ -34,20 +49,40 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Personal:
-    """A column that holds a token in place of the field's value.
+    """A column that holds a token in place of the field's value. It must allow NULL.
 
     Attributes:
         token_chars: length of the column; the longest value is the one whose token just fits
+        scheme: a recoverable field unless told otherwise
+        allow_weak: without it, the schemes without a key are refused; production refuses them always
     """
 
     column: str
     field: str
     canonical: Canonical = Canonical.TEXT
     token_chars: int = 256
+    scheme: Scheme = Scheme.RECOVERABLE
+    allow_weak: bool = False
+
+    def __post_init__(self) -> None:
+        if self.is_weak and not self.allow_weak:
+            raise ValueError(
+                f"{self.column}: {self.scheme} has no key, so that anybody can find the values by trying "
+                "(docs/privacy.md); only to join with tables masked so before, say allow_weak=True"
+            )
+        if self.token_chars < DIGEST_CHARS.get(self.scheme, 0):
+            raise ValueError(f"{self.column}: {self.scheme} takes {DIGEST_CHARS[self.scheme]} characters")
 
     @property
-    def max_bytes(self) -> int:
+    def is_weak(self) -> bool:
+        """Masked without a key."""
+        return self.scheme in WEAK
+
+    @property
+    def max_bytes(self) -> float:
         """Longest value, in UTF-8 bytes, whose token fits: 159 for a column of 256 characters."""
+        if self.scheme in DIGEST_CHARS:
+            return float("inf")
         # base64 of: 5 bytes key id, 16 bytes tag, 1 kind byte, then the text and one end mark, padded to 16.
         return (self.token_chars * 3 // 4 - 22) // 16 * 16 - 1
 
@@ -117,6 +152,11 @@ class Contract:
     def personal(self) -> tuple[Personal, ...]:
         """The personal columns, in table order."""
         return tuple(column for column in self.columns if isinstance(column, Personal))
+
+    @property
+    def recoverable(self) -> tuple[Personal, ...]:
+        """The personal columns whose values can be recovered."""
+        return tuple(column for column in self.personal if column.scheme is Scheme.RECOVERABLE)
 
     def max_length(self, field: str) -> float:
         """Longest text the event struct allows for a field, in characters; infinite without a limit."""

@@ -5,12 +5,16 @@
     ├── TransientError           the same call may succeed in a minute: retry
     │   ├── QueueUnavailable         SQS did not answer, or throttled, for longer than the retries last
     │   ├── WarehouseUnavailable     Postgres refused or dropped the connection, or asked for a retry
-    │   └── StagingUnavailable       the staging folder or bucket cannot be written or read
+    │   ├── StagingUnavailable       the staging folder or bucket cannot be written or read
+    │   └── KeyServiceUnavailable    KMS did not answer, or throttled
     └── PermanentError           a retry cannot help: a person has to change something
         ├── PreflightError           a run must not start; lists every reason
         ├── QueueRefused             SQS said no: queue missing, access denied, bad request
         ├── WarehouseRefused         Postgres said no: SQLSTATE and constraint, never the values
         ├── KeysetError              the keyset is missing, unreadable, or not the one used so far
+        ├── KeyInUse                 a key must stay: something still bears it; lists what
+        ├── AuditBroken              an entry of the audit was changed, removed or put in
+        ├── RateExceeded             more tokens an hour than one officer may unmask
         ├── StagedFileDamaged        a staged file is truncated, changed, swapped, foreign or gone
         └── RunFailed                finish ran, but a task before it had failed
 
@@ -57,6 +61,10 @@ class StagingUnavailable(TransientError):
     """The staging folder or bucket cannot be written or read."""
 
 
+class KeyServiceUnavailable(TransientError):
+    """KMS did not answer, or throttled."""
+
+
 class PermanentError(QueueEtlError):
     """A retry cannot help: a person has to change something."""
 
@@ -87,6 +95,20 @@ class WarehouseRefused(PermanentError):
 
 class KeysetError(PermanentError):
     """The keyset is missing, unreadable, or not the one that earlier runs masked with."""
+
+
+class KeyInUse(_ProblemsError, PermanentError):
+    """The key must stay; `problems` names what still bears it."""
+
+    heading = "the key stays"
+
+
+class AuditBroken(PermanentError):
+    """The chain of the audit does not hold: names the first entry that was changed, removed or put in."""
+
+
+class RateExceeded(PermanentError):
+    """The officer asked for more tokens than are allowed within an hour; the attempt is in the audit."""
 
 
 class StagedFileDamaged(PermanentError):

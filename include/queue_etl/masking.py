@@ -10,14 +10,19 @@ Canonical forms (one kind byte, then the value, padded because the ciphertext sh
     b"\6" + 16 bytes                       an IPv6 address
     b"\1" + UTF-8 + b"\x80" + zero bytes   text, to a multiple of 16 bytes after the kind byte
     b"\0" + UTF-8 + b"\x80" + zero bytes   text found where an address was expected: kept, and counted
+
+A one-way field's token holds an HMAC-SHA256 of the canonical form behind the id of its key; the two schemes
+without a key hash the value as it came, as the scripts did whose tables they are to be joined with.
 """
 
 import binascii
+import hashlib
+import hmac
 import unicodedata
 from collections.abc import Callable, Sequence
 from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 
-from include.queue_etl.contract import Canonical, Contract, Personal
+from include.queue_etl.contract import Canonical, Contract, Personal, Scheme
 from include.queue_etl.errors import KeysetError
 from include.queue_etl.keyset import Keyset
 
@@ -56,22 +61,37 @@ class Masker:
         """The canonical form of the value behind a token: "::ffff:10.0.0.1" comes back as "10.0.0.1".
 
         Raises:
-            KeysetError: not a token of this field under any key of the keyset
+            KeysetError: not a token of this field under any key of the keyset, or the field is one-way
         """
+        return _readable(self._canonical(personal, token))
+
+    def moved(self, personal: Personal, token: str) -> str:
+        """The token of the same value under the primary key.
+
+        Raises:
+            KeysetError: as `value` does
+        """
+        sealed = self._keyset.encrypt(self._canonical(personal, token), self._context(personal))
+        return to_text(sealed)
+
+    def _canonical(self, personal: Personal, token: str) -> bytes:
+        if personal.scheme is not Scheme.RECOVERABLE:
+            raise KeysetError(
+                f"field {personal.field} is masked one-way ({personal.scheme}): nothing opens it"
+            )
         try:
             sealed = binascii.a2b_base64(token.translate(_FROM_URLSAFE) + "=" * (-len(token) % 4))
         except ValueError:
             raise KeysetError("not a token: it is no base64url text") from None
-        return _readable(self._keyset.decrypt(sealed, self._context(personal)))
+        return self._keyset.decrypt(sealed, self._context(personal))
 
     def _context(self, personal: Personal) -> bytes:
         return f"queue_etl/{self._contract}/{personal.field}".encode()
 
     def _ciphertexts(self, personal: Personal, values: Sequence[str | None]) -> list[bytes]:
-        context = self._context(personal)
-        canonical: Callable[[str], bytes] = (
-            self._address if personal.canonical is Canonical.IP else self._text
-        )
+        if personal.scheme is not Scheme.RECOVERABLE:
+            return self._digests(personal, values)
+        context, canonical = self._context(personal), self._canonical_form(personal)
         encrypt, to_base64, null = self._keyset.encrypt, binascii.b2a_base64, NULL.encode()
         return [
             to_base64(encrypt(plain, context), newline=False)
@@ -79,6 +99,24 @@ class Masker:
             else null
             for value in values
         ]
+
+    def _digests(self, personal: Personal, values: Sequence[str | None]) -> list[bytes]:
+        canonical, null = self._canonical_form(personal), NULL.encode()
+        digest = _keyed_digest(self._keyset, self._context(personal))
+        if personal.is_weak:
+            name = personal.scheme.value
+            return [
+                hashlib.new(name, value.encode(), usedforsecurity=False).hexdigest().encode()
+                if value is not None and canonical(value)
+                else null
+                for value in values
+            ]
+        return [
+            digest(plain) if value is not None and (plain := canonical(value)) else null for value in values
+        ]
+
+    def _canonical_form(self, personal: Personal) -> Callable[[str], bytes]:
+        return self._address if personal.canonical is Canonical.IP else self._text
 
     def _address(self, value: str) -> bytes:
         try:
@@ -113,6 +151,16 @@ class Masker:
 
 
 _FROM_URLSAFE = str.maketrans("-_", "+/")
+
+
+def to_text(sealed: bytes) -> str:
+    """The text of a token."""
+    return binascii.b2a_base64(sealed, newline=False).translate(_TO_URLSAFE, b"=").decode("ascii")
+
+
+def _keyed_digest(keyset: Keyset, context: bytes) -> Callable[[bytes], bytes]:
+    prefix, key = keyset.one_way_key(context)
+    return lambda plain: binascii.b2a_base64(prefix + hmac.digest(key, plain, "sha256"), newline=False)
 
 
 def _readable(plain: bytes) -> str:

@@ -10,20 +10,33 @@ from typing import TYPE_CHECKING, Self
 from uuid import UUID, uuid5
 
 from include.queue_etl.contract import Contract
-from include.queue_etl.errors import KeysetError, PreflightError, QueueEtlError
-from include.queue_etl.keyset import Keyset
+from include.queue_etl.errors import KeyServiceUnavailable, KeysetError, PreflightError, QueueEtlError
+from include.queue_etl.keyset import Keyset, MasterKey
 from include.queue_etl.settings import Settings
 from include.queue_etl.staging import LocalFolder, S3Prefix, Staging, Store
 
 if TYPE_CHECKING:
     from boto3 import Session
+    from tink.aead import Aead
 
     from include.queue_etl.aws import Access
     from include.queue_etl.sqs import SqsQueue
     from include.queue_etl.warehouse import RunState, Warehouse
 
 log = logging.getLogger(__name__)
+WEAK = (
+    "contract %s masks %s with %s, which has no key: whoever reads the table finds the values by trying. One "
+    "core tries every IPv4 address in a minute or two (docs/privacy.md). Only for joining with tables masked "
+    "so before; production refuses it"
+)
 _RUNS = UUID("6d4a7b56-9d0c-4a6f-8f0b-2f3d6f1f4f6e")  # namespace of run ids
+
+
+def kms_key(uri: str, session: "Session") -> "Aead":
+    """The key that wraps the keyset; imports boto3."""
+    from include.queue_etl.kms import KmsKey
+
+    return KmsKey(uri, session)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +105,14 @@ class Pipeline:
 
     @cached_property
     def keyset(self) -> Keyset:
-        """The keyset; raises KeysetError."""
-        return Keyset.from_json(self._keyset_json)
+        """The keyset; raises KeysetError, or KeyServiceUnavailable where KMS has to unwrap it."""
+        return Keyset.from_json(self._keyset_json, self.master_key)
+
+    @property
+    def master_key(self) -> MasterKey | None:
+        """Makes what wraps the keyset; None where the settings name no KMS key."""
+        uri = self.settings.kms_key_uri
+        return (lambda: kms_key(uri, self._session())) if uri else None
 
     @cached_property
     def queue(self) -> "SqsQueue":
@@ -123,9 +142,25 @@ class Pipeline:
         Raises:
             PreflightError: names every part that is not ready, and what to do
         """
+        # Before the first connection: it might be the one without TLS.
+        if problems := self.production_problems():
+            raise PreflightError(problems)
+        for column in self.contract.personal:
+            if column.is_weak:
+                log.warning(WEAK, self.contract.name, column.field, column.scheme)
         problems = [problem for check in self._checks() for problem in check()]
         if problems:
             raise PreflightError(problems)
+
+    def production_problems(self) -> list[str]:
+        """Everything that is only fit for development; empty unless the settings say production."""
+        if self.settings.env != "production":
+            return []
+        from include.queue_etl import production
+
+        return production.problems(
+            production.Setup(self.contract, self._warehouse_dsn, self._keyset_json, self._endpoints())
+        )
 
     def open_run(self, depth: Mapping[str, int] | None) -> "RunState":
         """Enter the run in the warehouse, with what the sensor saw, or find it there."""
@@ -139,6 +174,14 @@ class Pipeline:
     def record_key(self) -> None:
         """Note the primary key's check value before anything is masked with it; again is fine."""
         self.warehouse.add_key_check(self.keyset.primary_key_id, self.keyset.check_value())
+
+    def _endpoints(self) -> list[str]:
+        """Where the AWS services answer; boto3 knows more sources than the settings, so it is asked."""
+        services = ["sqs", *(["s3"] if self.settings.staging.startswith("s3://") else [])]
+        clients = [self._session().client(name, endpoint_url=self._endpoint_url) for name in services]
+        if self.settings.kms_key_uri:
+            clients.append(self._session().client("kms"))
+        return [client.meta.endpoint_url for client in clients]
 
     def _store(self) -> Store:
         if self.settings.staging.startswith("s3://"):
@@ -159,7 +202,7 @@ class Pipeline:
         problems = self.warehouse.problems(self.contract)
         try:
             keyset = self.keyset
-        except KeysetError as error:
+        except (KeysetError, KeyServiceUnavailable) as error:
             return [*problems, str(error)]
         return problems or self._key_problems(keyset)
 

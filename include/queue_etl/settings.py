@@ -9,6 +9,12 @@ from include.queue_etl.errors import SettingsError
 
 PREFIX = "QUEUE_ETL_"
 _S3 = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/\S*)?")
+_KMS = re.compile(r"(aws-kms://arn:aws[a-z-]*:kms:[a-z0-9-]+:[0-9]{12}:(key|alias)/\S+)?")
+# Settings that are text of a form: how it looks, and what to say when it does not.
+FORMS = {
+    "staging": (re.compile(rf"/.*|{_S3.pattern}"), "give an absolute folder or s3://bucket/prefix"),
+    "kms_key_uri": (_KMS, "give aws-kms://arn:aws:kms:REGION:ACCOUNT:key/ID, or nothing"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +45,7 @@ LIMITS = {
     "quarantine_days": Limits(1, 3_650),
     "ledger_days": Limits(15, 3_650),  # the 14 days of SQS, and one for clocks
     "orphan_margin_seconds": Limits(0, 86_400),
+    "unmask_per_hour": Limits(1, 1_000_000),
 }
 CHOICES = {"env": ("development", "production"), "sqs_client": ("pycurl", "boto3")}
 
@@ -63,6 +70,8 @@ class Settings:
         quarantine_days: how long a quarantined message waits for a redrive; then maintenance deletes it
         ledger_days: how long the ids of messages are remembered, from the day they were sent
         orphan_margin_seconds: a run without progress for the visibility timeout and this long is given up
+        unmask_per_hour: most tokens that one officer may unmask within an hour, counted from the audit
+        kms_key_uri: the AWS KMS key that wraps the keyset: aws-kms://arn:...; nothing: it is not wrapped
         sqs_client: `pycurl`, or `boto3` where libcurl is not wanted (about ten times the CPU)
     """
 
@@ -81,6 +90,8 @@ class Settings:
     quarantine_days: int = 30
     ledger_days: int = 35
     orphan_margin_seconds: int = 900
+    unmask_per_hour: int = 1_000
+    kms_key_uri: str = ""
     sqs_client: str = "pycurl"
 
     @classmethod
@@ -117,16 +128,16 @@ def _problem(name: str, values: Mapping[str, int | str]) -> str | None:
 
 
 def _is_valid(name: str, text: str) -> bool:
-    if name == "staging":
-        return text.startswith("/") or _S3.fullmatch(text) is not None
+    if name in FORMS:
+        return FORMS[name][0].fullmatch(text) is not None
     if name in CHOICES:
         return text in CHOICES[name]
     return re.fullmatch(r"[0-9]{1,9}", text) is not None and int(text) in LIMITS[name].allowed
 
 
 def _rule(name: str) -> str:
-    if name == "staging":
-        return "give an absolute folder or s3://bucket/prefix"
+    if name in FORMS:
+        return FORMS[name][1]
     if name in CHOICES:
         return f"must be one of {', '.join(CHOICES[name])}"
     return f"must be a whole number from {LIMITS[name].least} to {LIMITS[name].most}"

@@ -1,84 +1,67 @@
-"""Recovery of masked values: for the privacy officer, with a reason, a ticket and an audit record."""
+"""Recovery of masked values: for the privacy officer, with a reason, a ticket and an audit entry."""
 
 import csv
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
-import psycopg
-from psycopg import sql
-from psycopg.types.json import Jsonb
-
+from include.queue_etl.audit import REFUSED, Entry, Purpose
 from include.queue_etl.contract import Contract, Personal
-from include.queue_etl.errors import WarehouseRefused
-from include.queue_etl.keyset import Keyset
+from include.queue_etl.errors import RateExceeded
 from include.queue_etl.masking import Masker
+from include.queue_etl.officer import OfficerPipeline
+
+Tokens = Sequence[tuple[Personal, str]]
+Value = tuple[str, str, str]  # field, token, value
 
 
 def personal_field(contract: Contract, field: str) -> Personal:
-    """The personal column of an event field.
+    """The recoverable column of an event field.
 
     Raises:
-        ValueError: the contract has no such personal field; the message lists those it has
+        ValueError: the contract has no such field; the message lists those it has
     """
-    found = {column.field: column for column in contract.personal}
+    found = {column.field: column for column in contract.recoverable}
     if field not in found:
-        raise ValueError(f"no personal field {field!r} in {contract.name}: one of {', '.join(found)}")
+        raise ValueError(f"no recoverable field {field!r} in {contract.name}: one of {', '.join(found)}")
     return found[field]
 
 
-def tokens_of_user(dsn: str, contract: Contract, key_column: str, key: str) -> list[tuple[Personal, str]]:
-    """Distinct tokens of the rows whose `key_column` is `key`, by personal column; NULLs left out.
+def unmask(
+    pipeline: OfficerPipeline, tokens: Tokens, purpose: Purpose, **asked: str
+) -> tuple[Entry, Iterator[Value]]:
+    """Put the request on record, then open the tokens.
 
     Args:
-        dsn: of role pii_officer, which may read the table
-        contract: names table and columns
-        key_column: a text column of the contract, such as `user_id`
-        key: value to look for
-    """
-    found: list[tuple[Personal, str]] = []
-    with _connect(dsn) as connection:
-        for column in contract.personal:
-            query = sql.SQL(
-                "SELECT DISTINCT {c} FROM {t} WHERE {k} = %s AND {c} IS NOT NULL ORDER BY 1"
-            ).format(
-                c=sql.Identifier(column.column),
-                t=sql.Identifier(*contract.table.split(".")),
-                k=sql.Identifier(key_column),
-            )
-            found += [(column, token) for (token,) in connection.execute(query, [key])]
-    return found
+        pipeline: of the officer
+        tokens: each with its column
+        purpose: why
+        asked: what else the audit should say of the request, such as who approved it
 
-
-def record(dsn: str, contract: Contract, fields: Sequence[str], count: int, reason: str, ticket: str) -> None:
-    """Commit the audit record. Call it before anything is decrypted.
+    Returns:
+        the committed audit entry, and (field, token, value) for each token, in order, as they are opened:
+        the value in its canonical form. Opening raises KeysetError on a token that is none of its field, or
+        of a key the keyset lacks.
 
     Raises:
-        WarehouseRefused: Postgres did not take it; nothing may be decrypted then
+        RateExceeded: more tokens than the hour has room for; the attempt is on record
+        KeysetError, WarehouseRefused, WarehouseUnavailable: nothing was opened
     """
-    details = {"contract": contract.name, "fields": sorted(set(fields)), "tokens": count}
-    with _connect(dsn) as connection:
-        connection.execute(
-            "INSERT INTO pii.audit (action, reason, ticket, details) VALUES ('unmask', %s, %s, %s)",
-            [reason, ticket, Jsonb(details)],
+    masker = Masker(pipeline.contract, pipeline.keyset)
+    fields = sorted({column.field for column, _ in tokens})
+    details = {"contract": pipeline.contract.name, "fields": fields, "tokens": len(tokens), **asked}
+    most = pipeline.settings.unmask_per_hour
+    entry = pipeline.warehouse.record("unmask", purpose, details, per_hour=most)
+    if entry.action.endswith(REFUSED):
+        raise RateExceeded(
+            f"{len(tokens)} tokens are more than this hour has room for (QUEUE_ETL_UNMASK_PER_HOUR={most}); "
+            f"audit entry {entry.id} says so"
         )
+    return entry, ((column.field, token, masker.value(column, token)) for column, token in tokens)
 
 
-def values(
-    contract: Contract, keyset: Keyset, tokens: Iterable[tuple[Personal, str]]
-) -> Iterator[tuple[str, str, str]]:
-    """(field, token, value) for each token, in order; the value in its canonical form.
-
-    Raises:
-        KeysetError: a token is none of this field, or of a key the keyset lacks
-    """
-    masker = Masker(contract, keyset)
-    for column, token in tokens:
-        yield column.field, token, masker.value(column, token)
-
-
-def write_csv(lines: Iterable[tuple[str, str, str]], stream: TextIO) -> int:
+def write_csv(lines: Iterator[Value], stream: TextIO) -> int:
     """Write `field,token,value` with a heading; returns the number of values."""
     writer = csv.writer(stream)
     writer.writerow(("field", "token", "value"))
@@ -93,10 +76,3 @@ def private_file(path: Path) -> TextIO:
     """Open a new file that only its owner can read; FileExistsError if there is one of that name."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     return os.fdopen(descriptor, "w", encoding="utf-8", newline="")
-
-
-def _connect(dsn: str) -> "psycopg.Connection[tuple[str, ...]]":
-    try:
-        return psycopg.connect(dsn, connect_timeout=10, application_name="queue_etl unmask")
-    except psycopg.Error:
-        raise WarehouseRefused("cannot connect as the privacy officer: check QUEUE_ETL_OFFICER_DSN") from None

@@ -48,5 +48,5 @@ class UpkeepPipeline(Pipeline):
         Raises:
             PreflightError: names every part that is not ready, and what to do
         """
-        if problems := self._warehouse_and_key_problems():
+        if problems := self.production_problems() or self._warehouse_and_key_problems():
             raise PreflightError(problems)

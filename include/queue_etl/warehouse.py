@@ -17,7 +17,7 @@ from psycopg.types.json import Jsonb
 from include.migrations import head_revision
 from include.queue_etl.batches import MaskedBatch, RejectedBatch
 from include.queue_etl.contract import Contract
-from include.queue_etl.errors import QueueEtlError, WarehouseRefused
+from include.queue_etl.errors import KeysetError, QueueEtlError, WarehouseRefused
 from include.queue_etl.loading import BatchCounts, Load, copy_all, insert_unseen, load_batch
 from include.queue_etl.postgres import Connection, Deadlocked, connect, translated
 
@@ -82,7 +82,7 @@ class Warehouse:
         With a contract, its table and columns are looked at too.
         """
         try:
-            return self._transaction(_schema_problems) or self._transaction(
+            return self._transaction(schema_problems) or self._transaction(
                 lambda connection: _table_problems(connection, contract) or _denied(connection, contract)
             )
         except QueueEtlError as error:
@@ -190,12 +190,18 @@ class Warehouse:
     # Keys
 
     def key_checks(self) -> dict[int, str]:
-        """Key id -> check value of every key that ever masked."""
-        return dict(self._execute("SELECT key_id, check_value FROM etl.keys"))
+        """Key id -> check value of every key that has masked and is not retired."""
+        return dict(self._execute("SELECT key_id, check_value FROM etl.keys WHERE retired_at IS NULL"))
 
     def add_key_check(self, key_id: int, value: str) -> None:
-        """Remember a key at its first use; a known key keeps its value."""
+        """Remember a key at its first use; a known key keeps its value.
+
+        Raises:
+            KeysetError: the key is retired: what it masked now could never be unmasked
+        """
         self._execute(INSERT_KEY, key_id=key_id, value=value)
+        if self._execute(SELECT_RETIRED, key_id=key_id)[0][0]:
+            raise KeysetError(f"key {key_id} is retired: this process has an old keyset, start it again")
 
     # The connection
 
@@ -222,7 +228,7 @@ class Warehouse:
 # Preflight
 
 
-def _schema_problems(connection: Connection) -> list[str]:
+def schema_problems(connection: Connection) -> list[str]:
     """Whether the schema is the one this code was written for."""
     there, allowed, role = _one(connection, SCHEMA_ACCESS)
     if not there:
@@ -318,3 +324,4 @@ SELECT_BATCHES: LiteralString = "SELECT batch, ids_digest FROM etl.batches WHERE
 INSERT_KEY: LiteralString = """
     INSERT INTO etl.keys (key_id, check_value) VALUES (%(key_id)s, %(value)s) ON CONFLICT DO NOTHING
 """
+SELECT_RETIRED: LiteralString = "SELECT retired_at IS NOT NULL FROM etl.keys WHERE key_id = %(key_id)s"

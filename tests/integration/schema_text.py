@@ -10,7 +10,8 @@ QUERIES = {
     "role": """
         WITH role AS (
             SELECT * FROM pg_roles
-            WHERE rolname IN ('etl_owner', 'etl_loader', 'etl_maintainer', 'analyst', 'pii_officer', 'ops_ro')
+            WHERE rolname IN ('etl_owner', 'etl_loader', 'etl_maintainer', 'etl_remasker', 'analyst',
+                              'pii_officer', 'ops_ro')
         )
         SELECT rolname, CASE WHEN rolsuper THEN 'superuser' ELSE '' END FROM role
         UNION ALL

@@ -18,7 +18,8 @@ QUARANTINE = (
     "INSERT INTO etl.quarantine (queue_id, sent_day, message_id, run_id, reason, payload, payload_bytes,"
     f" receive_count) VALUES (1, '2007-03-01', '{RUN}', '{RUN}', 'bad_json', '', 0, 1)"
 )
-AUDIT = "INSERT INTO pii.audit (action, reason, ticket) VALUES ('unmask', 'r', 't')"
+AUDIT = "SELECT pii.record('unmask', 'r', 't')"
+AUDIT_ROW = "INSERT INTO pii.audit (id, action, reason, ticket, hash) VALUES (1, 'unmask', 'r', 't', '')"
 CREATE = ("CREATE TABLE public.mine (x int)", "CREATE TABLE etl.mine (x int)", "CREATE SCHEMA mine")
 
 ALLOWED = {
@@ -32,7 +33,6 @@ ALLOWED = {
         "SELECT * FROM etl.runs, etl.batches, etl.keys, etl.run_summary",
         "UPDATE etl.batches SET loaded = 1",
         "INSERT INTO etl.keys (key_id, check_value) VALUES (1, 'x')",
-        "UPDATE etl.keys SET retired_at = now()",
         LEDGER,
         f"{LEDGER} ON CONFLICT DO NOTHING RETURNING queue_id, sent_day, message_id",
         "SELECT queue_id, sent_day, message_id FROM etl.ledger",
@@ -47,11 +47,21 @@ ALLOWED = {
     "pii_officer": (
         "SELECT * FROM public.user_logins",
         "SELECT * FROM etl.quarantine",
-        "UPDATE etl.quarantine SET redriven_at = now()",
+        "UPDATE public.user_logins SET user_id = NULL, masked_ip = NULL, masked_device_id = NULL",
         "DELETE FROM etl.quarantine",
         "SELECT * FROM etl.queues, etl.keys, etl.run_summary, etl.quarantine_summary, etl.schema_revision",
         AUDIT,
         "SELECT * FROM pii.audit",
+    ),
+    "etl_remasker": (
+        "SELECT ctid, masked_ip, masked_device_id FROM public.user_logins",
+        "UPDATE public.user_logins SET masked_ip = 'y', masked_device_id = 'z' WHERE ctid = '(0,1)'",
+        "SELECT queue_id, sent_day, message_id, payload FROM etl.quarantine",
+        "UPDATE etl.quarantine SET payload = ''",
+        "SELECT * FROM etl.keys, etl.queues, etl.run_summary, etl.schema_revision",
+        "INSERT INTO etl.keys (key_id, check_value, retired_at) VALUES (1, 'x', now())",
+        "UPDATE etl.keys SET retired_at = now()",
+        AUDIT,
     ),
     "ops_ro": (
         "SELECT * FROM etl.run_summary",
@@ -81,9 +91,11 @@ FORBIDDEN = {
         "DELETE FROM etl.runs",
         "DELETE FROM etl.batches",
         "DELETE FROM etl.keys",
+        "UPDATE etl.keys SET retired_at = NULL",
         "UPDATE etl.queues SET name = 'x'",
         "SELECT * FROM pii.audit",
         AUDIT,
+        AUDIT_ROW,
         "UPDATE etl.schema_revision SET version_num = '0'",
         *CREATE,
     ),
@@ -97,21 +109,41 @@ FORBIDDEN = {
         "SELECT * FROM etl.run_summary",
         "SELECT etl.ensure_ledger_partition('2007-03-02')",
         "SELECT * FROM pii.audit",
+        AUDIT,
         *CREATE,
     ),
     "pii_officer": (
         LOGIN,
-        "UPDATE public.user_logins SET user_id = 'y'",
+        "UPDATE public.user_logins SET locale = 'y'",
         "DELETE FROM public.user_logins",
         QUARANTINE,
+        "UPDATE etl.quarantine SET payload = ''",
+        AUDIT_ROW,
         "SELECT * FROM etl.ledger",
         "UPDATE etl.keys SET check_value = 'x'",
         "UPDATE pii.audit SET reason = 'x'",
         "DELETE FROM pii.audit",
         "TRUNCATE pii.audit",
-        "INSERT INTO pii.audit (action, reason, ticket, who) VALUES ('unmask', 'r', 't', 'somebody else')",
-        "INSERT INTO pii.audit (action, reason, ticket, at) VALUES ('unmask', 'r', 't', '2007-01-01')",
+        "SELECT pii.chained(audit) FROM pii.audit",
         "SELECT etl.drop_ledger_partitions(15)",
+        *CREATE,
+    ),
+    "etl_remasker": (
+        LOGIN,
+        "SELECT user_id FROM public.user_logins",
+        "SELECT count(*) FROM public.user_logins WHERE user_id = 'x'",
+        "UPDATE public.user_logins SET user_id = 'y'",
+        "DELETE FROM public.user_logins",
+        "SELECT * FROM etl.ledger",
+        "SELECT reason FROM etl.quarantine",
+        "UPDATE etl.quarantine SET reason = 'x'",
+        "DELETE FROM etl.quarantine",
+        QUARANTINE,
+        "UPDATE etl.keys SET check_value = 'x'",
+        "DELETE FROM etl.keys",
+        "SELECT * FROM etl.runs",
+        "SELECT * FROM pii.audit",
+        AUDIT_ROW,
         *CREATE,
     ),
     "ops_ro": (

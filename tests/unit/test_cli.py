@@ -147,7 +147,7 @@ def test_an_existing_keyset_is_never_overwritten(tmp_path, capsys):
 def test_an_unknown_personal_field_is_named_with_those_there_are(monkeypatch, capsys):
     monkeypatch.setenv("QUEUE_ETL_OFFICER_DSN", "host=127.0.0.1")
     assert run("unmask", "--reason", "r", "--ticket", "t", "--stdout", "--field", "user_id", "x") == 1
-    expected = "unmask: no personal field 'user_id' in user_logins: one of ip, device_id\n"
+    expected = "unmask: no recoverable field 'user_id' in user_logins: one of ip, device_id\n"
     assert capsys.readouterr() == ("", expected)
 
 

@@ -20,7 +20,7 @@ DOCUMENTS = [
 def test_the_readme_settings_table_lists_every_setting_with_its_default():
     listed = dict(re.findall(r"^\| `(QUEUE_ETL_[A-Z_]+)` \| `?([^|`]+)`? \|", README, re.MULTILINE))
     expected = {
-        PREFIX + field.name.upper(): "none" if field.default is MISSING else str(field.default)
+        PREFIX + field.name.upper(): "none" if field.default in (MISSING, "") else str(field.default)
         for field in fields(Settings)
     }
     assert {name: default.strip() for name, default in listed.items()} == expected

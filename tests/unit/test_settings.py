@@ -7,12 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from include.queue_etl.errors import SettingsError
-from include.queue_etl.settings import CHOICES, LIMITS, Settings
+from include.queue_etl.settings import CHOICES, FORMS, LIMITS, Settings
 
 STAGING = {"QUEUE_ETL_STAGING": "/var/staging"}
 NAMES = [field.name for field in fields(Settings)]
 GOOD = {
     "staging": st.sampled_from(["/", "/var/my staging", "s3://bucket", "s3://my-bucket.x/a/b"]),
+    "kms_key_uri": st.sampled_from(["", "aws-kms://arn:aws:kms:eu-west-1:111122223333:key/1234abcd-12ab"]),
     **{name: st.sampled_from(choices) for name, choices in CHOICES.items()},
     **{name: st.integers(limits.least, limits.most).map(str) for name, limits in LIMITS.items()},
 }
@@ -20,6 +21,9 @@ NO_NUMBER = ["", " ", "ten", "1.0", "1e3", "-1", "+1", " 1", "1 ", "1\n", "0x10"
 BAD = {
     "staging": st.sampled_from(
         ["", "relative/path", "~/staging", "s3://", "s3://A", "s3://b", "gs://x", "s3:///x"]
+    ),
+    "kms_key_uri": st.sampled_from(
+        ["arn:aws:kms:eu-west-1:111122223333:key/1", "aws-kms://key/1", "gcp-kms://x", " "]
     ),
     **{
         name: st.sampled_from(["", "other", choices[0].upper(), f" {choices[0]}"])
@@ -37,7 +41,7 @@ def variable(name: str) -> str:
 
 
 def test_each_setting_is_checked():
-    assert set(NAMES) == set(GOOD) == set(BAD) == {"staging", *CHOICES, *LIMITS}
+    assert set(NAMES) == set(GOOD) == set(BAD) == {*FORMS, *CHOICES, *LIMITS}
 
 
 @given(st.fixed_dictionaries({"staging": GOOD["staging"]}, optional={n: GOOD[n] for n in NAMES[1:]}))

@@ -1,0 +1,117 @@
+"""Postgres, as role `pii_officer`: finding tokens and overwriting them, each on record first."""
+
+from collections.abc import Collection, Iterable, Sequence
+from datetime import date
+from functools import cached_property
+from typing import Any, LiteralString, NamedTuple
+from uuid import UUID
+
+from psycopg import sql
+
+from include.queue_etl.audit import AuditedWarehouse
+from include.queue_etl.contract import Contract, Personal
+from include.queue_etl.errors import PreflightError
+from include.queue_etl.pipeline import Pipeline
+from include.queue_etl.postgres import Connection
+
+
+class Sealed(NamedTuple):
+    """A message in quarantine, as it is stored."""
+
+    sent_day: date
+    message_id: str
+    payload: bytes
+
+
+class OfficerPipeline(Pipeline):
+    """The parts that unmask and erase work with: `warehouse_dsn` is that of role pii_officer."""
+
+    @cached_property
+    def warehouse(self) -> "Officer":
+        """The warehouse; it connects at its first statement."""
+        return Officer(self._warehouse_dsn)
+
+    def check(self) -> None:
+        """Check warehouse and keyset.
+
+        Raises:
+            PreflightError: names every part that is not ready, and what to do
+        """
+        if problems := self.production_problems() or self._warehouse_and_key_problems():
+            raise PreflightError(problems)
+
+
+class Officer(AuditedWarehouse):
+    """The warehouse of the privacy officer. Raises what Warehouse does."""
+
+    def tokens_where(self, contract: Contract, column: str, value: str) -> list[tuple[Personal, str]]:
+        """Distinct recoverable tokens of the rows whose `column` is `value`, by personal column."""
+        found: list[tuple[Personal, str]] = []
+        for personal in contract.recoverable:
+            query = sql.SQL(
+                "SELECT DISTINCT {p} FROM {t} WHERE {c} = %s AND {p} IS NOT NULL ORDER BY 1"
+            ).format(p=sql.Identifier(personal.column), t=_table(contract), c=sql.Identifier(column))
+            found += [(personal, token) for (token,) in self._composed(query, value)]
+        return found
+
+    def count_rows(self, contract: Contract, column: str, values: Collection[str]) -> int:
+        """Rows whose `column` has one of these values."""
+        query = sql.SQL("SELECT count(*) FROM {} WHERE {} = ANY (%s)").format(
+            _table(contract), sql.Identifier(column)
+        )
+        return int(self._composed(query, list(values))[0][0])
+
+    def overwrite(
+        self, contract: Contract, column: str, values: Collection[str], columns: Sequence[str]
+    ) -> int:
+        """Set `columns` to NULL in the rows whose `column` has one of these values; returns how many."""
+        nulls = [sql.SQL("{} = NULL").format(sql.Identifier(name)) for name in columns]
+        query = sql.SQL(
+            "WITH erased AS (UPDATE {} SET {} WHERE {} = ANY (%s) RETURNING 1) SELECT count(*) FROM erased"
+        ).format(_table(contract), sql.SQL(", ").join(nulls), sql.Identifier(column))
+        return int(self._composed(query, list(values))[0][0])
+
+    def quarantined_after(self, contract: Contract, last: Sealed | None, messages: int) -> list[Sealed]:
+        """The next messages in quarantine in the order of their key, redriven ones too."""
+        found = self._execute(
+            SELECT_QUARANTINED,
+            queue=contract.queue,
+            after_day=last and last.sent_day,
+            after_id=last and last.message_id,
+            messages=messages,
+        )
+        return [Sealed(*line) for line in found]
+
+    def delete_quarantined(self, contract: Contract, messages: Iterable[Sealed]) -> int:
+        """Delete messages from the quarantine; returns how many were there. The ledger keeps their ids."""
+        ids = [message.message_id for message in messages]
+        return len(self._execute(DELETE_QUARANTINED, queue=contract.queue, ids=ids)) if ids else 0
+
+    def open_runs(self, run_ids: Iterable[UUID]) -> set[UUID]:
+        """Those of these runs that are not closed."""
+        return {run_id for (run_id,) in self._execute(SELECT_OPEN, ids=list(run_ids))}
+
+    def _composed(self, query: sql.Composed, value: object) -> list[tuple[Any, ...]]:
+        def run(connection: Connection) -> list[tuple[Any, ...]]:
+            return connection.execute(query, [value]).fetchall()
+
+        return self._transaction(run)
+
+
+def _table(contract: Contract) -> sql.Identifier:
+    return sql.Identifier(*contract.table.split("."))
+
+
+SELECT_QUARANTINED: LiteralString = """
+    SELECT sent_day, message_id::text, payload FROM etl.quarantine JOIN etl.queues USING (queue_id)
+    WHERE name = %(queue)s AND (%(after_id)s::uuid IS NULL
+                                OR (sent_day, message_id) > (%(after_day)s::date, %(after_id)s::uuid))
+    ORDER BY sent_day, message_id LIMIT %(messages)s
+"""
+DELETE_QUARANTINED: LiteralString = """
+    DELETE FROM etl.quarantine WHERE message_id = ANY (%(ids)s::uuid[])
+      AND queue_id = (SELECT queue_id FROM etl.queues WHERE name = %(queue)s) RETURNING 1
+"""
+SELECT_OPEN: LiteralString = """
+    SELECT run_id FROM etl.run_summary WHERE state = 'running' AND run_id = ANY (%(ids)s::uuid[])
+"""
