@@ -49,6 +49,7 @@ class Keyset:
             KeyServiceUnavailable: KMS did not answer
         """
         text = unwrapped(text, master_key)
+        daead.register()
         try:
             handle = tink.json_proto_keyset_format.parse(text, secret_key_access.TOKEN)
             keyset = cls(handle)
