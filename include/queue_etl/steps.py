@@ -273,7 +273,7 @@ def _settle(pipeline: Pipeline, proven: Mapping[str, bytes], last_attempt: bool)
                 settled.deleted += outcome.done
                 settled.delete_failed += sum(outcome.failed.values())
             else:
-                settled.released += _give_back(pipeline, receipts.receipts, "they are not loaded")
+                settled.released += _release(pipeline, receipts.receipts, "they are not loaded")
         except (TransientError, QueueRefused, StagedFileDamaged) as error:
             if isinstance(error, TransientError) and not last_attempt:
                 raise
@@ -282,15 +282,23 @@ def _settle(pipeline: Pipeline, proven: Mapping[str, bytes], last_attempt: bool)
     return settled
 
 
-def _give_back(pipeline: Pipeline, receipts: Sequence[str], why: str) -> int:
-    """Make messages visible again at once; returns how many. What fails is said, with the time it lasts."""
+def _give_back(pipeline: Pipeline, receipts: Sequence[str], why: str) -> None:
+    """Release on the way out of a failure, which matters more than one of the release itself."""
+    try:
+        _release(pipeline, receipts, why)
+    except QueueEtlError as error:
+        log.error("%d messages stay hidden until %s: %s", len(receipts), _back_by(pipeline), error)
+
+
+def _release(pipeline: Pipeline, receipts: Sequence[str], why: str) -> int:
+    """Make messages visible again at once; returns how many. What SQS leaves hidden is said, and until when.
+
+    Raises:
+        QueueUnavailable, QueueRefused: some may be visible
+    """
     if not receipts:
         return 0
-    try:
-        released = pipeline.queue.release(receipts).done
-    except QueueEtlError as error:
-        log.error("could not give back %d messages: %s", len(receipts), error)
-        released = 0
+    released = pipeline.queue.release(receipts).done
     log.warning("gave back %d of %d messages: %s", released, len(receipts), why)
     if released < len(receipts):
         log.warning("%d messages stay hidden until %s", len(receipts) - released, _back_by(pipeline))
