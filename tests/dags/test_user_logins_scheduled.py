@@ -36,8 +36,9 @@ def free_port() -> int:
 
 
 @pytest.fixture
-def airflow(tmp_path: Path) -> Iterator[None]:
-    """Airflow as `./dev up` starts it, on ports of its own, with the DAG paused until all parts are healthy.
+def airflow(tmp_path: Path) -> Iterator[Path]:
+    """Airflow as `./dev up` starts it, on ports of its own, with the DAG paused until all parts are healthy;
+    gives the folder of the tasks' logs.
 
     A task that starts before the api-server listens dies; its retry would come later than the test waits.
     """
@@ -66,7 +67,7 @@ def airflow(tmp_path: Path) -> Iterator[None]:
     try:
         wait_until(lambda: healthy(api), START_SECONDS)
         pause(False)
-        yield
+        yield tmp_path / "logs"
     finally:
         stop(process)
 
@@ -115,9 +116,17 @@ def states() -> dict[tuple[str, str], str | None]:
         return {(run_id, task): state and str(state) for run_id, task, state in found}
 
 
+def errors_in(logs: Path, run_id: str) -> list[str]:
+    """What the tasks of the run logged as errors."""
+    lines = [
+        line for path in logs.rglob(f"run_id={run_id}/**/*.log") for line in path.read_text().splitlines()
+    ]
+    return [line for line in lines if '"level":"error"' in line]
+
+
 @pytest.mark.timeout(300)
 def test_a_run_waits_in_the_triggerer_and_goes_on_when_messages_come(
-    airflow: None, login_queue: str, sqs: Any, warehouse: psycopg.Connection[Any]
+    airflow: Path, login_queue: str, sqs: Any, warehouse: psycopg.Connection[Any]
 ) -> None:
     run_id = f"scheduled-test-{secrets.token_hex(4)}"
     user = f"user-{run_id}"
@@ -131,6 +140,7 @@ def test_a_run_waits_in_the_triggerer_and_goes_on_when_messages_come(
     wait_until(lambda: states().get((run_id, "finish")) in {"success", "failed", "upstream_failed"}, 90)
     print(f"20 messages, from sending to the end of the run: {time.monotonic() - sent:.1f} s")
     of_run = {task: state for (run, task), state in states().items() if run == run_id}
-    assert of_run == dict.fromkeys(("sense", "extract", "mask", "load", "finish"), "success")
+    tasks = ("sense", "extract", "mask", "load", "finish")
+    assert of_run == dict.fromkeys(tasks, "success"), errors_in(airflow, run_id)
     count = "SELECT count(*) FROM public.user_logins WHERE user_id = %s"
     assert warehouse.execute(count, [user]).fetchone() == (20,)
