@@ -32,7 +32,7 @@ STEPS: dict[str, dict[str, int]] = {
         "file write": 9, "file sync": 9, "file rename": 7, "request": 12, "answer": 12,
         "statement": 14, "commit": 10,
     },
-    "mask": {"file write": 2, "file sync": 4, "file rename": 2, "statement": 1, "commit": 1},
+    "mask": {"file write": 2, "file sync": 4, "file rename": 2},
     "load": {"statement": 8, "copy": 6, "commit": 4},
     "finish": {
         "request": 6, "answer": 6, "statement": 6, "commit": 5, "file removal": 10,

@@ -78,7 +78,8 @@ def test_what_is_in_a_table_a_log_a_staged_file_or_the_write_ahead_log_is_found(
     monkeypatch.setattr(canaries, "NEEDLES", [lane.tag.encode()])
     lane.send(bodies.texts(bodies.some(lane.tag, 5)))
     assert worker.run(lane, "drain", "-v").code == 0
-    (lane.staging / "planted.raw").write_text(lane.tag)
+    for folder in (lane.staging, lane.ground.output):
+        (folder / "planted").write_text(lane.tag)
 
     found = canaries.everywhere(lane.ground)
 

