@@ -6,8 +6,10 @@ import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import boto3
 import psycopg
 import pytest
+from botocore.config import Config
 
 from include.queue_etl import steps
 from include.queue_etl.contract import Contract
@@ -348,6 +350,32 @@ def test_folders_that_are_none_of_ours_are_left_alone(project: Project) -> None:
     make_old(project, 400)
     assert cleaned(project) == {"expired": 0, "tidied": 0, "unknown": 0, "unknown_removed": 0}
     assert foreign.exists()
+
+
+def test_staging_on_s3_is_cleaned_by_the_same_rules(project: Project) -> None:
+    bucket = project.contract.queue
+    client = boto3.client("s3", config=Config(s3={"addressing_style": "path"}))
+    client.create_bucket(Bucket=bucket)
+    on_s3 = project.with_settings(staging=f"s3://{bucket}/some/where")
+
+    def names() -> list[str]:
+        found = client.list_objects_v2(Bucket=bucket).get("Contents", [])
+        return sorted(item["Key"].rpartition(".")[2] for item in found)
+
+    on_s3.send(login("u"))
+    on_s3.drain("run__1")
+    on_s3.send(login("v"))
+    extracted(on_s3, "run__2")
+    client.put_object(Bucket=bucket, Key="some/where/not-a-run/file.masked", Body=b"")
+    client.put_object(Bucket=bucket, Key="elsewhere", Body=b"")
+    assert cleaned(on_s3)["expired"] == 0
+    later = datetime.now(UTC) + timedelta(days=8)
+    assert cleaned(on_s3, later) == {"expired": 1, "tidied": 0, "unknown": 0, "unknown_removed": 0}
+    assert names() == ["elsewhere", "masked", "raw", "receipts"]
+    forget_runs(on_s3)
+    assert cleaned(on_s3)["unknown"] == 1
+    assert cleaned(on_s3, datetime.now(UTC) + timedelta(days=15))["unknown_removed"] == 1
+    assert names() == ["elsewhere", "masked"]
 
 
 # All of it

@@ -1,0 +1,40 @@
+"""docs/operations.md: each row of its tables names a test that exists, and each setting exists."""
+
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from include.queue_etl.settings import PREFIX, Settings
+
+ROOT = Path(__file__).resolve().parents[2]
+TEXT = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+ROWS = [line for line in TEXT.splitlines() if line.startswith("|") and not line.startswith("|---")]
+FAULTS = [row for row in ROWS if row.count("|") == 6 and not row.startswith("| fault |")]
+TESTS = {
+    name
+    for path in (ROOT / "tests").rglob("test_*.py")
+    for name in re.findall(r"^def (test_\w+)", path.read_text(encoding="utf-8"), re.MULTILINE)
+}
+
+
+def test_there_is_a_row_for_each_sort_of_fault() -> None:
+    assert len(FAULTS) >= 35
+
+
+@pytest.mark.parametrize("row", FAULTS, ids=lambda row: row.split("|")[1].strip())
+def test_each_row_names_a_test_that_exists(row: str) -> None:
+    named = re.fullmatch(r"`(test_\w+)`", row.strip("|").split(" | ")[-1].strip())
+    assert named, "the last column must name a test"
+    assert named[1] in TESTS
+
+
+def test_every_fault_table_has_the_same_columns() -> None:
+    heads = [row for row in ROWS if row.startswith("| fault |")]
+    assert set(heads) == {"| fault | you see | the data is | run | shown by |"}
+
+
+def test_each_setting_it_names_exists() -> None:
+    known = {PREFIX + field.name.upper() for field in fields(Settings)} | {"QUEUE_ETL_MAINTAINER_DSN"}
+    assert set(re.findall(r"QUEUE_ETL_[A-Z_]+", TEXT)) <= known
