@@ -31,7 +31,9 @@ if TYPE_CHECKING:
     from boto3 import Session
 
     from include.queue_etl.audit import Purpose
+    from include.queue_etl.keys import KeyFile
     from include.queue_etl.officer import OfficerPipeline
+    from include.queue_etl.rotation import RotationPipeline
     from include.queue_etl.sqs import SqsQueue
     from include.queue_etl.upkeep_pipeline import UpkeepPipeline
 
@@ -216,7 +218,7 @@ def unmask(arguments: Arguments) -> None:
         column = recovery.personal_field(contract, arguments.field or "")
         tokens = [(column, token) for token in arguments.tokens or _lines(arguments.file)]
     with _officer(arguments) as pipeline:
-        pipeline.check()
+        pipeline.check_warehouse()
         if arguments.user_id is not None:
             tokens = pipeline.warehouse.tokens_where(contract, "user_id", arguments.user_id)
         entry, values = recovery.unmask(pipeline, tokens, _purpose(arguments))
@@ -235,6 +237,78 @@ def verify_audit(arguments: Arguments) -> None:
     with _officer(arguments) as pipeline:
         last = audit.verify(pipeline.warehouse.audit_entries(), arguments.mark)
     print(f"the audit is whole; last entry {last.mark}" if last else "the audit is empty")
+
+
+def erase(arguments: Arguments) -> None:
+    """Erase a user, an address or a device; without --apply only count. The value comes on standard input."""
+    from include.queue_etl import erase as erasure
+
+    values = _lines(arguments.file)
+    if len(values) != 1:
+        raise ValueError(f"give one value, on a line of its own: there are {len(values)}")
+    subject = erasure.Subject(load_contract(arguments.contract), arguments.by, values[0])
+    with _officer(arguments) as pipeline:
+        result = erasure.erase(pipeline, subject, _purpose(arguments), dry_run=not arguments.apply)
+    _show(result, arguments.json)
+
+
+def remask(arguments: Arguments) -> None:
+    """Move everything, of every contract, to the keyset's primary key; pipelines may run."""
+    from include.queue_etl import rotation
+
+    with _rotation(arguments) as pipeline:
+        _show(rotation.remask(pipeline, _contracts(), _purpose(arguments)), arguments.json)
+
+
+def create_key(arguments: Arguments) -> None:
+    """Make a new keyset, wrapped where QUEUE_ETL_KMS_KEY_URI names a key."""
+    if arguments.print:
+        print(_key_file().sealed(Keyset.new_json()))
+        return
+    _key_file().create(Keyset.new_json())
+    print("made the keyset: keep a copy, without it nothing can be unmasked")
+
+
+def add_key(arguments: Arguments) -> None:
+    """Add a key that opens but does not mask yet: give the keyset to every process, then promote the key."""
+    from include.queue_etl import keys
+
+    text, key_id = keys.added(_key_file().read())
+    _keep_keyset(arguments, text, f"added key {key_id}: give the keyset to every process, then promote it")
+
+
+def promote_key(arguments: Arguments) -> None:
+    """Let a key mask from now on: give the keyset to every process, then remask."""
+    from include.queue_etl import keys
+
+    text = keys.promoted(_key_file().read(), arguments.key_id)
+    _keep_keyset(arguments, text, f"key {arguments.key_id} is primary: give the keyset to every process")
+
+
+def wrap_keys(arguments: Arguments) -> None:
+    """Wrap the keyset with the key of QUEUE_ETL_KMS_KEY_URI."""
+    _variable("QUEUE_ETL_KMS_KEY_URI", "the AWS KMS key that wraps: aws-kms://arn:...")
+    _keep_keyset(arguments, _key_file().read(), "wrapped the keyset")
+
+
+def key_status(arguments: Arguments) -> None:
+    """Show each key, and what bears it."""
+    from include.queue_etl import rotation
+
+    with _rotation(arguments) as pipeline:
+        for key in rotation.status(pipeline, _contracts()):
+            _show(key, arguments.json)
+
+
+def destroy_key(arguments: Arguments) -> None:
+    """Remove a key for good; refused while anything bears it."""
+    from include.queue_etl import rotation
+
+    with _rotation(arguments) as pipeline:
+        text = rotation.retire(
+            pipeline, _contracts(), arguments.key_id, _purpose(arguments), arguments.abandon_one_way
+        )
+    _keep_keyset(arguments, text, f"key {arguments.key_id} is gone: give the keyset to every process")
 
 
 # Arguments ----------------------------------------------------------------------------------------
@@ -303,11 +377,54 @@ def _add_privacy(commands: Any) -> None:
     where.add_argument("--output", type=Path, help="new CSV file, readable by you alone")
     where.add_argument("--stdout", action="store_true", help="CSV on standard output")
     _add_purpose(one)
+    one = _add(commands, erase)
+    one.add_argument("--by", required=True, metavar="FIELD", help="user_id, ip or device_id")
+    one.add_argument("--file", type=Path, help="file that holds the value; default: standard input")
+    one.add_argument("--apply", action="store_true", help="do it")
+    one.add_argument("--json", action="store_true", help="print one JSON object")
+    _add_purpose(one)
+    one = _add(commands, remask)
+    one.add_argument("--json", action="store_true", help="print one JSON object")
+    _add_purpose(one)
     actions = commands.add_parser("audit", help="the audit of personal data").add_subparsers(
         required=True, metavar="ACTION"
     )
     one = _add(actions, verify_audit, "verify")
     one.add_argument("--mark", metavar="ID:HASH", help="as a command printed it: that entry must be there")
+    _add_keys(commands)
+
+
+def _add_keys(commands: Any) -> None:
+    actions = commands.add_parser("keys", help="the keys of QUEUE_ETL_KEYSET_FILE").add_subparsers(
+        required=True, metavar="ACTION"
+    )
+    changing = [
+        _add(actions, command, name)
+        for command, name in (
+            (create_key, "create"),
+            (add_key, "add"),
+            (promote_key, "promote"),
+            (wrap_keys, "wrap"),
+            (destroy_key, "destroy"),
+        )
+    ]
+    for one in changing:
+        one.add_argument(
+            "--print",
+            action="store_true",
+            help="print the keyset, for a secrets backend; leave the file alone",
+        )
+    for one in (changing[2], changing[4]):
+        one.add_argument("key_id", type=int)
+    changing[4].add_argument(
+        "--abandon-one-way",
+        action="store_true",
+        help="let one-way tokens stay, which nothing matches any more",
+    )
+    _add_purpose(changing[4])
+    _add(actions, key_status, "status").add_argument(
+        "--json", action="store_true", help="a JSON object a key"
+    )
 
 
 def _add_purpose(parser: argparse.ArgumentParser) -> None:
@@ -340,6 +457,15 @@ def _officer(arguments: Arguments) -> "Iterator[OfficerPipeline]":
 
     dsn = _variable("QUEUE_ETL_OFFICER_DSN", "libpq connection string of role pii_officer")
     with _parts(OfficerPipeline, arguments, dsn) as pipeline:
+        yield pipeline
+
+
+@contextmanager
+def _rotation(arguments: Arguments) -> "Iterator[RotationPipeline]":
+    from include.queue_etl.rotation import RotationPipeline
+
+    dsn = _variable("QUEUE_ETL_REMASKER_DSN", "libpq connection string of role etl_remasker")
+    with _parts(RotationPipeline, arguments, dsn) as pipeline:
         yield pipeline
 
 
@@ -378,6 +504,28 @@ def _session() -> "Session":
     import boto3
 
     return boto3.Session()
+
+
+def _contracts() -> dict[str, Contract]:
+    return {name: load_contract(name) for name in contract_names()}
+
+
+def _key_file() -> "KeyFile":
+    from include.queue_etl.keys import KeyFile
+    from include.queue_etl.pipeline import kms_key
+
+    path = Path(_variable("QUEUE_ETL_KEYSET_FILE", "file with the Tink JSON keyset"))
+    uri = Settings.from_environment({"QUEUE_ETL_STAGING": "/", **os.environ}).kms_key_uri
+    return KeyFile(path, (lambda: kms_key(uri, _session())) if uri else None)
+
+
+def _keep_keyset(arguments: Arguments, text: str, done: str) -> None:
+    if arguments.print:
+        print(_key_file().sealed(text))
+        print(done, file=sys.stderr)
+        return
+    _key_file().replace(text)
+    print(done)
 
 
 def _keyset_json() -> str:

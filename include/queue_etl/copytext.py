@@ -88,7 +88,7 @@ def _column(
         return tokens(column, values)
     if isinstance(column, Derived):
         # A few versions occur in millions of messages: each is converted and written once a batch.
-        texts = {value: _escaped(column.convert(value)) for value in set(values)}
+        texts = {value: escaped(column.convert(value)) for value in set(values)}
         return map(texts.__getitem__, values)
     return _text_column(values)
 
@@ -97,10 +97,11 @@ def _text_column(values: Sequence[str | None]) -> Sequence[str]:
     # One look at the whole column, in C: hardly any batch has something to escape.
     if _is_plain("".join([value for value in values if value])):
         return [NULL if value is None else value for value in values]
-    return list(map(_escaped, values))
+    return list(map(escaped, values))
 
 
-def _escaped(value: object) -> str:
+def escaped(value: object) -> str:
+    r"""A value as COPY text has it; \N for None."""
     if value is None:
         return NULL
     text = str(value)

@@ -158,6 +158,15 @@ def to_text(sealed: bytes) -> str:
     return binascii.b2a_base64(sealed, newline=False).translate(_TO_URLSAFE, b"=").decode("ascii")
 
 
+def token_heads(key_id: int) -> list[str]:
+    """What every token of a key begins with: one of these texts of seven characters.
+
+    The five bytes of Tink's prefix are six characters of base64 and two thirds of the seventh.
+    """
+    prefix = b"\x01" + key_id.to_bytes(4, "big")
+    return [to_text(prefix + bytes([rest << 6]))[:7] for rest in range(4)]
+
+
 def _keyed_digest(keyset: Keyset, context: bytes) -> Callable[[bytes], bytes]:
     prefix, key = keyset.one_way_key(context)
     return lambda plain: binascii.b2a_base64(prefix + hmac.digest(key, plain, "sha256"), newline=False)

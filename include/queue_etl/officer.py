@@ -10,7 +10,6 @@ from psycopg import sql
 
 from include.queue_etl.audit import AuditedWarehouse
 from include.queue_etl.contract import Contract, Personal
-from include.queue_etl.errors import PreflightError
 from include.queue_etl.pipeline import Pipeline
 from include.queue_etl.postgres import Connection
 
@@ -30,15 +29,6 @@ class OfficerPipeline(Pipeline):
     def warehouse(self) -> "Officer":
         """The warehouse; it connects at its first statement."""
         return Officer(self._warehouse_dsn)
-
-    def check(self) -> None:
-        """Check warehouse and keyset.
-
-        Raises:
-            PreflightError: names every part that is not ready, and what to do
-        """
-        if problems := self.production_problems() or self._warehouse_and_key_problems():
-            raise PreflightError(problems)
 
 
 class Officer(AuditedWarehouse):

@@ -11,7 +11,7 @@ from uuid import UUID, uuid5
 
 from include.queue_etl.contract import Contract
 from include.queue_etl.errors import KeyServiceUnavailable, KeysetError, PreflightError, QueueEtlError
-from include.queue_etl.keyset import Keyset, MasterKey
+from include.queue_etl.keyset import Keyset, MasterKey, unwrapped
 from include.queue_etl.settings import Settings
 from include.queue_etl.staging import LocalFolder, S3Prefix, Staging, Store
 
@@ -108,6 +108,11 @@ class Pipeline:
         """The keyset; raises KeysetError, or KeyServiceUnavailable where KMS has to unwrap it."""
         return Keyset.from_json(self._keyset_json, self.master_key)
 
+    @cached_property
+    def keyset_json(self) -> str:
+        """The keyset in the clear, for who needs its keys one by one; raises as `keyset` does."""
+        return unwrapped(self._keyset_json, self.master_key)
+
     @property
     def master_key(self) -> MasterKey | None:
         """Makes what wraps the keyset; None where the settings name no KMS key."""
@@ -150,6 +155,15 @@ class Pipeline:
                 log.warning(WEAK, self.contract.name, column.field, column.scheme)
         problems = [problem for check in self._checks() for problem in check()]
         if problems:
+            raise PreflightError(problems)
+
+    def check_warehouse(self) -> None:
+        """Check warehouse and keyset, for what does without the queue.
+
+        Raises:
+            PreflightError: names every part that is not ready, and what to do
+        """
+        if problems := self.production_problems() or self._warehouse_and_key_problems():
             raise PreflightError(problems)
 
     def production_problems(self) -> list[str]:

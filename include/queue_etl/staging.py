@@ -23,7 +23,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from include.queue_etl.errors import KeysetError, StagedFileDamaged, StagingUnavailable
-from include.queue_etl.keyset import Keyset
+from include.queue_etl.keyset import Keyset, key_id
 
 if TYPE_CHECKING:
     from boto3 import Session
@@ -296,6 +296,11 @@ class Staging:
                 "(truncated, changed, swapped, of another run, or another keyset)"
             ) from None
         return content
+
+    def key_of(self, file: BatchFile) -> int | None:
+        """Id of the key that a file is sealed with; None for a file that is gone, or none of ours."""
+        sealed = self._store.read(self._path(file))
+        return key_id(sealed[len(MAGIC) + 1 :]) if sealed and sealed.startswith(MAGIC) else None
 
     def batches(self, kind: Kind) -> list[str]:
         """Names of the batches that have a file of this kind, sorted."""

@@ -4,7 +4,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from include.queue_etl.contract import Contract
-from include.queue_etl.errors import PreflightError
 from include.queue_etl.pipeline import Pipeline, Run
 
 if TYPE_CHECKING:
@@ -41,12 +40,3 @@ class UpkeepPipeline(Pipeline):
             warehouse_dsn=self._warehouse_dsn,
             keyset_json=self._keyset_json,
         )
-
-    def check_warehouse(self) -> None:
-        """Check warehouse and keyset, for what does without the queue.
-
-        Raises:
-            PreflightError: names every part that is not ready, and what to do
-        """
-        if problems := self.production_problems() or self._warehouse_and_key_problems():
-            raise PreflightError(problems)

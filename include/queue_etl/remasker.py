@@ -1,0 +1,212 @@
+"""Postgres, as role `etl_remasker`: moving tokens and payloads from key to key."""
+
+from collections.abc import Mapping, Sequence
+from datetime import date
+from typing import Any, LiteralString, NamedTuple
+from uuid import UUID
+
+from psycopg import sql
+
+from include.queue_etl.audit import AuditedWarehouse
+from include.queue_etl.contract import Contract, Personal
+from include.queue_etl.errors import KeysetError
+from include.queue_etl.keyset import Keyset
+from include.queue_etl.masking import Masker, token_heads
+from include.queue_etl.postgres import Connection
+from include.queue_etl.transform import quarantine_context
+
+BLOCKS = 128  # of 8 KiB: about 10,000 rows of user_logins in one transaction
+PAYLOADS = 100  # of up to 1 MiB each
+
+
+class Moved(NamedTuple):
+    """What one transaction did. `unopened`: tokens or payloads that the keyset does not open; they stay."""
+
+    moved: int
+    unopened: int
+
+
+class Sealed(NamedTuple):
+    """A message in quarantine, as it is stored."""
+
+    queue_id: int
+    sent_day: date
+    message_id: str
+    payload: bytes
+
+
+def moved(masker: Masker, column: Personal, token: str) -> str | None:
+    """The token under the primary key; None where the keyset does not open it."""
+    try:
+        return masker.moved(column, token)
+    except KeysetError:
+        return None
+
+
+def resealed(keyset: Keyset, contract: Contract, message_id: str, sealed: bytes) -> bytes | None:
+    """The payload under the primary key; None where the keyset does not open it."""
+    context = quarantine_context(contract, message_id)
+    try:
+        return keyset.encrypt(keyset.decrypt(sealed, context), context)
+    except KeysetError:
+        return None
+
+
+class Remasker(AuditedWarehouse):
+    """The warehouse as role etl_remasker, which sees tokens but not whose they are."""
+
+    def blocks(self, contract: Contract) -> int:
+        """Length of the contract's table, in blocks."""
+        return int(self._execute(SELECT_BLOCKS, table=contract.table)[0][0])
+
+    def move_rows(self, contract: Contract, masker: Masker, heads: Sequence[str], first: int) -> Moved:
+        """Move the rows of BLOCKS blocks, from `first` on, that bear one of these heads."""
+        columns = contract.recoverable
+        find, move = _row_statements(contract, columns)
+
+        def work(connection: Connection) -> Moved:
+            blocks = {"from": f"({first},0)", "to": f"({first + BLOCKS},0)"}
+            rows = connection.execute(find, {"heads": list(heads), **blocks}).fetchall()
+            changed, unopened = _moved_rows(masker, columns, rows, set(heads))
+            if not changed:
+                return Moved(0, unopened)
+            values = [list(column) for column in zip(*changed, strict=True)]
+            return Moved(connection.execute(move, values).rowcount, unopened)
+
+        return self._transaction(work)
+
+    def bearing(self, contract: Contract, column: Personal, key_id: int) -> int:
+        """Rows whose token in this column bears the key."""
+        query = sql.SQL("SELECT count(*) FROM {} WHERE left({}, 7) = ANY (%s)").format(
+            sql.Identifier(*contract.table.split(".")), sql.Identifier(column.column)
+        )
+
+        def work(connection: Connection) -> int:
+            found = connection.execute(query, [token_heads(key_id)]).fetchone()
+            return int(found[0]) if found else 0
+
+        return self._transaction(work)
+
+    def sealed_with(self, contract: Contract, key_ids: Sequence[int], last: Sealed | None) -> list[Sealed]:
+        """The next messages in quarantine that bear one of these keys, in the order of their key."""
+        found = self._execute(
+            SELECT_SEALED,
+            queue=contract.queue,
+            heads=[_head(key_id) for key_id in key_ids],
+            after_day=last and last.sent_day,
+            after_id=last and last.message_id,
+            messages=PAYLOADS,
+        )
+        return [Sealed(*line) for line in found]
+
+    def move_payloads(self, contract: Contract, keyset: Keyset, messages: Sequence[Sealed]) -> Moved:
+        """Seal these payloads anew; one that was erased or replaced meanwhile stays as it is."""
+        done = unopened = 0
+        for message in messages:
+            new = resealed(keyset, contract, message.message_id, message.payload)
+            if new is None:
+                unopened += 1
+            else:
+                done += len(self._execute(UPDATE_PAYLOAD, new=new, **message._asdict()))
+        return Moved(done, unopened)
+
+    def payloads_bearing(self, key_id: int) -> int:
+        """Messages in quarantine whose payload bears the key, of all queues."""
+        return int(self._execute(COUNT_SEALED, head=_head(key_id))[0][0])
+
+    def closed(self, run_ids: Mapping[UUID, object]) -> list[UUID]:
+        """Those of these runs that are closed."""
+        return [run_id for (run_id,) in self._execute(SELECT_CLOSED, ids=list(run_ids))]
+
+    def count_open_runs(self) -> int:
+        """Runs that are not closed, of all contracts."""
+        return int(self._execute("SELECT count(*) FROM etl.run_summary WHERE state = 'running'")[0][0])
+
+    def known_keys(self) -> dict[int, tuple[Any, Any]]:
+        """Key id -> (first used at, retired at) of every key that ever masked."""
+        found = self._execute("SELECT key_id, first_used_at, retired_at FROM etl.keys ORDER BY first_used_at")
+        return {key_id: (first, retired) for key_id, first, retired in found}
+
+    def set_retired(self, key_id: int, check_value: str, *, retired: bool) -> None:
+        """Note that the key may not mask any more, or that it may again; also of a key never used."""
+        self._execute(UPSERT_KEY, key_id=key_id, check_value=check_value, retired=retired)
+
+
+def _row_statements(contract: Contract, columns: Sequence[Personal]) -> tuple[sql.Composed, sql.Composed]:
+    """Find rows by block and head; move rows by their place, if they are still what they were."""
+    table = sql.Identifier(*contract.table.split("."))
+    names = [sql.Identifier(column.column) for column in columns]
+    find = sql.SQL(
+        "SELECT ctid::text, {} FROM {} WHERE ctid >= %(from)s::tid AND ctid < %(to)s::tid AND ({})"
+    ).format(
+        sql.SQL(", ").join(names),
+        table,
+        sql.SQL(" OR ").join(sql.SQL("left({}, 7) = ANY (%(heads)s)").format(name) for name in names),
+    )
+    olds = [sql.Identifier(f"old_{index}") for index in range(len(names))]
+    news = [sql.Identifier(f"new_{index}") for index in range(len(names))]
+    move = sql.SQL(
+        "UPDATE {} AS t SET {} FROM unnest(%s::tid[], {}) AS v (place, {}) WHERE t.ctid = place AND {}"
+    ).format(
+        table,
+        sql.SQL(", ").join(sql.SQL("{} = {}").format(*pair) for pair in zip(names, news, strict=True)),
+        sql.SQL(", ").join([sql.SQL("%s::text[]")] * 2 * len(names)),
+        sql.SQL(", ").join(name for pair in zip(olds, news, strict=True) for name in pair),
+        sql.SQL(" AND ").join(
+            sql.SQL("t.{} IS NOT DISTINCT FROM {}").format(*pair) for pair in zip(names, olds, strict=True)
+        ),
+    )
+    return find, move
+
+
+def _moved_rows(
+    masker: Masker, columns: Sequence[Personal], rows: Sequence[tuple[Any, ...]], heads: set[str]
+) -> tuple[list[list[str | None]], int]:
+    """(place, old token, new token, old, new ...) of the rows that change; how many tokens do not open."""
+    known: list[dict[str, str | None]] = [{} for _ in columns]
+    changed, unopened = [], 0
+    for place, *tokens in rows:
+        line: list[str | None] = [place]
+        for column, seen, token in zip(columns, known, tokens, strict=True):
+            new = token
+            if token is not None and token[:7] in heads:
+                if token not in seen:  # repeated users are common
+                    seen[token] = moved(masker, column, token)
+                unopened += seen[token] is None
+                new = seen[token] or token
+            line += [token, new]
+        if line[1::2] != line[2::2]:
+            changed.append(line)
+    return changed, unopened
+
+
+def _head(key_id: int) -> bytes:
+    return b"\x01" + key_id.to_bytes(4, "big")
+
+
+SELECT_BLOCKS: LiteralString = """
+    SELECT pg_relation_size(to_regclass(%(table)s)) / current_setting('block_size')::bigint
+"""
+SELECT_SEALED: LiteralString = """
+    SELECT queue_id, sent_day, message_id::text, payload FROM etl.quarantine
+    WHERE queue_id = (SELECT queue_id FROM etl.queues WHERE name = %(queue)s)
+      AND substring(payload FOR 5) = ANY (%(heads)s::bytea[])
+      AND (%(after_id)s::uuid IS NULL OR (sent_day, message_id) > (%(after_day)s::date, %(after_id)s::uuid))
+    ORDER BY sent_day, message_id LIMIT %(messages)s
+"""
+UPDATE_PAYLOAD: LiteralString = """
+    UPDATE etl.quarantine SET payload = %(new)s
+    WHERE queue_id = %(queue_id)s AND sent_day = %(sent_day)s AND message_id = %(message_id)s::uuid
+      AND payload = %(payload)s RETURNING 1
+"""
+COUNT_SEALED: LiteralString = """
+    SELECT count(*) FROM etl.quarantine WHERE substring(payload FOR 5) = %(head)s
+"""
+SELECT_CLOSED: LiteralString = """
+    SELECT run_id FROM etl.run_summary WHERE state <> 'running' AND run_id = ANY (%(ids)s::uuid[])
+"""
+UPSERT_KEY: LiteralString = """
+    INSERT INTO etl.keys (key_id, check_value, retired_at)
+    VALUES (%(key_id)s, %(check_value)s, CASE WHEN %(retired)s THEN now() END)
+    ON CONFLICT (key_id) DO UPDATE SET retired_at = excluded.retired_at
+"""
