@@ -8,7 +8,7 @@ from devstack import locks, ports, postgres, stack
 from devstack.console import Console
 from devstack.settings import DEFAULT_PORTS, Settings
 
-CONTENDERS = ("ours", "sensible", "naive", "by-batch", "drain")
+CONTENDERS = ("ours", "sensible", "naive", "by-batch", "drain", "at-least-once")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=["ours", "sensible", "naive"],
         metavar="A,B",
         help="who runs, in that order: ours, sensible, naive; also by-batch (ours, mask and load one process "
-        "a batch) and drain (ours in one process)",
+        "a batch), drain (ours in one process) and at-least-once (sensible, remembering no message ids)",
     )
     add("--latency", type=float, default=0.0, metavar="MS", help="added to each call of the SQS stub")
     add("--rounds", type=_positive, default=1, metavar="N", help="everybody runs so often, in turn")

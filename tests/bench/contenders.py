@@ -116,6 +116,11 @@ def sensible(race: Race) -> None:
     race.process("task", str(HERE / "baselines" / "sensible.py"), CONTRACT.queue)
 
 
+def at_least_once(race: Race) -> None:
+    """The sensible baseline without its memory of message ids."""
+    race.process("task", str(HERE / "baselines" / "sensible.py"), CONTRACT.queue, "--at-least-once")
+
+
 def _runs(race: Race, mask_and_load: Callable[[int, list[str]], Any]) -> None:
     """Runs of at most 100,000 messages, which is what SQS allows, until all messages are through."""
     received = run = 0
@@ -149,5 +154,9 @@ def environment(folder: Path, sqs_url: str, owner_dsn: str, loader_dsn: str) -> 
 
 
 OURS: dict[str, Callable[[Race], None]] = {"ours": ours, "by-batch": ours_by_batch, "drain": ours_drain}
-BASELINES: dict[str, Callable[[Race], None]] = {"sensible": sensible, "naive": naive}
+BASELINES: dict[str, Callable[[Race], None]] = {
+    "sensible": sensible,
+    "naive": naive,
+    "at-least-once": at_least_once,
+}
 CONTENDERS = {**OURS, **BASELINES}

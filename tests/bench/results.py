@@ -6,7 +6,11 @@ from typing import Any
 
 from tests.bench.contenders import BASELINES, Used
 
-LABELS = {"by-batch": "ours, a process a batch", "drain": "ours, one process"}
+LABELS = {
+    "by-batch": "ours, a process a batch",
+    "drain": "ours, one process",
+    "at-least-once": "sensible, at least once",
+}
 LINE = "{:<24}{:>11}{:>10}{:>10}{:>12}{:>12}{:>11}".format
 HEAD = LINE("CPU s per 1M messages", "messages", "client", "Postgres", "messages/s", "peak RSS", "stub CPU")
 

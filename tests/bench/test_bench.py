@@ -36,7 +36,7 @@ def test_every_contender_loads_the_right_rows():
     assert set(found) == {"messages", "ratios", *NAMES}
     assert found["messages"] == MESSAGES
     assert set(found["ours"]["stages"]) == {"extract", "mask", "load", "finish"}
-    assert set(found["ratios"]) == {"sensible", "naive"}
+    assert set(found["ratios"]) == {"sensible", "naive", "at-least-once"}
     assert all(found[name]["client_cpu_s_per_million"] > 0 for name in NAMES)
 
 
