@@ -252,6 +252,31 @@ def test_a_message_whose_ledger_day_is_dropped_can_be_redriven_once(rejected: Pr
     assert rejected.users() == ["good", "v0", "v1", "v2"]
 
 
+def test_what_the_ledger_says_is_loaded_is_not_loaded_again(rejected: Project) -> None:
+    """Whatever the quarantine says: its mark and the ledger's status each suffice."""
+    with rejected.database.owner() as connection:
+        connection.execute("UPDATE etl.ledger SET status = 'L'")
+    assert redriven(rejected)["loaded"] == 0
+    assert rejected.users() == ["good"]
+
+
+def test_what_the_quarantine_says_is_redriven_is_not_loaded_again(
+    rejected: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with rejected.upkeep() as pipeline:
+        original = pipeline.warehouse.redrive
+
+        def after_another(load: object) -> object:
+            redriven(rejected)
+            with rejected.database.owner() as connection:
+                connection.execute("DELETE FROM etl.ledger")  # as if its day had been dropped
+            return original(load)
+
+        monkeypatch.setattr(pipeline.warehouse, "redrive", after_another)
+        redrive(pipeline, Selection(rejected.contract.queue), dry_run=False)
+    assert rejected.users() == ["good", "v0", "v1", "v2"]
+
+
 def test_payloads_of_a_lost_key_are_counted_and_stay(rejected: Project) -> None:
     with rejected.database.owner() as connection:
         connection.execute(
