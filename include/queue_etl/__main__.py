@@ -5,6 +5,7 @@ QUEUE_ETL_WAREHOUSE_DSN, QUEUE_ETL_KEYSET_FILE, and what boto3 reads itself (AWS
 """
 
 import argparse
+import gc
 import json
 import logging
 import os
@@ -45,6 +46,8 @@ RETENTION_SECONDS = 14 * 86_400  # the longest SQS keeps a message
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; 0 done, 1 failed with one clear message on standard error, 2 wrong usage."""
+    # Reference counts free what a run makes; to look for cycles after every 700 objects takes 4% of its CPU.
+    gc.set_threshold(100_000)
     parsed = _parser().parse_args(arguments)
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO if parsed.verbose else logging.WARNING, format="%(message)s"
@@ -136,12 +139,19 @@ def create_queue(arguments: Arguments) -> None:
 
 def _create_queues(client: Any, contract: Contract) -> None:
     retention = {"MessageRetentionPeriod": str(RETENTION_SECONDS)}
-    dead = client.create_queue(QueueName=contract.dead_letter_queue, Attributes=retention)["QueueUrl"]
+    dead = _queue_url(client, contract.dead_letter_queue, retention)
     arn = client.get_queue_attributes(QueueUrl=dead, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
     redrive = {"deadLetterTargetArn": arn, "maxReceiveCount": MAX_RECEIVES_BEFORE_DEAD_LETTER}
-    client.create_queue(
-        QueueName=contract.queue, Attributes={**retention, "RedrivePolicy": json.dumps(redrive)}
-    )
+    _queue_url(client, contract.queue, {**retention, "RedrivePolicy": json.dumps(redrive)})
+
+
+def _queue_url(client: Any, name: str, attributes: Mapping[str, str]) -> str:
+    """URL of the queue, which is made with these attributes where it is missing."""
+    try:
+        url = client.get_queue_url(QueueName=name)["QueueUrl"]
+    except client.exceptions.QueueDoesNotExist:
+        url = client.create_queue(QueueName=name, Attributes=attributes)["QueueUrl"]
+    return str(url)
 
 
 def create_keyset(arguments: Arguments) -> None:
