@@ -15,7 +15,7 @@ from include.queue_etl.errors import QueueEtlError, TransientError
 from include.queue_etl.keyset import Keyset
 from include.queue_etl.pipeline import Pipeline, Run
 from include.queue_etl.settings import Settings
-from include.queue_etl.staging import Staging
+from include.queue_etl.staging import Kind, Staging
 from tests.model.doubles import Queue, Store, Tables, Warehouse
 from tests.model.world import CALM, VISIBILITY_SECONDS, Odds, World
 
@@ -52,6 +52,8 @@ class Outcome:
     duplicate: int = 0
     wrong_kind: int = 0
     left_on_queue: int = 0
+    open_runs: int = 0
+    raw_files: int = 0  # personal data that outlives its run
     worn_out: int = 0  # good, but received too often while processes were killed
 
     def __add__(self, other: "Outcome") -> "Outcome":
@@ -60,7 +62,8 @@ class Outcome:
 
     @property
     def wrong(self) -> int:
-        return self.lost + self.duplicate + self.wrong_kind + self.left_on_queue
+        messages = self.lost + self.duplicate + self.wrong_kind + self.left_on_queue
+        return messages + self.open_runs + self.raw_files
 
 
 @cache
@@ -113,12 +116,14 @@ class Schedule:
             self.world.start(lambda name=f"run{number}": self._airflow_run(name))
         for number in range(CLEARS):
             self.world.start(lambda name=f"run{number}": self._clear(name))
+        self.world.start(self._maintenance)
         self.world.run()
         self.world.odds = CALM
         for number in range(CALM_RUNS):
             self.world.now += 2 * VISIBILITY_SECONDS
             if self.queue.waiting():
                 self._airflow_run(f"calm{number}")
+        self._maintain()
         return self._outcome()
 
     def _send(self) -> None:
@@ -187,6 +192,20 @@ class Schedule:
             self._mask_and_load(name, batch)
         self._finish(name, failed=False)
 
+    def _maintenance(self) -> None:
+        """Comes at any time, and takes whatever runs it meets for orphans: also those that are alive."""
+        self.world.wait(self.world.chance.randint(1, 100))
+        self._maintain()
+
+    def _maintain(self) -> None:
+        """What maintenance does to unfinished runs."""
+        for number in range(RUNS):
+            self.world.events["settled"] += 1
+            self._attempt(
+                f"run{number}",
+                lambda pipeline: steps.finish(pipeline, upstream_failed=True, last_attempt=False),
+            )
+
     def _task(self, name: str, step: Callable[[Pipeline], object]) -> tuple[bool, object]:
         """Up to ATTEMPTS attempts; now and then one outlives its replacement."""
         if self.world.odds.switch and self.world.maybe(0.05):
@@ -218,7 +237,12 @@ class Schedule:
     def _outcome(self) -> Outcome:
         rows = Counter(user for _, user in self.tables.rows)
         rejected = Counter(message_id for _, message_id in self.tables.quarantine)
-        outcome = Outcome(messages=len(self.expected), left_on_queue=self.queue.waiting())
+        outcome = Outcome(
+            messages=len(self.expected),
+            left_on_queue=self.queue.waiting(),
+            open_runs=sum(state == "running" for state in self.tables.runs.values()),
+            raw_files=sum(name.endswith(Kind.RAW) for name in self.store.files),
+        )
         for message_id, (user, is_good) in self.expected.items():
             found = rows[user] + rejected[message_id]
             # Whatever is in it, a message received too often is quarantined unparsed.
