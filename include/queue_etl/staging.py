@@ -138,6 +138,8 @@ class LocalFolder:
 
     def everything(self) -> Iterator[tuple[str, float]]:  # noqa: D102
         with _as_staging_error(f"cannot list {self._root}"):
+            if not self._root.exists():  # no run has staged anything yet
+                return
             for folder in [entry.name for entry in self._root.iterdir() if entry.is_dir()]:
                 for name in self.names(folder):
                     with suppress(FileNotFoundError):  # finish may be removing it at this moment

@@ -343,6 +343,11 @@ def test_what_a_killed_write_left_goes_with_the_closed_run_only(project: Project
     assert staged(project) == ["masked"]
 
 
+def test_where_no_run_has_staged_anything_yet_there_is_nothing_to_clean(project: Project) -> None:
+    assert not Path(project.settings.staging).exists()
+    assert maintained(project)["unknown"] == 0
+
+
 def test_folders_that_are_none_of_ours_are_left_alone(project: Project) -> None:
     foreign = Path(project.settings.staging) / "not-a-run" / "file"
     foreign.parent.mkdir(parents=True)
