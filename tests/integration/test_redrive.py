@@ -203,6 +203,26 @@ def test_two_redrives_at_once_load_each_message_once(project: Project) -> None:
     assert project.database.deadlocks() == 0
 
 
+def test_redrives_beside_pipelines_that_receive_the_same_messages_again(project: Project) -> None:
+    project.send(*(login(f"u{number:03}", app_version="v2") for number in range(100)))
+    with project.pipeline() as pipeline:
+        copies = [message for some in pipeline.queue.receive(100) for message in some]
+        pipeline.queue.release([message.receipt for message in copies])
+    project.drain()
+    with project.pipeline() as pipeline:
+        for start in range(0, 100, 10):
+            pipeline.queue.send_again(copies[start : start + 10])
+    # The pipelines know the mended contract too: a copy would load, were it not known.
+    both = mended(project.with_settings(batch_messages=10, max_messages=60))
+    work = [both.drain, both.drain, lambda: redriven(both), lambda: redriven(both)]
+    with ThreadPoolExecutor(len(work)) as threads:
+        outcomes = [future.result() for future in [threads.submit(job) for job in work]]
+    assert sum(outcome["loaded"] for outcome in outcomes) == 100
+    assert len(project.users()) == len(set(project.users())) == 100
+    assert project.quarantined() == []
+    assert project.database.deadlocks() == 0
+
+
 def test_what_another_redrive_did_between_reading_and_writing_counts_as_overtaken(
     rejected: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
