@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -11,6 +12,8 @@ from devstack.settings import DEFAULT_PORTS, Settings, remembered_ports
 
 SERVER_SUITES = ("platform", "integration", "model", "dags", "bench", "faults")
 SUITES = ("unit", *SERVER_SUITES)
+# The kill run's own arguments: with one of them, `./dev test faults` is that run instead of pytest.
+KILL_RUN_ARGUMENTS = ("--kills", "--messages", "--restarts", "--seed", "--json")
 TYPED = ("include", "plugins", "devstack")
 
 
@@ -29,10 +32,19 @@ def run(settings: Settings, console: Console, suite: str | None, arguments: list
     """
     own = own_settings(settings)
     with locks.held(own.state / "test.lock", console):
+        if suite == "faults" and any(argument.startswith(KILL_RUN_ARGUMENTS) for argument in arguments):
+            return _kill_run(own, arguments)
         if suite == "unit":
             stack.install(own, console)
             return run_checks(own, console, _checks(own, suite, arguments))
         return _with_stack(own, console, lambda: run_checks(own, console, _checks(own, suite, arguments)))
+
+
+def _kill_run(settings: Settings, arguments: list[str]) -> int:
+    """Run it on the stack that it starts for itself; stdout is its result."""
+    stack.install(settings, Console(sys.stderr))
+    command = [str(settings.python), "-m", "tests.faults.run", *arguments]
+    return subprocess.run(command, cwd=settings.root, check=False).returncode
 
 
 def own_settings(settings: Settings) -> Settings:
@@ -85,6 +97,8 @@ def _covered_unit_tests(settings: Settings) -> Check:
 
 def _pytest(settings: Settings, suites: list[str], arguments: list[str]) -> Check:
     folders = [f"tests/{suite}" for suite in suites if (settings.root / "tests" / suite).is_dir()]
+    if any((settings.root / argument.partition("::")[0]).exists() for argument in arguments):
+        folders = []  # the arguments say which files
     return Check("pytest", [str(settings.python), "-m", "pytest", *folders, *arguments])
 
 

@@ -48,7 +48,7 @@ def open_pipeline(contract_name: str) -> "Pipeline":
         Run(contract_name, context["run_id"]),
         Settings.from_environment(os.environ, max_messages=int(context["params"]["max_messages"])),
         session=aws_session,
-        endpoint_url=sqs_endpoint(),
+        endpoint_urls=endpoint_urls(),
         warehouse_dsn=warehouse_dsn(),
         keyset_json=keyset_json(),
     )
@@ -75,7 +75,7 @@ def open_upkeep(contract_name: str) -> "UpkeepPipeline":
         Run(contract_name, f"{context['dag'].dag_id}__{context['run_id']}"),
         Settings.from_environment(os.environ),
         session=aws_session,
-        endpoint_url=sqs_endpoint(),
+        endpoint_urls=endpoint_urls(),
         warehouse_dsn=warehouse_dsn(MAINTENANCE),
         keyset_json=keyset_json(),
     )
@@ -101,18 +101,17 @@ def aws_session() -> "boto3.Session":
     return AwsGenericHook(aws_conn_id=AWS, client_type="sqs").get_session()
 
 
-def sqs_endpoint() -> str | None:
-    """Endpoint of SQS in the connection's extra; None: AWS.
+def endpoint_urls() -> dict[str, str]:
+    """Endpoints of SQS and S3 in the connection's extra; a service that is not there is AWS's own.
 
     `{"service_config": {"sqs": {"endpoint_url": ...}}}` wins over `{"endpoint_url": ...}`, as in the provider
     (`AwsConnectionWrapper.get_service_endpoint_url`), read here because importing the provider imports boto3.
     """
     connection = _connection(AWS)
-    if connection is None:
-        return None
-    extra = connection.extra_dejson
-    endpoint: str | None = extra.get("service_config", {}).get("sqs", {}).get("endpoint_url")
-    return endpoint or extra.get("endpoint_url")
+    extra = connection.extra_dejson if connection else {}
+    special, general = extra.get("service_config", {}), extra.get("endpoint_url")
+    found = {name: special.get(name, {}).get("endpoint_url") or general for name in ("sqs", "s3")}
+    return {name: url for name, url in found.items() if url}
 
 
 def warehouse_dsn(conn_id: str = WAREHOUSE) -> str:

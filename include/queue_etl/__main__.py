@@ -487,7 +487,7 @@ def _parts(kind: type[SomePipeline], arguments: Arguments, dsn: str, **overrides
         Run(arguments.contract, name),
         Settings.from_environment(os.environ, **overrides),
         session=_session,
-        endpoint_url=None,
+        endpoint_urls={},
         warehouse_dsn=dsn,
         keyset_json=_keyset_json(),
         access=from_environment(os.environ),

@@ -67,7 +67,7 @@ class Pipeline:
         settings: Settings,
         *,
         session: "Callable[[], Session]",
-        endpoint_url: str | None,
+        endpoint_urls: Mapping[str, str],
         warehouse_dsn: str,
         keyset_json: str,
         access: "Access | None" = None,
@@ -79,7 +79,7 @@ class Pipeline:
             run: on whose behalf
             settings: limits and places
             session: makes the boto3 session; called only by steps that talk to AWS
-            endpoint_url: of SQS and S3, where they are not AWS's own
+            endpoint_urls: by service (`sqs`, `s3`), where boto3 does not find them itself
             warehouse_dsn: libpq connection string
             keyset_json: Tink JSON keyset
             access: to SQS, where it needs no boto3 session
@@ -88,7 +88,7 @@ class Pipeline:
         self.run = run
         self.settings = settings
         self._session = session
-        self._endpoint_url = endpoint_url
+        self._endpoint_urls = endpoint_urls
         self._warehouse_dsn = warehouse_dsn
         self._keyset_json = keyset_json
         self._access = access
@@ -127,7 +127,7 @@ class Pipeline:
         name, settings = self.contract.queue, self.settings
         if self._access and settings.sqs_client == "pycurl":
             return SqsQueue.at(self._access, name, settings)
-        return SqsQueue.connect(self._session(), name, settings, self._endpoint_url)
+        return SqsQueue.connect(self._session(), name, settings, self._endpoint_urls.get("sqs"))
 
     @cached_property
     def warehouse(self) -> "Warehouse":
@@ -192,14 +192,15 @@ class Pipeline:
     def _endpoints(self) -> list[str]:
         """Where the AWS services answer; boto3 knows more sources than the settings, so it is asked."""
         services = ["sqs", *(["s3"] if self.settings.staging.startswith("s3://") else [])]
-        clients = [self._session().client(name, endpoint_url=self._endpoint_url) for name in services]
+        urls, session = self._endpoint_urls, self._session()
+        clients = [session.client(name, endpoint_url=urls.get(name)) for name in services]
         if self.settings.kms_key_uri:
             clients.append(self._session().client("kms"))
         return [client.meta.endpoint_url for client in clients]
 
     def _store(self) -> Store:
         if self.settings.staging.startswith("s3://"):
-            return S3Prefix(self.settings.staging, self._session(), self._endpoint_url)
+            return S3Prefix(self.settings.staging, self._session(), self._endpoint_urls.get("s3"))
         return LocalFolder(Path(self.settings.staging))
 
     def _checks(self) -> list[Callable[[], list[str]]]:

@@ -27,7 +27,7 @@ class UpkeepPipeline(Pipeline):
         from include.queue_etl.sqs import SqsQueue
 
         name = self.contract.dead_letter_queue
-        return SqsQueue.connect(self._session(), name, self.settings, self._endpoint_url)
+        return SqsQueue.connect(self._session(), name, self.settings, self._endpoint_urls.get("sqs"))
 
     def of_run(self, contract: Contract, airflow_run_id: str) -> "UpkeepPipeline":
         """The same parts for another run; it shares no connection with this one."""
@@ -36,7 +36,7 @@ class UpkeepPipeline(Pipeline):
             Run(contract.name, airflow_run_id),
             self.settings,
             session=self._session,
-            endpoint_url=self._endpoint_url,
+            endpoint_urls=self._endpoint_urls,
             warehouse_dsn=self._warehouse_dsn,
             keyset_json=self._keyset_json,
         )

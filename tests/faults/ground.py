@@ -163,7 +163,7 @@ class Lane:
             Run(self.contract.name, f"{self.tag} {name or f'run {next(self._numbers)}'}"),
             self.settings(**overrides),
             session=self.session,
-            endpoint_url=endpoint_url or self.ground.environment["AWS_ENDPOINT_URL"],
+            endpoint_urls={"sqs": endpoint_url or self.ground.environment["AWS_ENDPOINT_URL"]},
             warehouse_dsn=dsn or self.ground.warehouse_dsn,
             keyset_json=self.ground.keyset_json,
         )

@@ -1,6 +1,5 @@
 """Queues and pipelines of the tests' own, on the endpoint that AWS_ENDPOINT_URL names."""
 
-import os
 import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -60,7 +59,7 @@ def pipeline(
         Run(contract.name, run_id),
         chosen,
         session=boto3.Session,
-        endpoint_url=os.environ.get("AWS_ENDPOINT_URL"),
+        endpoint_urls={},  # boto3 reads AWS_ENDPOINT_URL
         warehouse_dsn=dsn,
         keyset_json=keyset_json,
     )

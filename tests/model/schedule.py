@@ -80,7 +80,7 @@ class ModelPipeline(Pipeline):
             Run(schedule.contract.name, name),
             SETTINGS,
             session=lambda: None,
-            endpoint_url=None,
+            endpoint_urls={},
             warehouse_dsn="",
             keyset_json="",
         )

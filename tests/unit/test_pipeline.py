@@ -55,7 +55,7 @@ def pipeline(logins, keyset_json, tmp_path):
         Run("user_logins", "manual__1"),
         Settings(staging=str(tmp_path / "staging")),
         session=no_session,
-        endpoint_url=None,
+        endpoint_urls={},
         warehouse_dsn="host=127.0.0.1 port=1",
         keyset_json=keyset_json,
     )
