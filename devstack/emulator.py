@@ -51,7 +51,7 @@ def environment(settings: Settings) -> dict[str, str]:
         **os.environ,
         "BIND_HOST": ports.HOST,
         "GATEWAY_PORT": str(settings.sqs_port),
-        "SERVICES": "sqs,s3,sts,cloudwatch",
+        "SERVICES": "sqs,s3,sts,cloudwatch,kms",
         "IOT_MTLS_ENABLED": "0",
         "SFTP_ENABLED": "0",
         "LOG_LEVEL": "WARNING",

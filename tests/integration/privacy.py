@@ -1,0 +1,97 @@
+"""A project of the tests' own with a keyset file that changes, and its officer's and remasker's commands."""
+
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+
+from include.contracts.user_logins import CONTRACT
+from include.queue_etl import __main__ as cli
+from include.queue_etl.audit import Purpose
+from include.queue_etl.keyset import Keyset
+from include.queue_etl.masking import Masker
+from include.queue_etl.officer import OfficerPipeline
+from include.queue_etl.rotation import RotationPipeline
+from include.queue_etl.settings import Settings
+from tests.integration.scratch import Database
+from tests.integration.upkeep import Project, login
+
+WHY = ("--reason", "request of the person", "--ticket", "DPO-17")
+PURPOSE = Purpose("request of the person", "DPO-17")
+
+
+@dataclass(frozen=True)
+class Office(Project):
+    """A project whose keyset is what the file says at the moment."""
+
+    key_file: Path = Path()
+
+    def officer(self) -> OfficerPipeline:
+        return OfficerPipeline(*self._run(""), **self._parts("pii_officer"))
+
+    def rotation(self) -> RotationPipeline:
+        return RotationPipeline(*self._run(""), **self._parts("etl_remasker"))
+
+    def contracts(self) -> dict[str, Any]:
+        return {self.contract.name: self.contract}
+
+    def command(self, *arguments: str) -> int:
+        return cli.main(list(arguments))
+
+    def originals(self) -> set[tuple[str, str | None, str | None]]:
+        """(user, ip, device id) of all rows, opened with the keyset of now."""
+        masker = Masker(self.contract, Keyset.from_json(self.key_file.read_text()))
+        ip, device = self.contract.personal
+        rows = self.database.rows("SELECT user_id, masked_ip, masked_device_id FROM public.user_logins")
+        return {(user, a and masker.value(ip, a), b and masker.value(device, b)) for user, a, b in rows}
+
+    def audit(self) -> list[tuple]:
+        return self.database.rows("SELECT action, details FROM pii.audit ORDER BY id")
+
+    def _parts(self, role: str) -> dict[str, Any]:
+        return {
+            "session": boto3.Session,
+            "endpoint_urls": {},
+            "warehouse_dsn": self.database.dsn(role),
+            "keyset_json": self.key_file.read_text(),
+        }
+
+
+@pytest.fixture
+def office(clean_database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Office]:
+    contract = replace(CONTRACT, queue=f"privacy-{secrets.token_hex(4)}")
+    settings = Settings(staging=str(tmp_path / "staging"), wait_seconds=0, batch_messages=100)
+    key_file = tmp_path / "keyset.json"
+    key_file.write_text(Keyset.new_json())
+    monkeypatch.setattr(cli, "load_contract", lambda name: contract)
+    monkeypatch.setattr(cli, "contract_names", lambda: [contract.name])
+    for name, value in {
+        "QUEUE_ETL_KEYSET_FILE": str(key_file),
+        "QUEUE_ETL_STAGING": settings.staging,
+        "QUEUE_ETL_OFFICER_DSN": clean_database.dsn("pii_officer"),
+        "QUEUE_ETL_REMASKER_DSN": clean_database.dsn("etl_remasker"),
+    }.items():
+        monkeypatch.setenv(name, value)
+    client = boto3.client("sqs")
+    urls = [
+        client.create_queue(QueueName=name)["QueueUrl"]
+        for name in (contract.queue, contract.dead_letter_queue)
+    ]
+    yield Office(clean_database, contract, settings, key_file)
+    for url in urls:
+        client.delete_queue(QueueUrl=url)
+
+
+def logins(prefix: str, count: int) -> dict[bytes, tuple[str, str, str]]:
+    """Body -> (user, ip, device id) of that many good messages."""
+    facts = [
+        (f"{prefix}{n:04}", f"10.0.{n // 200}.{n % 200}", f"{prefix}-device-{n % 50}") for n in range(count)
+    ]
+    return {login(user, ip=ip, device_id=device): (user, ip, device) for user, ip, device in facts}
+
+
+__all__ = ["PURPOSE", "WHY", "Office", "login", "logins", "office"]

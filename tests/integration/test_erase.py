@@ -1,0 +1,242 @@
+"""Erasure: what was asked for is gone from table, quarantine and retained files, and nothing else is."""
+
+import io
+import json
+from dataclasses import replace
+
+import pytest
+
+from include.queue_etl import keys, rotation, steps
+from include.queue_etl.batches import MaskedBatch, RejectedBatch
+from include.queue_etl.contract import Scheme
+from include.queue_etl.erase import Subject, erase
+from include.queue_etl.reconcile import reconcile
+from include.queue_etl.staging import BatchFile, Kind
+from tests.integration.privacy import PURPOSE, WHY, Office, login, office
+
+__all__ = ["office"]
+ADDRESS, DEVICE = "192.0.2.7", "dévice, 7"
+BODIES = [
+    login("anna", ip=ADDRESS, device_id=DEVICE),
+    login("anna", ip="::ffff:192.0.2.7", device_id="other"),
+    login("anna", ip="2001:DB8::1", device_id=None),
+    login("bert", ip=ADDRESS, device_id="bert's"),
+    login("bert", ip="192.0.2.70", device_id=f"  {DEVICE}  "),
+    login("carl", ip="10.0.0.1", device_id="carl's"),
+    # The quarantine
+    login("anna", app_version="v2", ip="10.0.0.2", device_id="d"),
+    login("dora", app_version="v2", ip="::FFFF:c000:207", device_id="d"),
+    login("dora", app_version="v2", ip="10.0.0.2", device_id=DEVICE),
+    login("dora", app_version="v2", ip="192.0.2.70", device_id="hanna"),
+    b'{"user_id": "anna", "ip": "192.0.2.7", "device_id": "',
+    b'[1, [2, {"x": "{\\"ip\\": \\"192.0.2.7\\"}"}]]',
+]
+ROWS, QUARANTINED = 6, 6
+EXPECTED = {  # field, value -> rows, quarantined messages
+    ("user_id", "anna"): (3, 2),
+    ("ip", ADDRESS): (3, 3),
+    ("ip", " ::ffff:192.0.2.7 "): (3, 3),
+    ("ip", "2001:db8:0:0::1"): (1, 0),
+    ("device_id", DEVICE): (2, 1),
+    ("device_id", f" {DEVICE}"): (2, 1),
+    ("user_id", "nobody"): (0, 0),
+    ("ip", "2.0.2.7"): (0, 0),
+    ("user_id", "ann"): (0, 0),
+}
+
+
+@pytest.fixture
+def loaded(office: Office) -> Office:
+    office.send(*BODIES)
+    summary = office.drain("loaded")
+    assert (summary["loaded"], summary["quarantined"]) == (ROWS, QUARANTINED)
+    return office
+
+
+def run(office: Office, field: str, value: str, *, dry_run: bool = False) -> dict:
+    with office.officer() as pipeline:
+        return erase(pipeline, Subject(office.contract, field, value), PURPOSE, dry_run=dry_run)
+
+
+def snapshot(office: Office) -> tuple:
+    rows = office.database.rows("SELECT * FROM public.user_logins ORDER BY 1, 2, 3, 4")
+    return (
+        rows,
+        office.database.rows("SELECT message_id, payload FROM etl.quarantine ORDER BY 1"),
+        staged(office),
+    )
+
+
+def staged(office: Office, name: str = "loaded") -> tuple[bytes, bytes]:
+    with office.pipeline(name) as pipeline:
+        (batch,) = pipeline.staging.batches(Kind.MASKED)
+        masked = pipeline.staging.open(BatchFile(batch, Kind.MASKED), MaskedBatch)
+        rejected = pipeline.staging.open(BatchFile(batch, Kind.REJECTED), RejectedBatch)
+    return masked.rows, rejected.lines
+
+
+@pytest.mark.parametrize(("field", "value"), EXPECTED)
+def test_a_dry_run_counts_and_changes_nothing(field, value, loaded: Office):
+    rows, quarantined = EXPECTED[field, value]
+    before = snapshot(loaded)
+    counts = run(loaded, field, value, dry_run=True)
+    assert (counts["rows"], counts["quarantined"]) == (rows, quarantined)
+    assert (counts["file_rows"], counts["file_messages"]) == (rows, quarantined)
+    assert snapshot(loaded) == before
+    assert loaded.audit() == []
+
+
+@pytest.mark.parametrize(("field", "value"), EXPECTED)
+def test_what_was_counted_is_erased_everywhere_and_nothing_else(field, value, loaded: Office):
+    rows, quarantined = EXPECTED[field, value]
+    others = {row for row in loaded.originals() if not is_of(row, field, value)}
+    counts = run(loaded, field, value)
+    assert (counts["rows"], counts["quarantined"]) == (rows, quarantined)
+    assert (counts["file_rows"], counts["file_messages"]) == (rows, quarantined)
+    assert others <= loaded.originals()
+    assert not any(is_of(row, field, value) for row in loaded.originals())
+    assert len(loaded.users()) == ROWS
+    assert len(loaded.quarantined()) == QUARANTINED - quarantined
+    again = run(loaded, field, value)
+    assert (again["rows"], again["quarantined"], again["files"]) == (0, 0, 0)
+
+
+def is_of(row, field: str, value: str) -> bool:
+    canonical = {" ::ffff:192.0.2.7 ": ADDRESS, "2001:db8:0:0::1": "2001:db8::1"}.get(value, value.strip())
+    return row[("user_id", "ip", "device_id").index(field)] == canonical
+
+
+def test_of_a_user_all_that_is_personal_goes_and_the_login_stays_countable(loaded: Office):
+    run(loaded, "user_id", "anna")
+    empty = loaded.database.rows(
+        "SELECT user_id, masked_ip, masked_device_id, device_type, app_version FROM public.user_logins"
+        " WHERE user_id IS NULL"
+    )
+    assert empty == [(None, None, None, "ios", 2)] * 3
+
+
+def test_the_audit_says_what_was_done_without_the_value(loaded: Office):
+    run(loaded, "ip", ADDRESS)
+    (first, asked), (second, done) = loaded.audit()
+    assert (first, second) == ("erase", "erased")
+    assert asked == {"contract": "user_logins", "field": "ip"}
+    assert (done["rows"], done["quarantined"], done["field"]) == (3, 3, "ip")
+    assert ADDRESS not in str(loaded.database.rows("SELECT * FROM pii.audit"))
+
+
+def test_tokens_under_every_key_are_found(loaded: Office):
+    text, new = keys.added(loaded.key_file.read_text())
+    loaded.key_file.write_text(keys.promoted(text, new))
+    loaded.send(login("emil", ip=ADDRESS))
+    loaded.drain()
+    assert run(loaded, "ip", ADDRESS)["rows"] == 4
+
+
+@pytest.mark.parametrize("scheme", [Scheme.ONE_WAY, Scheme.SHA256, Scheme.MD5])
+def test_values_masked_one_way_are_found_too(scheme, office: Office):
+    columns = tuple(
+        replace(column, scheme=scheme, allow_weak=True) if column.column == "masked_ip" else column
+        for column in office.contract.columns
+    )
+    office = replace(office, contract=replace(office.contract, columns=columns))
+    office.send(login("a", ip=ADDRESS), login("b", ip="10.0.0.1"))
+    office.drain()
+    assert run(office, "ip", ADDRESS)["rows"] == 1
+    left = office.database.rows("SELECT user_id FROM public.user_logins WHERE masked_ip IS NOT NULL")
+    assert left == [("b",)]
+
+
+def test_after_a_restore_reconcile_brings_back_nothing_that_was_erased(loaded: Office):
+    run(loaded, "ip", ADDRESS)
+    with loaded.database.owner() as connection:  # the database is restored to before the run
+        connection.execute("TRUNCATE public.user_logins, etl.ledger, etl.quarantine, etl.batches, etl.runs")
+    with loaded.upkeep() as pipeline:
+        result = reconcile(pipeline, lambda name: loaded.contract)
+    assert result["damaged"] == 0
+    assert len(loaded.users()) == ROWS
+    assert not any(is_of(row, "ip", ADDRESS) for row in loaded.originals())
+    assert loaded.quarantined().count("erased") == 3
+
+
+def test_files_of_an_open_run_are_left_alone_and_counted(loaded: Office):
+    loaded.send(login("anna"))
+    with loaded.pipeline("open") as pipeline:
+        for batch in steps.extract(pipeline):
+            steps.mask(pipeline, batch["batch"])
+        assert run(loaded, "user_id", "anna")["open_runs"] == 1
+        for batch in pipeline.staging.batches(Kind.MASKED):
+            steps.load(pipeline, batch)
+        steps.finish(pipeline)
+    again = run(loaded, "user_id", "anna")
+    assert (again["open_runs"], again["rows"], again["file_rows"]) == (0, 1, 1)
+
+
+def test_a_payload_that_does_not_open_is_counted_and_stays(loaded: Office):
+    with loaded.database.owner() as connection:
+        connection.execute("UPDATE etl.quarantine SET payload = payload || '\\x00' WHERE reason = 'bad_json'")
+    counts = run(loaded, "ip", ADDRESS)
+    assert (counts["unopened"], counts["quarantined"]) == (1, 2)
+
+
+def test_a_redrive_brings_back_nothing_that_was_erased(loaded: Office):
+    from include.queue_etl.contract import Derived
+    from include.queue_etl.redrive import redrive
+    from include.queue_etl.upkeep import Selection
+
+    run(loaded, "user_id", "anna")
+    columns = tuple(
+        Derived("app_version", "app_version", lambda text: 2) if column.column == "app_version" else column
+        for column in loaded.contract.columns
+    )
+    lenient = replace(loaded, contract=replace(loaded.contract, columns=columns))
+    with lenient.upkeep() as pipeline:
+        assert redrive(pipeline, Selection(loaded.contract.queue), dry_run=False)["loaded"] == 3
+    assert "anna" not in loaded.users()
+
+
+def test_erasing_and_remasking_at_once_leaves_neither_undone(loaded: Office):
+    text, new = keys.added(loaded.key_file.read_text())
+    loaded.key_file.write_text(keys.promoted(text, new))
+    real = rotation.Remasker.move_rows
+
+    def erased_meanwhile(self, contract, masker, heads, first):
+        found = real(self, contract, masker, heads, first)
+        run(loaded, "ip", ADDRESS)
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rotation.Remasker, "move_rows", erased_meanwhile)
+        with loaded.rotation() as pipeline:
+            counts = rotation.remask(pipeline, loaded.contracts(), PURPOSE)
+    assert counts["left"] == 0
+    assert not any(is_of(row, "ip", ADDRESS) for row in loaded.originals())
+
+
+@pytest.mark.parametrize(("field", "value", "told"), [
+    ("locale_", "x", "no field 'locale_' to erase by in user_logins: user_id, device_type, ip, device_id"),
+    ("ip", " ", "the value is blank"),
+])  # fmt: skip
+def test_what_cannot_be_erased_by_is_said(field, value, told, office: Office):
+    with pytest.raises(ValueError, match=told):
+        Subject(office.contract, field, value)
+
+
+def test_the_command_counts_first_and_takes_the_value_from_standard_input(
+    loaded: Office, capsys, monkeypatch
+):
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{ADDRESS}\n"))
+    assert loaded.command("erase", "--by", "ip", *WHY, "--json") == 0
+    shown = capsys.readouterr()
+    counted = json.loads(shown.out)
+    assert counted["dry_run"] is True
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{ADDRESS}\n"))
+    assert loaded.command("erase", "--by", "ip", *WHY, "--json", "--apply", "-v") == 0
+    shown = capsys.readouterr()
+    assert json.loads(shown.out) == {**counted, "dry_run": False}
+    assert ADDRESS not in shown.out + shown.err
+
+
+def test_the_command_wants_exactly_one_value(loaded: Office, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("a\nb\n"))
+    assert loaded.command("erase", "--by", "ip", *WHY) == 1
+    assert capsys.readouterr().err == "erase: give one value, on a line of its own: there are 2\n"

@@ -1,0 +1,361 @@
+"""Rotation: the drill from the first key to the end of it, and everything that must keep a key alive."""
+
+import json
+import stat
+import threading
+from dataclasses import replace
+
+import boto3
+import pytest
+
+from include.queue_etl import keys, rotation, steps
+from include.queue_etl.contract import Scheme
+from include.queue_etl.errors import KeyInUse, KeysetError, PreflightError
+from include.queue_etl.keyset import Keyset
+from include.queue_etl.masking import Masker, token_heads
+from include.queue_etl.redrive import redrive
+from include.queue_etl.staging import Kind
+from include.queue_etl.upkeep import Selection
+from tests.integration.privacy import PURPOSE, WHY, Office, login, logins, office
+from tests.integration.upkeep import Killed
+
+__all__ = ["office"]
+BAD = [b'{"user_id": "bad1", "ip": "192.0.2.200"', login("bad2", app_version="v2", ip="192.0.2.201")]
+
+
+def primary(office: Office) -> int:
+    return keys.key_ids(office.key_file.read_text())[0]
+
+
+def tokens_of(office: Office, key: int) -> int:
+    heads = "', '".join(token_heads(key))
+    return office.database.rows(
+        f"SELECT count(*) FILTER (WHERE left(masked_ip, 7) IN ('{heads}')) + count(*) FILTER"  # noqa: S608
+        f" (WHERE left(masked_device_id, 7) IN ('{heads}')) FROM public.user_logins"
+    )[0][0]
+
+
+def rotate(office: Office) -> tuple[int, int]:
+    """Add a key and promote it; the old and the new one."""
+    old = primary(office)
+    assert office.command("keys", "add") == 0
+    new = keys.key_ids(office.key_file.read_text())[1]
+    assert office.command("keys", "promote", str(new)) == 0
+    return old, new
+
+
+def remask(office: Office) -> dict[str, int]:
+    with office.rotation() as pipeline:
+        return rotation.remask(pipeline, office.contracts(), PURPOSE)
+
+
+# The drill --------------------------------------------------------------------------------------------------
+
+
+def test_the_drill(office: Office, capsys):
+    """Create, load, add, promote, load, remask, destroy: all originals back, the old key useless."""
+    office.key_file.unlink()
+    assert office.command("keys", "create") == 0
+    assert stat.S_IMODE(office.key_file.stat().st_mode) == 0o600
+    first, later = logins("a", 250), logins("b", 150)
+    office.send(*first, *BAD)
+    office.drain()
+    stolen = office.database.rows("SELECT masked_ip FROM public.user_logins LIMIT 1")[0][0]
+    with_old_key = office.key_file.read_text()
+
+    old, new = rotate(office)
+    office.send(*later)
+    office.drain()
+    assert (tokens_of(office, old), tokens_of(office, new)) == (500, 300)
+    capsys.readouterr()
+    assert office.command("keys", "destroy", str(old), *WHY) == 1
+    refusal = capsys.readouterr().err
+    for place in ("masked_ip: 250", "masked_device_id: 250", "quarantined messages: 2", "staged files: "):
+        assert place in refusal
+
+    assert office.command("remask", *WHY, "--json") == 0
+    moved = json.loads(capsys.readouterr().out)
+    assert moved["rows"] == 250
+    assert moved["payloads"] == 2
+    assert moved["files"] > 0
+    assert moved["left"] == moved["unopened"] == moved["one_way"] == moved["open_runs"] == 0
+    assert (tokens_of(office, old), tokens_of(office, new)) == (0, 800)
+    assert office.command("keys", "destroy", str(old), *WHY) == 0
+    assert keys.key_ids(office.key_file.read_text()) == [new]
+
+    assert office.originals() == {*first.values(), *later.values()}
+    column = office.contract.personal[0]
+    assert Masker(office.contract, Keyset.from_json(with_old_key)).value(column, stolen).startswith("10.0.")
+    with pytest.raises(KeysetError, match=f"key id {old}"):
+        Masker(office.contract, Keyset.from_json(office.key_file.read_text())).value(column, stolen)
+    selection = Selection(office.contract.queue)
+    with office.upkeep() as pipeline:  # the quarantine opens with the new key alone
+        assert redrive(pipeline, selection)["messages"] == 2
+        assert "does not open" not in json.dumps(redrive(pipeline, selection))
+    assert [action for action, _ in office.audit()] == ["remask", "destroy key"]
+    # The pipeline goes on with the keyset that lacks the old key, and refuses the one that has it as primary.
+    office.send(login("c1"))
+    assert office.drain()["loaded"] == 1
+    office.key_file.write_text(with_old_key)
+    with pytest.raises(PreflightError, match=f"lacks key {new}"):
+        office.drain()
+
+
+# What keeps a key -------------------------------------------------------------------------------------------
+
+
+def retire(office: Office, key: int, **options: bool) -> str:
+    with office.rotation() as pipeline:
+        return rotation.retire(pipeline, office.contracts(), key, PURPOSE, **options)
+
+
+def is_retired(office: Office, key: int) -> bool:
+    return office.database.rows(f"SELECT retired_at IS NOT NULL FROM etl.keys WHERE key_id = {key}")[0][0]  # noqa: S608
+
+
+def test_a_primary_key_is_never_destroyed(office: Office):
+    with pytest.raises(KeysetError, match="promote another one first"):
+        retire(office, primary(office))
+
+
+def test_a_key_that_is_not_there_is_not_destroyed(office: Office):
+    with pytest.raises(KeysetError, match="has no key 5"):
+        retire(office, 5)
+
+
+@pytest.mark.parametrize(
+    ("last", "told"),
+    [
+        ("UPDATE public.user_logins SET masked_ip = NULL", "masked_device_id: 1 bear it"),
+        ("UPDATE public.user_logins SET masked_device_id = NULL", "masked_ip: 1 bear it"),
+        ("TRUNCATE public.user_logins", "quarantined messages: 2 bear it"),
+        ("TRUNCATE public.user_logins, etl.quarantine", "staged files: 2 bear it"),
+    ],
+)
+def test_whatever_still_bears_the_key_keeps_it(last, told, office: Office):
+    office.send(login("u1"), *BAD)
+    office.drain()
+    old, _ = rotate(office)
+    with office.database.owner() as connection:
+        connection.execute(last)
+    with pytest.raises(KeyInUse, match=told):
+        retire(office, old)
+    assert not is_retired(office, old)
+
+
+def test_an_open_run_keeps_every_key(office: Office):
+    office.send(login("u1"))
+    with office.pipeline("open") as pipeline:
+        steps.extract(pipeline)
+    old, _ = rotate(office)
+    with pytest.raises(KeyInUse, match="1 runs are open"):
+        retire(office, old)
+    assert not is_retired(office, old)
+
+
+def test_a_run_that_is_late_with_its_keyset_is_refused_and_its_messages_come_back(office: Office):
+    """It was given the keyset before the new key was promoted, and starts after the old one was destroyed."""
+    stale = office.pipeline("late")
+    old, _ = rotate(office)
+    office.key_file.write_text(retire(office, old))
+    office.send(login("u1"))
+    with stale, pytest.raises(KeysetError, match=f"key {old} is retired"):
+        steps.extract(stale)
+    assert office.waiting() == (1, 0)
+    assert office.drain("fresh")["loaded"] == 1
+
+
+def test_a_token_that_does_not_open_stays_and_keeps_its_key(office: Office):
+    office.send(login("u1"), login("u2"))
+    office.drain()
+    old, _ = rotate(office)
+    with office.database.owner() as connection:
+        connection.execute(
+            "UPDATE public.user_logins SET masked_ip = left(masked_ip, 30) || 'AAAAAAAAAAAAAAAAAAAAA'"
+            " WHERE user_id = 'u1'"
+        )
+    counts = remask(office)
+    assert (counts["rows"], counts["unopened"], counts["left"]) == (2, 1, 1)
+    assert remask(office)["rows"] == 0
+    with pytest.raises(KeyInUse, match="masked_ip: 1 bear it"):
+        retire(office, old)
+
+
+def test_one_way_tokens_keep_their_key_unless_they_are_abandoned(office: Office):
+    columns = tuple(
+        replace(column, scheme=Scheme.ONE_WAY) if column.column == "masked_ip" else column
+        for column in office.contract.columns
+    )
+    office = replace(office, contract=replace(office.contract, columns=columns))
+    office.send(login("u1"), login("u2"))
+    office.drain()
+    old, _ = rotate(office)
+    counts = remask(office)
+    assert (counts["rows"], counts["one_way"], counts["left"]) == (2, 2, 0)
+    with pytest.raises(KeyInUse, match=r"masked_ip \(one-way\): 2 bear it"):
+        retire(office, old)
+    assert keys.key_ids(retire(office, old, abandon_one_way=True)) == [primary(office)]
+
+
+# Remask -----------------------------------------------------------------------------------------------------
+
+
+def test_remask_goes_on_where_it_was_stopped(office: Office, monkeypatch):
+    sent = logins("a", 300)
+    office.send(*sent)
+    office.drain()
+    old, _ = rotate(office)
+    monkeypatch.setattr("include.queue_etl.rotation.BLOCKS", 1)
+    monkeypatch.setattr("include.queue_etl.remasker.BLOCKS", 1)
+    move, calls = rotation.Remasker.move_rows, []
+
+    def stops(self, *arguments):
+        calls.append(1)
+        if len(calls) == 3:
+            raise Killed
+        return move(self, *arguments)
+
+    monkeypatch.setattr(rotation.Remasker, "move_rows", stops)
+    with pytest.raises(Killed):
+        remask(office)
+    left = tokens_of(office, old)
+    assert 0 < left < 600
+    counts = remask(office)
+    assert counts["rows"] == left / 2
+    assert tokens_of(office, old) == 0
+    assert office.originals() == set(sent.values())
+
+
+def test_rows_loaded_while_remask_is_at_work_are_whole_and_moved(office: Office):
+    first, later = logins("a", 1_000), logins("b", 300)
+    office.send(*first)
+    office.drain()
+    old, new = rotate(office)
+    office.send(*later)
+    loading = threading.Thread(target=office.drain)
+    loading.start()
+    counts = remask(office)
+    loading.join()
+    assert counts["rows"] == 1_000
+    assert tokens_of(office, old) == 0
+    assert tokens_of(office, new) == 2_600
+    assert office.originals() == {*first.values(), *later.values()}
+
+
+def test_remask_without_another_key_changes_nothing(office: Office):
+    office.send(login("u1"), *BAD)
+    office.drain()
+    before = office.database.rows("SELECT ctid, * FROM public.user_logins")
+    assert set(remask(office).values()) == {0}
+    assert office.database.rows("SELECT ctid, * FROM public.user_logins") == before
+
+
+def test_equal_values_stay_equal_and_others_different(office: Office):
+    office.send(*(login(f"u{n}", ip=f"10.1.1.{n % 7}") for n in range(70)))
+    office.drain()
+    distinct = "SELECT count(DISTINCT masked_ip), count(DISTINCT masked_device_id) FROM public.user_logins"
+    assert office.database.rows(distinct) == [(7, 1)]
+    rotate(office)
+    remask(office)
+    assert office.database.rows(distinct) == [(7, 1)]
+
+
+def test_the_retained_files_open_with_the_new_key_alone(office: Office):
+    office.send(login("u1"), *BAD)
+    office.drain("kept")
+    old, _ = rotate(office)
+    remask(office)
+    office.key_file.write_text(retire(office, old))
+    with office.pipeline("kept") as pipeline:
+        for kind in (Kind.MASKED, Kind.REJECTED):
+            assert pipeline.staging.batches(kind)
+    with office.rotation() as pipeline:
+        assert set(pipeline.staged_keys()) == {primary(office)}
+
+
+def test_status_says_what_bears_each_key(office: Office, capsys):
+    office.send(login("u1"), *BAD)
+    office.drain()
+    old, new = rotate(office)
+    capsys.readouterr()
+    assert office.command("keys", "status", "--json") == 0
+    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(key["key_id"], key["state"]) for key in told] == [(new, "primary"), (old, "secondary")]
+    assert told[0]["in_use"] == {}
+    assert told[1]["in_use"] == {
+        "staged files": 2,
+        "public.user_logins.masked_ip": 1,
+        "public.user_logins.masked_device_id": 1,
+        "quarantined messages": 2,
+    }
+
+
+# Wrapped by KMS ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def kms_key(monkeypatch):
+    """The address of a new key of the emulator's KMS, in the settings."""
+    arn = boto3.client("kms").create_key()["KeyMetadata"]["Arn"]
+    monkeypatch.setenv("QUEUE_ETL_KMS_KEY_URI", f"aws-kms://{arn}")
+    return f"aws-kms://{arn}"
+
+
+def test_a_wrapped_keyset_is_created_rotated_and_used(office: Office, kms_key):
+    office = replace(office, settings=replace(office.settings, kms_key_uri=kms_key))
+    office.key_file.unlink()
+    assert office.command("keys", "create") == 0
+    file = json.loads(office.key_file.read_text())
+    assert set(file) == {"encryptedKeyset", "keysetInfo"}
+    office.send(login("u1", ip="192.0.2.77"))
+    assert office.drain()["loaded"] == 1
+    old = file["keysetInfo"]["primaryKeyId"]
+    assert office.command("keys", "add") == 0
+    (new,) = {key["keyId"] for key in json.loads(office.key_file.read_text())["keysetInfo"]["keyInfo"]} - {
+        old
+    }
+    assert office.command("keys", "promote", str(new)) == 0
+    assert office.command("remask", *WHY) == 0
+    assert office.command("keys", "destroy", str(old), *WHY) == 0
+    ((token,),) = office.database.rows("SELECT masked_ip FROM public.user_logins")
+    with office.officer() as pipeline:
+        assert (
+            Masker(office.contract, pipeline.keyset).value(office.contract.personal[0], token) == "192.0.2.77"
+        )
+
+
+def test_a_clear_keyset_is_wrapped_in_place_and_can_be_printed_for_a_backend(office: Office, kms_key, capsys):
+    clear = office.key_file.read_text()
+    assert office.command("keys", "wrap", "--print") == 0
+    assert "encryptedKeyset" in capsys.readouterr().out
+    assert office.key_file.read_text() == clear
+    assert office.command("keys", "wrap") == 0
+    wrapped = office.key_file.read_text()
+    secret = json.loads(clear)["key"][0]["keyData"]["value"]
+    assert secret not in wrapped
+    office = replace(office, settings=replace(office.settings, kms_key_uri=kms_key))
+    with office.officer() as pipeline:
+        assert pipeline.keyset.opens(Keyset.from_json(clear).check_value())
+
+
+def test_without_the_kms_key_a_wrapped_keyset_is_no_use(office: Office, kms_key, monkeypatch, capsys):
+    assert office.command("keys", "wrap") == 0
+    monkeypatch.delenv("QUEUE_ETL_KMS_KEY_URI")
+    with office.pipeline() as pipeline, pytest.raises(KeysetError, match="set QUEUE_ETL_KMS_KEY_URI"):
+        _ = pipeline.keyset
+    other = boto3.client("kms").create_key()["KeyMetadata"]["Arn"]
+    foreign = replace(office, settings=replace(office.settings, kms_key_uri=f"aws-kms://{other}"))
+    with foreign.pipeline() as pipeline, pytest.raises(KeysetError):
+        _ = pipeline.keyset
+
+
+def test_a_kms_that_does_not_answer_is_worth_a_retry(office: Office, kms_key, monkeypatch):
+    from include.queue_etl.errors import KeyServiceUnavailable
+
+    assert office.command("keys", "wrap") == 0
+    monkeypatch.setenv("AWS_ENDPOINT_URL_KMS", "http://127.0.0.1:1")
+    office = replace(office, settings=replace(office.settings, kms_key_uri=kms_key))
+    with office.pipeline() as pipeline, pytest.raises(KeyServiceUnavailable, match="EndpointConnectionError"):
+        _ = pipeline.keyset
+    with office.pipeline() as pipeline, pytest.raises(PreflightError, match="KMS did not answer"):
+        pipeline.preflight()

@@ -1,0 +1,329 @@
+"""Schemes of masking, wrapped keysets, keys of a keyset, the guard of production: all without a server."""
+
+import base64
+import hashlib
+import json
+import logging
+from dataclasses import replace
+
+import pytest
+import tink
+from hypothesis import given
+from hypothesis import strategies as st
+from tink import aead, daead, secret_key_access
+
+from include.contracts.user_logins import CONTRACT
+from include.queue_etl import keys, production
+from include.queue_etl.contract import Canonical, Personal, Scheme
+from include.queue_etl.errors import KeysetError, PreflightError
+from include.queue_etl.keyset import DEVELOPMENT, Keyset, is_development, unwrapped, wrapped
+from include.queue_etl.masking import Masker, token_heads
+from include.queue_etl.pipeline import Pipeline, Run
+from include.queue_etl.settings import Settings
+
+TEXT = Keyset.new_json()
+KEYSET = Keyset.from_json(TEXT)
+DEVICE = CONTRACT.personal[1]
+ONE_WAY = replace(DEVICE, scheme=Scheme.ONE_WAY)
+
+
+def weak(scheme: Scheme) -> Personal:
+    return Personal("masked_ip", "ip", Canonical.IP, scheme=scheme, allow_weak=True)
+
+
+def token(personal: Personal, value: str | None, keyset: Keyset = KEYSET) -> str:
+    return Masker(CONTRACT, keyset).tokens(personal, [value])[0]
+
+
+def master() -> aead.Aead:
+    aead.register()
+    return tink.new_keyset_handle(aead.aead_key_templates.AES256_GCM).primitive(aead.Aead)
+
+
+# Schemes ----------------------------------------------------------------------------------------------------
+
+
+@given(st.text(max_size=40), st.text(max_size=40))
+def test_one_way_tokens_are_equal_for_equal_values_and_only_for_these(one, other):
+    same = token(DEVICE, one) == token(DEVICE, other)
+    assert (token(ONE_WAY, one) == token(ONE_WAY, other)) == same
+
+
+def test_a_one_way_token_depends_on_key_field_and_value_and_bears_its_key():
+    mine = token(ONE_WAY, "d")
+    assert mine == token(ONE_WAY, " d ", Keyset.from_json(TEXT))
+    others = {
+        token(ONE_WAY, "e"),
+        token(ONE_WAY, "d", Keyset.from_json(Keyset.new_json())),
+        token(replace(ONE_WAY, field="ip"), "d"),
+        token(DEVICE, "d"),
+    }
+    assert mine not in others
+    assert len(others) == 4
+    assert len(mine) == 50
+    assert mine[:7] in token_heads(KEYSET.primary_key_id)
+
+
+def test_nothing_opens_or_moves_a_one_way_token():
+    for attempt in (Masker(CONTRACT, KEYSET).value, Masker(CONTRACT, KEYSET).moved):
+        with pytest.raises(KeysetError, match="masked one-way"):
+            attempt(ONE_WAY, token(ONE_WAY, "d"))
+
+
+@pytest.mark.parametrize(("scheme", "digest"), [(Scheme.SHA256, hashlib.sha256), (Scheme.MD5, hashlib.md5)])
+@pytest.mark.parametrize("value", ["10.0.0.1", "::ffff:10.0.0.1", " 10.0.0.1"])
+def test_an_unkeyed_digest_is_of_the_value_as_it_came(scheme, digest, value):
+    assert token(weak(scheme), value) == digest(value.encode()).hexdigest()
+
+
+@pytest.mark.parametrize("personal", [ONE_WAY, weak(Scheme.SHA256), weak(Scheme.MD5)])
+def test_without_a_value_there_is_no_token(personal):
+    assert [token(personal, value) for value in (None, "", "  ")] == [r"\N"] * 3
+
+
+@pytest.mark.parametrize("scheme", [Scheme.SHA256, Scheme.MD5])
+def test_a_scheme_without_a_key_must_be_asked_for(scheme):
+    with pytest.raises(ValueError, match="allow_weak=True"):
+        Personal("masked_ip", "ip", scheme=scheme)
+
+
+def test_a_column_must_hold_the_digest():
+    with pytest.raises(ValueError, match="one_way takes 50 characters"):
+        Personal("token", "ip", token_chars=49, scheme=Scheme.ONE_WAY)
+    assert Personal("token", "ip", token_chars=50, scheme=Scheme.ONE_WAY).max_bytes == float("inf")
+
+
+def test_only_recoverable_columns_are_offered_to_unmask():
+    columns = tuple(ONE_WAY if column == DEVICE else column for column in CONTRACT.columns)
+    assert [column.field for column in replace(CONTRACT, columns=columns).recoverable] == ["ip"]
+
+
+# Keys -------------------------------------------------------------------------------------------------------
+
+
+def test_every_token_of_a_key_has_one_of_its_heads_and_no_other_key_does():
+    text, _ = keys.added(TEXT)
+    for key_id in keys.key_ids(text):
+        keyset = keys.single(text, key_id)
+        tokens = Masker(CONTRACT, keyset).tokens(DEVICE, [f"d{n}" for n in range(200)])
+        assert {token[:7] for token in tokens} == set(token_heads(key_id))
+
+
+def test_heads_of_neighbouring_key_ids_differ():
+    assert set(token_heads(7)).isdisjoint(token_heads(8))
+
+
+def test_a_token_moves_to_the_new_primary_key():
+    text, new = keys.added(TEXT)
+    after = Keyset.from_json(keys.promoted(text, new))
+    moved = Masker(CONTRACT, after).moved(DEVICE, token(DEVICE, "d"))
+    assert moved == token(DEVICE, "d", keys.single(text, new))
+
+
+def test_an_added_key_opens_but_does_not_mask():
+    text, new = keys.added(TEXT)
+    assert keys.key_ids(text) == [KEYSET.primary_key_id, new]
+    assert token(DEVICE, "d", Keyset.from_json(text)) == token(DEVICE, "d")
+
+
+def test_what_was_masked_with_a_removed_key_does_not_open():
+    text, new = keys.added(TEXT)
+    rest = Keyset.from_json(keys.without(keys.promoted(text, new), KEYSET.primary_key_id))
+    with pytest.raises(KeysetError, match="cannot be opened"):
+        Masker(CONTRACT, rest).value(DEVICE, token(DEVICE, "d"))
+
+
+def test_what_cannot_be_done_to_a_keyset_is_said():
+    with pytest.raises(KeysetError, match="promote another one first"):
+        keys.without(TEXT, KEYSET.primary_key_id)
+    for change in (keys.promoted, keys.without, keys.single):
+        with pytest.raises(KeysetError, match="has no key 1, but"):
+            change(TEXT, 1)
+    with pytest.raises(KeysetError, match="cannot be read"):
+        keys.added("{}")
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
+    file = keys.KeyFile(tmp_path / "keyset.json", None)
+    file.create(TEXT)
+    with pytest.raises(FileExistsError):
+        file.create(TEXT)
+    with pytest.raises(KeysetError, match="KMS refused"):
+        keys.KeyFile(tmp_path / "keyset.json", refusing).replace(keys.added(TEXT)[0])
+    assert file.read() == TEXT
+    assert [path.name for path in tmp_path.iterdir()] == ["keyset.json"]
+
+
+def refusing() -> aead.Aead:
+    raise KeysetError("KMS refused")
+
+
+# Wrapped ----------------------------------------------------------------------------------------------------
+
+
+def test_a_wrapped_keyset_opens_with_its_master_key_alone():
+    key = master()
+    sealed = wrapped(TEXT, lambda: key)
+    assert Keyset.from_json(sealed, lambda: key).opens(KEYSET.check_value())
+    assert json.loads(TEXT)["key"][0]["keyData"]["value"] not in sealed
+    with pytest.raises(KeysetError, match="does not unwrap"):
+        Keyset.from_json(sealed, master)
+    with pytest.raises(KeysetError, match="set QUEUE_ETL_KMS_KEY_URI"):
+        Keyset.from_json(sealed)
+
+
+def test_a_keyset_in_the_clear_asks_for_no_master_key():
+    assert unwrapped(TEXT, refusing) == TEXT
+
+
+def test_development_keys_bear_their_mark_and_others_never(monkeypatch):
+    made = Keyset.from_json(Keyset.new_json(development=True))
+    assert is_development(made.primary_key_id)
+    assert made.decrypt(made.encrypt(b"x", b""), b"") == b"x"
+    handle = tink.new_keyset_handle(daead.deterministic_aead_key_templates.AES256_SIV)
+    found = json.loads(tink.json_proto_keyset_format.serialize(handle, secret_key_access.TOKEN))
+    found["primaryKeyId"] = found["key"][0]["keyId"] = DEVELOPMENT * 2**24 + 5
+    monkeypatch.setattr(tink.json_proto_keyset_format, "serialize", lambda *given: json.dumps(found))
+    assert not is_development(json.loads(Keyset.new_json())["primaryKeyId"])
+
+
+# Tink alone -------------------------------------------------------------------------------------------------
+
+# RFC 5297, appendix A.1: key, associated data, plaintext, SIV followed by the ciphertext. Its key has 32 bytes,
+# and Tink takes 64 alone: so `cryptography` has to make the vector, and Tink has to agree with `cryptography`.
+RFC_5297_A1 = (
+    "fffefdfcfbfaf9f8f7f6f5f4f3f2f1f0f0f1f2f3f4f5f6f7f8f9fafbfcfdfeff",
+    "101112131415161718191a1b1c1d1e1f2021222324252627",
+    "112233445566778899aabbccddee",
+    "85632d07c6e8f37f950acd320a2ecc9340c02b9690c4dc04daef7f6afe5c",
+)
+
+
+def test_rfc_5297_and_tink_agree_with_cryptography():
+    from cryptography.hazmat.primitives.ciphers.aead import AESSIV
+
+    key, data, plain, expected = map(bytes.fromhex, RFC_5297_A1)
+    assert AESSIV(key).encrypt(plain, [data]) == expected
+    # The 64 bytes of Tink's key are the last of its proto: field 2 (0x12), length 64 (0x40).
+    raw = base64.b64decode(json.loads(TEXT)["key"][0]["keyData"]["value"])
+    assert raw[:2] == b"\x12\x40"
+    for plain, context in ((b"", b""), (b"x", b"y"), (bytes(100), b"context")):
+        assert KEYSET.encrypt(plain, context)[5:] == AESSIV(raw[2:]).encrypt(plain, [context])
+
+
+def test_a_token_is_opened_by_tink_alone_and_the_other_way_round():
+    handle = tink.json_proto_keyset_format.parse(TEXT, secret_key_access.TOKEN)
+    primitive = handle.primitive(daead.DeterministicAead)
+    made = token(DEVICE, "device 7")
+    sealed = base64.urlsafe_b64decode(made + "=" * (-len(made) % 4))
+    plain = b"\x01" + b"device 7\x80".ljust(16, b"\x00")
+    assert primitive.decrypt_deterministically(sealed, b"queue_etl/user_logins/device_id") == plain
+    theirs = primitive.encrypt_deterministically(plain, b"queue_etl/user_logins/device_id")
+    text = base64.urlsafe_b64encode(theirs).decode().rstrip("=")
+    assert Masker(CONTRACT, KEYSET).value(DEVICE, text) == "device 7"
+
+
+# Production -------------------------------------------------------------------------------------------------
+
+KEY = master()
+SOUND = production.Setup(
+    CONTRACT,
+    "host=warehouse dbname=d user=etl_loader password=long-and-random sslmode=verify-full",
+    wrapped(TEXT, lambda: KEY),
+    ["https://sqs.eu-west-1.amazonaws.com", "https://kms.eu-west-1.amazonaws.com"],
+)
+WEAK = replace(
+    CONTRACT, columns=tuple(weak(Scheme.MD5) if c.column == "masked_ip" else c for c in CONTRACT.columns)
+)
+GENERATED = Keyset.new_json(development=True)
+WRONG = {
+    "a keyset in the clear": ({"keyset_json": TEXT}, "the keyset is in the clear"),
+    "a generated key": ({"keyset_json": wrapped(GENERATED, lambda: KEY)}, "was generated for development"),
+    "a generated key among others": (
+        {"keyset_json": wrapped(
+            json.dumps({**json.loads(TEXT), "key": json.loads(TEXT)["key"] + json.loads(GENERATED)["key"]}),
+            lambda: KEY,
+        )},
+        "was generated for development",
+    ),
+    "a weak scheme": ({"contract": WEAK}, "user_logins masks ip with md5, which has no key"),
+    "no sslmode": ({"warehouse_dsn": "host=h user=u password=long-and-random"}, "sslmode prefer"),
+    **{
+        f"sslmode {mode}": (
+            {"warehouse_dsn": f"postgresql://u:long-and-random@h/d?sslmode={mode}"}, f"sslmode {mode}"
+        )
+        for mode in ("disable", "allow", "prefer", "require", "verify-ca")
+    },
+    **{
+        f"password {password!r}": (
+            {"warehouse_dsn": f"host=h user=etl_loader password='{password}' sslmode=verify-full"},
+            "role etl_loader has no password of its own",
+        )
+        for password in ("", "postgres", "Password", "etl_loader", "airflow")
+    },
+    "http": ({"endpoints": ["https://a", "http://localhost:1"]}, "http://localhost:1 is reached without TLS"),
+}  # fmt: skip
+
+
+def test_a_sound_setup_has_no_problems():
+    assert production.problems(SOUND) == []
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_one_wrong_thing_is_one_reason(wrong, monkeypatch):
+    monkeypatch.delenv("PGSSLMODE", raising=False)
+    change, told = WRONG[wrong]
+    (problem,) = production.problems(replace(SOUND, **change))
+    assert told in problem
+    assert "long-and-random" not in problem
+
+
+def test_libpqs_own_variable_counts(monkeypatch):
+    dsn = "host=h user=u password=long-and-random"
+    monkeypatch.setenv("PGSSLMODE", "verify-full")
+    assert production.problems(replace(SOUND, warehouse_dsn=dsn)) == []
+    monkeypatch.setenv("PGSSLMODE", "require")
+    assert "sslmode require" in production.problems(replace(SOUND, warehouse_dsn=dsn))[0]
+
+
+def test_what_cannot_be_read_is_no_reason_of_the_guard_but_never_a_pass():
+    assert "in the clear" in production.problems(replace(SOUND, keyset_json="canary"))[0]
+    assert len(production.problems(replace(SOUND, warehouse_dsn="no=dsn"))) == 2
+
+
+def guarded(env: str) -> Pipeline:
+    def session() -> object:
+        import boto3
+
+        return boto3.Session("test", "test", region_name="eu-west-1")
+
+    return Pipeline(
+        WEAK,
+        Run("user_logins", "r"),
+        Settings(staging="/nowhere", env=env),
+        session=session,
+        endpoint_urls={"sqs": "http://127.0.0.1:1"},
+        warehouse_dsn="host=127.0.0.1 port=1 user=etl_loader password=etl_loader",
+        keyset_json=GENERATED,
+    )
+
+
+def test_production_lists_every_reason_at_once_before_it_connects(monkeypatch):
+    monkeypatch.delenv("PGSSLMODE", raising=False)
+    monkeypatch.setattr("include.queue_etl.sqs.SqsQueue.connect", lambda *given: pytest.fail("connected"))
+    monkeypatch.setattr("include.queue_etl.warehouse.connect", lambda *given: pytest.fail("connected"))
+    with guarded("production") as pipeline, pytest.raises(PreflightError) as caught:
+        pipeline.preflight()
+    assert len(caught.value.problems) == 6
+    with guarded("production") as pipeline, pytest.raises(PreflightError) as caught:
+        pipeline.check_warehouse()
+    assert len(caught.value.problems) == 6
+    assert guarded("development").production_problems() == []
+
+
+def test_a_weak_scheme_is_warned_of_with_figures(monkeypatch, caplog):
+    monkeypatch.setattr(Pipeline, "_checks", lambda self: [])
+    with guarded("development") as pipeline, caplog.at_level(logging.WARNING):
+        pipeline.preflight()
+    assert "user_logins masks ip with md5, which has no key" in caplog.text
+    assert "tries every IPv4 address in a minute or two" in caplog.text
