@@ -92,7 +92,7 @@ class Project:
     def _parts(self, role: str) -> dict[str, Any]:
         return {
             "session": boto3.Session,
-            "endpoint_url": None,
+            "endpoint_urls": {},
             "warehouse_dsn": self.database.dsn(role),
             "keyset_json": KEYSET,
         }
