@@ -49,6 +49,11 @@ def test_no_schedule_loses_doubles_or_strands_a_message(capsys: pytest.CaptureFi
         assert events[what] > SCHEDULES / 20, f"{what} hardly ever happened: {events}"
 
 
+def test_a_seed_always_gives_the_same_schedule() -> None:
+    for seed in range(20):
+        assert replay(seed) == replay(seed)
+
+
 @pytest.mark.parametrize("design", NAIVE, ids=lambda design: design.name)
 def test_a_naive_design_is_found_out(design: Design, capsys: pytest.CaptureFixture[str]) -> None:
     total = Outcome()
