@@ -5,7 +5,7 @@ password, a keyset or a URI: connections are named by their id only.
 """
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from include.queue_etl.errors import SettingsError
 
@@ -13,17 +13,24 @@ if TYPE_CHECKING:
     import boto3
     from airflow.sdk import Connection
 
+    from include.queue_etl.officer import OfficerPipeline
     from include.queue_etl.pipeline import Pipeline
+    from include.queue_etl.rotation import RotationPipeline
     from include.queue_etl.upkeep_pipeline import UpkeepPipeline
 
+SomePipeline = TypeVar("SomePipeline", bound="Pipeline")
 AWS = "aws_default"
 WAREHOUSE = "postgres_default"
 MAINTENANCE = "postgres_maintenance"
+REMASKER = "postgres_remasker"
+OFFICER = "postgres_officer"
 KEYSET = "pii_keyset"
 
 REMEDIES = {
     WAREHOUSE: f"airflow connections add {WAREHOUSE} --conn-type postgres --conn-login etl_loader ...",
     MAINTENANCE: f"airflow connections add {MAINTENANCE} --conn-type postgres --conn-login etl_maintainer",
+    REMASKER: f"airflow connections add {REMASKER} --conn-type postgres --conn-login etl_remasker",
+    OFFICER: f"airflow connections add {OFFICER} --conn-type postgres --conn-login pii_officer",
     KEYSET: f"airflow connections add {KEYSET} --conn-type generic --conn-password <Tink JSON keyset>",
 }
 
@@ -57,26 +64,45 @@ def open_pipeline(contract_name: str) -> "Pipeline":
 def open_upkeep(contract_name: str) -> "UpkeepPipeline":
     """What redrive and maintenance work with, as role etl_maintainer: a context manager, as `open_pipeline`.
 
-    Its run is named after DAG and DAG run: run ids of two DAGs can be the same.
-
     Raises:
         SettingsError: a connection or a setting is missing or wrong; says how to mend it
     """
+    from include.queue_etl.upkeep_pipeline import UpkeepPipeline
+
+    return _opened(UpkeepPipeline, contract_name, MAINTENANCE)
+
+
+def open_rotation() -> "RotationPipeline":
+    """What remask works with, as role etl_remasker; raises as `open_upkeep` does. It serves all contracts."""
+    from include.contracts import contract_names
+    from include.queue_etl.rotation import RotationPipeline
+
+    return _opened(RotationPipeline, contract_names()[0], REMASKER)
+
+
+def open_officer(contract_name: str) -> "OfficerPipeline":
+    """What unmask works with, as role pii_officer; raises as `open_upkeep` does."""
+    from include.queue_etl.officer import OfficerPipeline
+
+    return _opened(OfficerPipeline, contract_name, OFFICER)
+
+
+def _opened(kind: type[SomePipeline], contract_name: str, conn_id: str) -> SomePipeline:
+    """Its run is named after DAG and DAG run: run ids of two DAGs can be the same."""
     from airflow.sdk import get_current_context
 
     from include.contracts import load_contract
     from include.queue_etl.pipeline import Run
     from include.queue_etl.settings import Settings
-    from include.queue_etl.upkeep_pipeline import UpkeepPipeline
 
     context = get_current_context()
-    return UpkeepPipeline(
+    return kind(
         load_contract(contract_name),
         Run(contract_name, f"{context['dag'].dag_id}__{context['run_id']}"),
         Settings.from_environment(os.environ),
         session=aws_session,
         endpoint_urls=endpoint_urls(),
-        warehouse_dsn=warehouse_dsn(MAINTENANCE),
+        warehouse_dsn=warehouse_dsn(conn_id),
         keyset_json=keyset_json(),
     )
 
@@ -102,7 +128,7 @@ def aws_session() -> "boto3.Session":
 
 
 def endpoint_urls() -> dict[str, str]:
-    """Endpoints of SQS and S3 in the connection's extra; a service that is not there is AWS's own.
+    """Endpoints of SQS, S3 and KMS in the connection's extra; a service that is not there is AWS's own.
 
     `{"service_config": {"sqs": {"endpoint_url": ...}}}` wins over `{"endpoint_url": ...}`, as in the provider
     (`AwsConnectionWrapper.get_service_endpoint_url`), read here because importing the provider imports boto3.
@@ -110,7 +136,7 @@ def endpoint_urls() -> dict[str, str]:
     connection = _connection(AWS)
     extra = connection.extra_dejson if connection else {}
     special, general = extra.get("service_config", {}), extra.get("endpoint_url")
-    found = {name: special.get(name, {}).get("endpoint_url") or general for name in ("sqs", "s3")}
+    found = {name: special.get(name, {}).get("endpoint_url") or general for name in ("sqs", "s3", "kms")}
     return {name: url for name, url in found.items() if url}
 
 

@@ -24,11 +24,11 @@ THROTTLED = (
 class KmsKey(aead.Aead):  # type: ignore[misc]
     """A key that never leaves KMS. Each call is one request."""
 
-    def __init__(self, key_uri: str, session: "Session") -> None:
+    def __init__(self, key_uri: str, session: "Session", endpoint_url: str | None) -> None:
         config = Config(
             connect_timeout=5, read_timeout=10, retries={"mode": "standard", "total_max_attempts": 4}
         )
-        client = session.client("kms", config=config)
+        client = session.client("kms", endpoint_url=endpoint_url, config=config)
         try:
             self._aead = awskms.new_client(boto3_client=client, key_uri=key_uri).get_aead(key_uri)
         except tink.TinkError:

@@ -32,11 +32,11 @@ WEAK = (
 _RUNS = UUID("6d4a7b56-9d0c-4a6f-8f0b-2f3d6f1f4f6e")  # namespace of run ids
 
 
-def kms_key(uri: str, session: "Session") -> "Aead":
+def kms_key(uri: str, session: "Session", endpoint_url: str | None = None) -> "Aead":
     """The key that wraps the keyset; imports boto3."""
     from include.queue_etl.kms import KmsKey
 
-    return KmsKey(uri, session)
+    return KmsKey(uri, session, endpoint_url)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ class Pipeline:
             run: on whose behalf
             settings: limits and places
             session: makes the boto3 session; called only by steps that talk to AWS
-            endpoint_urls: by service (`sqs`, `s3`), where boto3 does not find them itself
+            endpoint_urls: by service (`sqs`, `s3`, `kms`), where boto3 does not find them itself
             warehouse_dsn: libpq connection string
             keyset_json: Tink JSON keyset
             access: to SQS, where it needs no boto3 session
@@ -117,7 +117,8 @@ class Pipeline:
     def master_key(self) -> MasterKey | None:
         """Makes what wraps the keyset; None where the settings name no KMS key."""
         uri = self.settings.kms_key_uri
-        return (lambda: kms_key(uri, self._session())) if uri else None
+        endpoint = self._endpoint_urls.get("kms")
+        return (lambda: kms_key(uri, self._session(), endpoint)) if uri else None
 
     @cached_property
     def queue(self) -> "SqsQueue":
@@ -191,11 +192,13 @@ class Pipeline:
 
     def _endpoints(self) -> list[str]:
         """Where the AWS services answer; boto3 knows more sources than the settings, so it is asked."""
-        services = ["sqs", *(["s3"] if self.settings.staging.startswith("s3://") else [])]
-        urls, session = self._endpoint_urls, self._session()
-        clients = [session.client(name, endpoint_url=urls.get(name)) for name in services]
-        if self.settings.kms_key_uri:
-            clients.append(self._session().client("kms"))
+        used = {
+            "sqs": True,
+            "s3": self.settings.staging.startswith("s3://"),
+            "kms": self.settings.kms_key_uri,
+        }
+        session, urls = self._session(), self._endpoint_urls
+        clients = [session.client(name, endpoint_url=urls.get(name)) for name in used if used[name]]
         return [client.meta.endpoint_url for client in clients]
 
     def _store(self) -> Store:

@@ -15,11 +15,12 @@ from include.queue_etl import errors
 
 PROJECT = Path(__file__).resolve().parents[2]
 OPERATIONS = ["queue_etl_maintenance", "queue_etl_redrive"]  # tested in test_operations_dags.py
+PRIVACY = ("pii_unmask", "queue_etl_remask")
 TASKS = ("sense", "extract", "mask", "load", "finish")
 
 
 def test_there_is_one_dag_for_each_contract(dags: Mapping[str, Any]) -> None:
-    assert sorted(dags) == sorted([*contract_names(), *OPERATIONS])
+    assert sorted(dags) == sorted([*contract_names(), *OPERATIONS, *PRIVACY])
     assert "user_logins" in dags
 
 
@@ -144,7 +145,7 @@ def test_a_parse_touches_no_network_file_or_connection_and_imports_nothing_heavy
         line.split(" ", 1) for line in result.stdout.splitlines() if line.startswith(("CPU", "dags"))
     )
     print("parse of dags/ above bare Airflow:", lines["CPU"])
-    assert f"dags {sorted([*contract_names(), *OPERATIONS])} {{}}" in result.stdout
+    assert f"dags {sorted([*contract_names(), *OPERATIONS, *PRIVACY])} {{}}" in result.stdout
     assert "heavy []" in result.stdout
     assert "touched []" in result.stdout
 

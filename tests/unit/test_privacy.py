@@ -189,8 +189,8 @@ def test_development_keys_bear_their_mark_and_others_never(monkeypatch):
 
 # Tink alone -------------------------------------------------------------------------------------------------
 
-# RFC 5297, appendix A.1: key, associated data, plaintext, SIV followed by the ciphertext. Its key has 32 bytes,
-# and Tink takes 64 alone: so `cryptography` has to make the vector, and Tink has to agree with `cryptography`.
+# RFC 5297, appendix A.1: key, associated data, plaintext, SIV with the ciphertext. Its key has 32 bytes, and
+# Tink takes 64 alone: so `cryptography` makes the vector, and Tink has to agree with `cryptography`.
 RFC_5297_A1 = (
     "fffefdfcfbfaf9f8f7f6f5f4f3f2f1f0f0f1f2f3f4f5f6f7f8f9fafbfcfdfeff",
     "101112131415161718191a1b1c1d1e1f2021222324252627",

@@ -1,0 +1,52 @@
+"""Everything masked moves to the keyset's primary key. Wiring only: include/queue_etl/rotation.py."""
+
+from datetime import UTC, datetime, timedelta
+
+from airflow.sdk import DAG, Param, task
+from queue_etl_connections import open_rotation
+from queue_etl_policy import DEFAULT_ARGS
+
+from include.contracts import contract_names, load_contract
+
+DOC = """
+After `keys promote`: moves tokens, quarantined payloads and retained staged files of all contracts to the new
+primary key, in small transactions, while pipelines run. The result (XCom `return_value`) counts what moved.
+`left` 0 means that nothing bears an older key: it can be destroyed (docs/privacy.md). **Pseudonyms change with
+the key**: whoever stored tokens elsewhere has to fetch them again.
+
+| if this task fails | what you see | where your data is | what to do |
+|---|---|---|---|
+| `remask` | `not started:` with a list, or Postgres or staging failing | every row bears one key or the other, and opens with the keyset | mend what the error names; clear the task: it goes on with what is left |
+"""  # noqa: E501 - a row of a table is a line
+
+with DAG(
+    "queue_etl_remask",
+    description="tokens, quarantine and staged files -> the keyset's primary key",
+    doc_md=DOC,
+    schedule=None,
+    start_date=datetime(2025, 1, 1, tzinfo=UTC),
+    catchup=False,
+    max_active_runs=1,
+    is_paused_upon_creation=False,
+    dagrun_timeout=timedelta(hours=12),
+    default_args=DEFAULT_ARGS,
+    params={
+        "reason": Param(
+            "rotation of keys", type="string", minLength=1, title="Reason", description="For the audit."
+        ),
+        "ticket": Param(type="string", minLength=1, title="Ticket", description="For the audit."),
+    },
+    tags=["postgres", "personal-data"],
+):
+
+    @task(execution_timeout=timedelta(hours=4))
+    def remask(params=None):
+        """Move what bears an older key."""
+        from include.queue_etl import rotation
+        from include.queue_etl.audit import Purpose
+
+        contracts = {name: load_contract(name) for name in contract_names()}
+        with open_rotation() as pipeline:
+            return rotation.remask(pipeline, contracts, Purpose(params["reason"], params["ticket"]))
+
+    remask()

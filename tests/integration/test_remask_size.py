@@ -1,0 +1,75 @@
+"""Remask of many rows while pipelines load. REMASK_ROWS sets how many; the figures are printed."""
+
+import os
+import threading
+import time
+
+from include.queue_etl import keys, rotation
+from include.queue_etl.keyset import Keyset
+from include.queue_etl.masking import Masker, token_heads
+from tests.integration.privacy import PURPOSE, Office, logins, office
+
+__all__ = ["office"]
+ROWS = int(os.environ.get("REMASK_ROWS", "50000"))
+
+
+def fill(office: Office) -> None:
+    """ROWS rows: a tenth as many users, each with an address of its own."""
+    masker = Masker(office.contract, Keyset.from_json(office.key_file.read_text()))
+    ip, device = office.contract.personal
+    people = range(ROWS // 10)
+    ips = masker.tokens(ip, [f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}" for n in people])
+    devices = masker.tokens(device, [f"device-{n:08}" for n in people])
+    lines = [
+        f"u{n}\tios\t{a}\t{b}\t\\N\t2\t2026-01-01\n" for n, a, b in zip(people, ips, devices, strict=True)
+    ]
+    with (
+        office.database.owner() as connection,
+        connection.cursor().copy("COPY public.user_logins FROM STDIN") as copy,
+    ):
+        for _ in range(10):
+            copy.write("".join(lines))
+
+
+def test_many_rows_move_while_pipelines_load(office: Office):
+    fill(office)
+    old = keys.key_ids(office.key_file.read_text())[0]
+    text, new = keys.added(office.key_file.read_text())
+    office.key_file.write_text(keys.promoted(text, new))
+    sent, done, loads = 0, threading.Event(), []
+
+    def load() -> None:
+        nonlocal sent
+        while not done.is_set():
+            office.send(*logins(f"r{sent:04}", 100))
+            started = time.perf_counter()
+            loads.append((office.drain(), time.perf_counter() - started))
+            sent += 100
+
+    office.send(*logins("first", 100))
+    office.drain()
+    loading = threading.Thread(target=load)
+    loading.start()
+    started = time.perf_counter()
+    with office.rotation() as pipeline:
+        counts = rotation.remask(pipeline, office.contracts(), PURPOSE)
+    seconds = time.perf_counter() - started
+    done.set()
+    loading.join()
+    heads = [token_heads(key) for key in (old, new)]
+    stale, fresh = (
+        office.database.rows(
+            "SELECT count(*) FROM public.user_logins WHERE left(masked_ip, 7) = ANY (ARRAY['{0}'])"  # noqa: S608
+            " OR left(masked_device_id, 7) = ANY (ARRAY['{0}'])".format("', '".join(some))
+        )[0][0]
+        for some in heads
+    )
+    print(
+        f"\nremask of {counts['rows']} rows: {seconds:.1f} s, {stale} rows with a stale key; meanwhile "
+        f"{len(loads)} runs loaded {sent} messages, slowest {max(took for _, took in loads):.1f} s"
+    )
+    assert counts["rows"] == ROWS
+    assert stale == 0
+    assert fresh == ROWS + 100 + sent
+    assert {run["state"] for run, _ in loads} == {"succeeded"}
+    assert sum(run["loaded"] for run, _ in loads) == sent > 0
