@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 WEAK = (
     "contract %s masks %s with %s, which has no key: whoever reads the table finds the values by trying. One "
-    "core tries every IPv4 address in a minute or two (docs/privacy.md). Only for joining with tables masked "
-    "so before; production refuses it"
+    "core tries every IPv4 address in two to six minutes (docs/privacy.md). Only for joining with tables "
+    "masked so before; production refuses it"
 )
 _RUNS = UUID("6d4a7b56-9d0c-4a6f-8f0b-2f3d6f1f4f6e")  # namespace of run ids
 
