@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -27,7 +28,7 @@ from tests.faults.bodies import some
 
 PROJECT = Path(__file__).resolve().parents[2]
 STATE = Path(os.environ["QUEUE_ETL_STAGING"]).parent
-TAG = "canary"
+TAG = f"canary{secrets.token_hex(4)}"
 
 
 def test_the_search_finds_what_it_looks_for(tmp_path: Path) -> None:
@@ -78,7 +79,7 @@ def test_a_thousand_canaries_are_found_nowhere_but_in_the_officers_file(
     officers_file = unmasked(dags, warehouse, monkeypatch, tmp_path)
 
     rows = warehouse.execute(
-        "SELECT count(*) FROM public.user_logins WHERE user_id LIKE 'canary-%'"
+        "SELECT count(*) FROM public.user_logins WHERE user_id LIKE %s", [f"{TAG}-%"]
     ).fetchone()
     assert rows == (sum(one.reason is None for one in sent),)
     assert canaries.in_files([officers_file]) != {}
@@ -139,7 +140,8 @@ def unmasked(
     run = SimpleNamespace(triggering_user_name="bob")
     context = {"dag_run": run, "dag": dags["pii_unmask"], "run_id": "manual__canaries"}
     found = warehouse.execute(
-        "SELECT DISTINCT masked_device_id FROM public.user_logins WHERE user_id LIKE 'canary-%' LIMIT 200"
+        "SELECT DISTINCT masked_device_id FROM public.user_logins WHERE user_id LIKE %s LIMIT 200",
+        [f"{TAG}-%"],
     ).fetchall()
     form = {
         "contract": "user_logins", "field": "device_id", "tokens": [token for (token,) in found],
