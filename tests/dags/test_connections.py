@@ -67,11 +67,11 @@ def test_a_keyset_connection_without_keyset_is_said(connect: Connect) -> None:
     ("extra", "expected"),
     [
         ({}, {}),
-        ({"endpoint_url": "http://a"}, {"sqs": "http://a", "s3": "http://a"}),
+        ({"endpoint_url": "http://a"}, {"sqs": "http://a", "s3": "http://a", "kms": "http://a"}),
         ({"service_config": {"sqs": {"endpoint_url": "http://q"}}}, {"sqs": "http://q"}),
         (
             {"endpoint_url": "http://a", "service_config": {"s3": {"endpoint_url": "http://b"}}},
-            {"sqs": "http://a", "s3": "http://b"},
+            {"sqs": "http://a", "s3": "http://b", "kms": "http://a"},
         ),
     ],
 )
