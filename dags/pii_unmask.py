@@ -1,4 +1,4 @@
-"""Masked values back, when a second person approves. Wiring only: include/queue_etl/unmask.py."""
+"""Masked values back, when a second person approves. Wiring only: include/queue_etl/privacy/unmask.py."""
 
 from datetime import UTC, datetime, timedelta
 

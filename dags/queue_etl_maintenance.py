@@ -1,4 +1,4 @@
-"""Daily upkeep of ledger, quarantine, runs and staging. Wiring only: include/queue_etl/maintenance.py."""
+"""Daily upkeep of ledger, quarantine, runs and staging. Wiring only: see operations/maintenance.py."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -42,7 +42,7 @@ with DAG(
     @task
     def ledger():
         """Make the ledger's days to come, drop those long gone."""
-        from include.queue_etl import maintenance
+        from include.queue_etl.operations import maintenance
 
         with open_upkeep(ANY) as pipeline:
             return maintenance.maintain_ledger(pipeline)
@@ -50,7 +50,7 @@ with DAG(
     @task
     def quarantine():
         """Delete what is in quarantine for too long."""
-        from include.queue_etl import maintenance
+        from include.queue_etl.operations import maintenance
 
         with open_upkeep(ANY) as pipeline:
             return maintenance.expire_quarantine(pipeline)
@@ -58,7 +58,7 @@ with DAG(
     @task
     def runs():
         """Finish the runs that nobody finished."""
-        from include.queue_etl import maintenance
+        from include.queue_etl.operations import maintenance
 
         with open_upkeep(ANY) as pipeline:
             return maintenance.settle_runs(pipeline, {name: load_contract(name) for name in contract_names()})
@@ -67,7 +67,7 @@ with DAG(
     @task(trigger_rule=TriggerRule.ALL_DONE)
     def staging():
         """Remove staged files by the state of their run."""
-        from include.queue_etl import maintenance
+        from include.queue_etl.operations import maintenance
 
         with open_upkeep(ANY) as pipeline:
             return maintenance.clean_staging(pipeline)

@@ -1,4 +1,4 @@
-"""Quarantined messages through the current contract again. Wiring only: include/queue_etl/redrive.py."""
+"""Quarantined messages through the current contract again. Wiring only: see operations/redrive.py."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -60,7 +60,7 @@ with DAG(
     @task
     def redrive(params=None):
         """Replay the selected messages; the result counts them."""
-        from include.queue_etl import redrive as engine
+        from include.queue_etl.operations import redrive as engine
 
         with open_upkeep(params["contract"]) as pipeline:
             selection = engine.selection(pipeline, params["reason"], params["since"], params["until"])

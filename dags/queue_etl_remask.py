@@ -1,4 +1,4 @@
-"""Everything masked moves to the keyset's primary key. Wiring only: include/queue_etl/rotation.py."""
+"""Everything masked moves to the keyset's primary key. Wiring only: include/queue_etl/privacy/rotation.py."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -42,8 +42,8 @@ with DAG(
     @task(execution_timeout=timedelta(hours=4))
     def remask(params=None):
         """Move what bears an older key."""
-        from include.queue_etl import rotation
-        from include.queue_etl.audit import Purpose
+        from include.queue_etl.privacy import rotation
+        from include.queue_etl.privacy.audit import Purpose
 
         contracts = {name: load_contract(name) for name in contract_names()}
         with open_rotation() as pipeline:

@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     import boto3
     from airflow.sdk import Connection
 
-    from include.queue_etl.officer import OfficerPipeline
+    from include.queue_etl.operations.upkeep_pipeline import UpkeepPipeline
     from include.queue_etl.pipeline import Pipeline
-    from include.queue_etl.rotation import RotationPipeline
-    from include.queue_etl.upkeep_pipeline import UpkeepPipeline
+    from include.queue_etl.privacy.officer import OfficerPipeline
+    from include.queue_etl.privacy.rotation import RotationPipeline
 
 SomePipeline = TypeVar("SomePipeline", bound="Pipeline")
 AWS = "aws_default"
@@ -67,7 +67,7 @@ def open_upkeep(contract_name: str) -> "UpkeepPipeline":
     Raises:
         SettingsError: a connection or a setting is missing or wrong; says how to mend it
     """
-    from include.queue_etl.upkeep_pipeline import UpkeepPipeline
+    from include.queue_etl.operations.upkeep_pipeline import UpkeepPipeline
 
     return _opened(UpkeepPipeline, contract_name, MAINTENANCE)
 
@@ -75,14 +75,14 @@ def open_upkeep(contract_name: str) -> "UpkeepPipeline":
 def open_rotation() -> "RotationPipeline":
     """What remask works with, as role etl_remasker; raises as `open_upkeep` does. It serves all contracts."""
     from include.contracts import contract_names
-    from include.queue_etl.rotation import RotationPipeline
+    from include.queue_etl.privacy.rotation import RotationPipeline
 
     return _opened(RotationPipeline, contract_names()[0], REMASKER)
 
 
 def open_officer(contract_name: str) -> "OfficerPipeline":
     """What unmask works with, as role pii_officer; raises as `open_upkeep` does."""
-    from include.queue_etl.officer import OfficerPipeline
+    from include.queue_etl.privacy.officer import OfficerPipeline
 
     return _opened(OfficerPipeline, contract_name, OFFICER)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from include.queue_etl.errors import PermanentError, SettingsError
 
 if TYPE_CHECKING:
-    from include.queue_etl.officer import OfficerPipeline
+    from include.queue_etl.privacy.officer import OfficerPipeline
 
 FOLDER = "QUEUE_ETL_UNMASKED_FOLDER"
 
@@ -49,8 +49,8 @@ def unmask_to_file(
     Raises:
         SettingsError: QUEUE_ETL_UNMASKED_FOLDER names no folder of this machine
     """
-    from include.queue_etl import unmask
-    from include.queue_etl.audit import Purpose
+    from include.queue_etl.privacy import unmask
+    from include.queue_etl.privacy.audit import Purpose
 
     folder = Path(os.environ.get(FOLDER, ""))
     if not folder.is_absolute() or not folder.is_dir():

@@ -31,12 +31,12 @@ from include.queue_etl.staging import Kind
 if TYPE_CHECKING:
     from boto3 import Session
 
-    from include.queue_etl.audit import Purpose
-    from include.queue_etl.keys import KeyFile
-    from include.queue_etl.officer import OfficerPipeline
-    from include.queue_etl.rotation import RotationPipeline
+    from include.queue_etl.operations.upkeep_pipeline import UpkeepPipeline
+    from include.queue_etl.privacy.audit import Purpose
+    from include.queue_etl.privacy.keys import KeyFile
+    from include.queue_etl.privacy.officer import OfficerPipeline
+    from include.queue_etl.privacy.rotation import RotationPipeline
     from include.queue_etl.sqs import SqsQueue
-    from include.queue_etl.upkeep_pipeline import UpkeepPipeline
 
 Arguments = argparse.Namespace
 SomePipeline = TypeVar("SomePipeline", bound=Pipeline)
@@ -156,7 +156,7 @@ def _queue_url(client: Any, name: str, attributes: Mapping[str, str]) -> str:
 
 def create_keyset(arguments: Arguments) -> None:
     """Make a keyset for development, in a new file that only its owner can read."""
-    from include.queue_etl.unmask import private_file
+    from include.queue_etl.privacy.unmask import private_file
 
     with private_file(arguments.file) as file:
         file.write(Keyset.new_json(development=True))
@@ -184,7 +184,7 @@ def migrate(arguments: Arguments) -> None:
 
 def redrive(arguments: Arguments) -> None:
     """Replay quarantined messages through the current contract; without --apply only say what would be."""
-    from include.queue_etl import redrive as engine
+    from include.queue_etl.operations import redrive as engine
 
     with _upkeep(arguments) as pipeline:
         selection = engine.selection(pipeline, arguments.reason, arguments.since, arguments.until)
@@ -193,7 +193,7 @@ def redrive(arguments: Arguments) -> None:
 
 def reconcile(arguments: Arguments) -> None:
     """After a restore: load from the retained masked files what the ledger misses, of every contract."""
-    from include.queue_etl.reconcile import reconcile as again
+    from include.queue_etl.operations.reconcile import reconcile as again
 
     with _upkeep(arguments) as pipeline:
         result = again(pipeline, load_contract)
@@ -204,7 +204,7 @@ def reconcile(arguments: Arguments) -> None:
 
 def dead_letters(arguments: Arguments) -> None:
     """Empty the dead-letter queue: delete what is committed, send back the rest; --apply does it."""
-    from include.queue_etl.dead_letters import bring_back
+    from include.queue_etl.operations.dead_letters import bring_back
 
     with _upkeep(arguments) as pipeline:
         result = bring_back(pipeline, max_messages=arguments.max, dry_run=not arguments.apply)
@@ -213,7 +213,7 @@ def dead_letters(arguments: Arguments) -> None:
 
 def maintain(arguments: Arguments) -> None:
     """Ledger days, expired quarantine, unfinished runs, staged files; of every contract."""
-    from include.queue_etl.maintenance import maintain as upkeep
+    from include.queue_etl.operations.maintenance import maintain as upkeep
 
     with _upkeep(arguments) as pipeline:
         _show(upkeep(pipeline, {name: load_contract(name) for name in contract_names()}), arguments.json)
@@ -221,7 +221,7 @@ def maintain(arguments: Arguments) -> None:
 
 def unmask(arguments: Arguments) -> None:
     """Recover masked values, as the privacy officer, with an audit entry."""
-    from include.queue_etl import unmask as recovery
+    from include.queue_etl.privacy import unmask as recovery
 
     contract, tokens = load_contract(arguments.contract), []
     if arguments.user_id is None:
@@ -242,7 +242,7 @@ def unmask(arguments: Arguments) -> None:
 
 def verify_audit(arguments: Arguments) -> None:
     """Follow the audit's chain of hashes; fail at the first entry that was changed, removed or put in."""
-    from include.queue_etl import audit
+    from include.queue_etl.privacy import audit
 
     with _officer(arguments) as pipeline:
         last = audit.verify(pipeline.warehouse.audit_entries(), arguments.mark)
@@ -251,7 +251,7 @@ def verify_audit(arguments: Arguments) -> None:
 
 def erase(arguments: Arguments) -> None:
     """Erase a user, an address or a device; without --apply only count. The value comes on standard input."""
-    from include.queue_etl import erase as erasure
+    from include.queue_etl.privacy import erase as erasure
 
     values = _lines(arguments.file)
     if len(values) != 1:
@@ -264,7 +264,7 @@ def erase(arguments: Arguments) -> None:
 
 def remask(arguments: Arguments) -> None:
     """Move everything, of every contract, to the keyset's primary key; pipelines may run."""
-    from include.queue_etl import rotation
+    from include.queue_etl.privacy import rotation
 
     with _rotation(arguments) as pipeline:
         _show(rotation.remask(pipeline, _contracts(), _purpose(arguments)), arguments.json)
@@ -281,7 +281,7 @@ def create_key(arguments: Arguments) -> None:
 
 def add_key(arguments: Arguments) -> None:
     """Add a key that opens but does not mask yet: give the keyset to every process, then promote the key."""
-    from include.queue_etl import keys
+    from include.queue_etl.privacy import keys
 
     text, key_id = keys.added(_key_file().read())
     _keep_keyset(arguments, text, f"added key {key_id}: give the keyset to every process, then promote it")
@@ -289,7 +289,7 @@ def add_key(arguments: Arguments) -> None:
 
 def promote_key(arguments: Arguments) -> None:
     """Let a key mask from now on: give the keyset to every process, then remask."""
-    from include.queue_etl import keys
+    from include.queue_etl.privacy import keys
 
     text = keys.promoted(_key_file().read(), arguments.key_id)
     _keep_keyset(arguments, text, f"key {arguments.key_id} is primary: give the keyset to every process")
@@ -303,7 +303,7 @@ def wrap_keys(arguments: Arguments) -> None:
 
 def key_status(arguments: Arguments) -> None:
     """Show each key, and what bears it."""
-    from include.queue_etl import rotation
+    from include.queue_etl.privacy import rotation
 
     with _rotation(arguments) as pipeline:
         for key in rotation.status(pipeline, _contracts()):
@@ -312,7 +312,7 @@ def key_status(arguments: Arguments) -> None:
 
 def destroy_key(arguments: Arguments) -> None:
     """Remove a key for good; refused while anything bears it."""
-    from include.queue_etl import rotation
+    from include.queue_etl.privacy import rotation
 
     with _rotation(arguments) as pipeline:
         text = rotation.retire(
@@ -454,7 +454,7 @@ def _pipeline(arguments: Arguments, **overrides: int) -> Iterator[Pipeline]:
 
 @contextmanager
 def _upkeep(arguments: Arguments) -> "Iterator[UpkeepPipeline]":
-    from include.queue_etl.upkeep_pipeline import UpkeepPipeline
+    from include.queue_etl.operations.upkeep_pipeline import UpkeepPipeline
 
     dsn = _variable("QUEUE_ETL_MAINTAINER_DSN", "libpq connection string of role etl_maintainer")
     with _parts(UpkeepPipeline, arguments, dsn) as pipeline:
@@ -463,7 +463,7 @@ def _upkeep(arguments: Arguments) -> "Iterator[UpkeepPipeline]":
 
 @contextmanager
 def _officer(arguments: Arguments) -> "Iterator[OfficerPipeline]":
-    from include.queue_etl.officer import OfficerPipeline
+    from include.queue_etl.privacy.officer import OfficerPipeline
 
     dsn = _variable("QUEUE_ETL_OFFICER_DSN", "libpq connection string of role pii_officer")
     with _parts(OfficerPipeline, arguments, dsn) as pipeline:
@@ -472,7 +472,7 @@ def _officer(arguments: Arguments) -> "Iterator[OfficerPipeline]":
 
 @contextmanager
 def _rotation(arguments: Arguments) -> "Iterator[RotationPipeline]":
-    from include.queue_etl.rotation import RotationPipeline
+    from include.queue_etl.privacy.rotation import RotationPipeline
 
     dsn = _variable("QUEUE_ETL_REMASKER_DSN", "libpq connection string of role etl_remasker")
     with _parts(RotationPipeline, arguments, dsn) as pipeline:
@@ -521,8 +521,8 @@ def _contracts() -> dict[str, Contract]:
 
 
 def _key_file() -> "KeyFile":
-    from include.queue_etl.keys import KeyFile
     from include.queue_etl.pipeline import kms_key
+    from include.queue_etl.privacy.keys import KeyFile
 
     path = Path(_variable("QUEUE_ETL_KEYSET_FILE", "file with the Tink JSON keyset"))
     uri = Settings.from_environment({"QUEUE_ETL_STAGING": "/", **os.environ}).kms_key_uri
@@ -551,7 +551,7 @@ def _variable(name: str, meaning: str) -> str:
 
 
 def _purpose(arguments: Arguments) -> "Purpose":
-    from include.queue_etl.audit import Purpose
+    from include.queue_etl.privacy.audit import Purpose
 
     return Purpose(arguments.reason, arguments.ticket)
 

@@ -12,9 +12,9 @@ import pytest
 from airflow.sdk import TriggerRule
 
 from include.contracts import contract_names
-from include.queue_etl import maintenance
-from include.queue_etl import redrive as engine
 from include.queue_etl.errors import PreflightError, WarehouseUnavailable
+from include.queue_etl.operations import maintenance
+from include.queue_etl.operations import redrive as engine
 from tests.dags.conftest import visible, wait_until
 from tests.dags.runs import Outcome, run_dag
 

@@ -11,11 +11,11 @@ import pytest
 
 from include.contracts.user_logins import CONTRACT
 from include.queue_etl import __main__ as cli
-from include.queue_etl.audit import Purpose
 from include.queue_etl.keyset import Keyset
 from include.queue_etl.masking import Masker
-from include.queue_etl.officer import OfficerPipeline
-from include.queue_etl.rotation import RotationPipeline
+from include.queue_etl.privacy.audit import Purpose
+from include.queue_etl.privacy.officer import OfficerPipeline
+from include.queue_etl.privacy.rotation import RotationPipeline
 from include.queue_etl.settings import Settings
 from tests.integration.scratch import Database
 from tests.integration.upkeep import Project, login

@@ -9,10 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 import psycopg
 import pytest
 
-from include.queue_etl import audit, unmask
-from include.queue_etl.audit import Purpose
 from include.queue_etl.errors import AuditBroken, RateExceeded, WarehouseRefused
-from include.queue_etl.officer import Officer
+from include.queue_etl.privacy import audit, unmask
+from include.queue_etl.privacy.audit import Purpose
+from include.queue_etl.privacy.officer import Officer
 from tests.integration.privacy import PURPOSE, WHY, Office, login, office
 
 __all__ = ["office"]

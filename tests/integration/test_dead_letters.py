@@ -6,8 +6,8 @@ from typing import Any
 import boto3
 import pytest
 
-from include.queue_etl.dead_letters import bring_back
 from include.queue_etl.errors import QueueUnavailable
+from include.queue_etl.operations.dead_letters import bring_back
 from include.queue_etl.sqs_message import ORIGIN_ATTRIBUTE, SENT_ATTRIBUTE, Message
 from tests.integration.upkeep import Killed, Project, killed_at, login, project
 

@@ -6,11 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from include.queue_etl import keys, rotation, steps
+from include.queue_etl import steps
 from include.queue_etl.batches import MaskedBatch, RejectedBatch
 from include.queue_etl.contract import Scheme
-from include.queue_etl.erase import Subject, erase
-from include.queue_etl.reconcile import reconcile
+from include.queue_etl.operations.reconcile import reconcile
+from include.queue_etl.privacy import keys, rotation
+from include.queue_etl.privacy.erase import Subject, erase
 from include.queue_etl.staging import BatchFile, Kind
 from tests.integration.privacy import PURPOSE, WHY, Office, login, office
 
@@ -180,8 +181,8 @@ def test_a_payload_that_does_not_open_is_counted_and_stays(loaded: Office):
 
 def test_a_redrive_brings_back_nothing_that_was_erased(loaded: Office):
     from include.queue_etl.contract import Derived
-    from include.queue_etl.redrive import redrive
-    from include.queue_etl.upkeep import Selection
+    from include.queue_etl.operations.redrive import redrive
+    from include.queue_etl.operations.upkeep import Selection
 
     run(loaded, "user_id", "anna")
     columns = tuple(

@@ -8,14 +8,15 @@ from dataclasses import replace
 import boto3
 import pytest
 
-from include.queue_etl import keys, rotation, steps
+from include.queue_etl import steps
 from include.queue_etl.contract import Scheme
 from include.queue_etl.errors import KeyInUse, KeysetError, PreflightError
 from include.queue_etl.keyset import Keyset
 from include.queue_etl.masking import Masker, token_heads
-from include.queue_etl.redrive import redrive
+from include.queue_etl.operations.redrive import redrive
+from include.queue_etl.operations.upkeep import Selection
+from include.queue_etl.privacy import keys, rotation
 from include.queue_etl.staging import Kind
-from include.queue_etl.upkeep import Selection
 from tests.integration.privacy import PURPOSE, WHY, Office, login, logins, office
 from tests.integration.upkeep import Killed
 
@@ -205,8 +206,8 @@ def test_remask_goes_on_where_it_was_stopped(office: Office, monkeypatch):
     office.send(*sent)
     office.drain()
     old, _ = rotate(office)
-    monkeypatch.setattr("include.queue_etl.rotation.BLOCKS", 1)
-    monkeypatch.setattr("include.queue_etl.remasker.BLOCKS", 1)
+    monkeypatch.setattr("include.queue_etl.privacy.rotation.BLOCKS", 1)
+    monkeypatch.setattr("include.queue_etl.privacy.remasker.BLOCKS", 1)
     move, calls = rotation.Remasker.move_rows, []
 
     def stops(self, *arguments):

@@ -14,7 +14,7 @@ from botocore.config import Config
 from include.queue_etl import steps
 from include.queue_etl.contract import Contract
 from include.queue_etl.errors import QueueUnavailable, WarehouseUnavailable
-from include.queue_etl.maintenance import (
+from include.queue_etl.operations.maintenance import (
     UNKNOWN_KEPT,
     clean_staging,
     expire_quarantine,
@@ -143,7 +143,7 @@ def test_quarantine_expires_after_its_days_and_says_what_was_never_redriven(
 def test_many_expired_messages_go_in_several_transactions(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("include.queue_etl.upkeep.EXPIRED_AT_ONCE", 2)
+    monkeypatch.setattr("include.queue_etl.operations.upkeep.EXPIRED_AT_ONCE", 2)
     for _ in range(5):
         quarantine(project, 31)
     with project.upkeep() as pipeline:

@@ -14,7 +14,7 @@ from devstack import settings as devstack_settings
 from include.contracts import load_contract
 from include.queue_etl import steps
 from include.queue_etl.contract import Contract
-from include.queue_etl.reconcile import reconcile
+from include.queue_etl.operations.reconcile import reconcile
 from tests.integration.upkeep import Killed, Project, killed_at, login, project
 
 __all__ = ["project"]

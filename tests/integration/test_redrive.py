@@ -10,9 +10,9 @@ from include.contracts.user_logins import CONTRACT
 from include.queue_etl.contract import Derived
 from include.queue_etl.errors import PreflightError, SettingsError, WarehouseUnavailable
 from include.queue_etl.keyset import Keyset
-from include.queue_etl.redrive import redrive, selection
-from include.queue_etl.upkeep import Selection
-from include.queue_etl.upkeep_pipeline import UpkeepPipeline
+from include.queue_etl.operations.redrive import redrive, selection
+from include.queue_etl.operations.upkeep import Selection
+from include.queue_etl.operations.upkeep_pipeline import UpkeepPipeline
 from tests.integration.upkeep import Killed, Project, killed_at, login, project
 
 __all__ = ["project"]

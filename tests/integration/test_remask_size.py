@@ -4,9 +4,9 @@ import os
 import threading
 import time
 
-from include.queue_etl import keys, rotation
 from include.queue_etl.keyset import Keyset
 from include.queue_etl.masking import Masker, token_heads
+from include.queue_etl.privacy import keys, rotation
 from tests.integration.privacy import PURPOSE, Office, logins, office
 
 __all__ = ["office"]

@@ -14,9 +14,9 @@ from include.contracts.user_logins import CONTRACT
 from include.queue_etl import steps
 from include.queue_etl.contract import Contract
 from include.queue_etl.keyset import Keyset
+from include.queue_etl.operations.upkeep_pipeline import UpkeepPipeline
 from include.queue_etl.pipeline import Pipeline, Run
 from include.queue_etl.settings import Settings
-from include.queue_etl.upkeep_pipeline import UpkeepPipeline
 from tests.integration.scratch import Database, wait_until
 
 KEYSET = Keyset.new_json()

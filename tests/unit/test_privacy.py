@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 from tink import aead, daead, secret_key_access
 
 from include.contracts.user_logins import CONTRACT
-from include.queue_etl import keys, production
+from include.queue_etl import production
 from include.queue_etl.contract import Canonical, Personal, Scheme
 from include.queue_etl.errors import KeysetError, PreflightError
 from include.queue_etl.keyset import DEVELOPMENT, Keyset, is_development, unwrapped, wrapped
 from include.queue_etl.masking import Masker, token_heads
 from include.queue_etl.pipeline import Pipeline, Run
+from include.queue_etl.privacy import keys
 from include.queue_etl.settings import Settings
 
 TEXT = Keyset.new_json()

@@ -8,10 +8,10 @@ from uuid import UUID
 
 from psycopg import sql
 
-from include.queue_etl.audit import AuditedWarehouse
 from include.queue_etl.contract import Contract, Personal
 from include.queue_etl.pipeline import Pipeline
 from include.queue_etl.postgres import Connection
+from include.queue_etl.privacy.audit import AuditedWarehouse
 
 
 class Sealed(NamedTuple):

@@ -16,10 +16,10 @@ from typing import Any
 from include.queue_etl.batches import MaskedBatch, RawBatch, RejectedBatch
 from include.queue_etl.errors import KeysetError, SettingsError
 from include.queue_etl.loading import Load
+from include.queue_etl.operations.upkeep import Quarantined, Selection
+from include.queue_etl.operations.upkeep_pipeline import UpkeepPipeline
 from include.queue_etl.staging import batch_name
 from include.queue_etl.transform import mask_batch, quarantine_context
-from include.queue_etl.upkeep import Quarantined, Selection
-from include.queue_etl.upkeep_pipeline import UpkeepPipeline
 
 MILLISECONDS_A_DAY = 86_400_000
 EPOCH = date(1970, 1, 1)

@@ -13,15 +13,15 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from include.queue_etl import keys
-from include.queue_etl.audit import Purpose
 from include.queue_etl.contract import Contract, Personal, Scheme
 from include.queue_etl.errors import KeyInUse
 from include.queue_etl.keyset import Keyset
 from include.queue_etl.masking import NULL, Masker, token_heads
 from include.queue_etl.pipeline import Pipeline
-from include.queue_etl.remasker import BLOCKS, Remasker, Sealed, moved, resealed
-from include.queue_etl.retained import Change, Row, rewrite
+from include.queue_etl.privacy import keys
+from include.queue_etl.privacy.audit import Purpose
+from include.queue_etl.privacy.remasker import BLOCKS, Remasker, Sealed, moved, resealed
+from include.queue_etl.privacy.retained import Change, Row, rewrite
 from include.queue_etl.staging import BatchFile
 
 ONE_WAY = " (one-way)"

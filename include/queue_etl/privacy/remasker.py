@@ -7,12 +7,12 @@ from uuid import UUID
 
 from psycopg import sql
 
-from include.queue_etl.audit import AuditedWarehouse
 from include.queue_etl.contract import Contract, Personal
 from include.queue_etl.errors import KeysetError
 from include.queue_etl.keyset import Keyset
 from include.queue_etl.masking import Masker, token_heads
 from include.queue_etl.postgres import Connection
+from include.queue_etl.privacy.audit import AuditedWarehouse
 from include.queue_etl.transform import quarantine_context
 
 BLOCKS = 128  # of 8 KiB: about 10,000 rows of user_logins in one transaction

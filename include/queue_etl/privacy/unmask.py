@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
-from include.queue_etl.audit import REFUSED, Entry, Purpose
 from include.queue_etl.contract import Contract, Personal
 from include.queue_etl.errors import RateExceeded
 from include.queue_etl.masking import Masker
-from include.queue_etl.officer import OfficerPipeline
+from include.queue_etl.privacy.audit import REFUSED, Entry, Purpose
+from include.queue_etl.privacy.officer import OfficerPipeline
 
 Tokens = Sequence[tuple[Personal, str]]
 Value = tuple[str, str, str]  # field, token, value

@@ -13,8 +13,8 @@ from uuid import UUID
 from include.queue_etl.batches import MaskedBatch, RejectedBatch
 from include.queue_etl.contract import Contract
 from include.queue_etl.errors import StagedFileDamaged
+from include.queue_etl.operations.upkeep_pipeline import UpkeepPipeline
 from include.queue_etl.staging import BatchFile, Kind, StagedRun
-from include.queue_etl.upkeep_pipeline import UpkeepPipeline
 
 COUNTS = ("runs", "missing_runs", "batches", "loaded", "quarantined", "duplicates", "damaged")
 _QUEUE_ID = re.compile(rb"^[0-9]+\t", re.MULTILINE)

@@ -13,9 +13,9 @@ from uuid import UUID
 from include.queue_etl import steps
 from include.queue_etl.contract import Contract
 from include.queue_etl.errors import QueueEtlError, RunFailed
+from include.queue_etl.operations.upkeep import KnownRun
+from include.queue_etl.operations.upkeep_pipeline import UpkeepPipeline
 from include.queue_etl.staging import Kind, StagedRun
-from include.queue_etl.upkeep import KnownRun
-from include.queue_etl.upkeep_pipeline import UpkeepPipeline
 
 # Folders of runs the warehouse does not know may be all that is left of messages: after a restore,
 # `reconcile` loads them. 14 days is the longest that SQS keeps a message and `retain_days` a masked file.

@@ -7,8 +7,8 @@ from include.queue_etl.contract import Contract
 from include.queue_etl.pipeline import Pipeline, Run
 
 if TYPE_CHECKING:
+    from include.queue_etl.operations.upkeep import Upkeep
     from include.queue_etl.sqs import SqsQueue
-    from include.queue_etl.upkeep import Upkeep
 
 
 class UpkeepPipeline(Pipeline):
@@ -17,7 +17,7 @@ class UpkeepPipeline(Pipeline):
     @cached_property
     def warehouse(self) -> "Upkeep":
         """The warehouse; it connects at its first statement."""
-        from include.queue_etl.upkeep import Upkeep
+        from include.queue_etl.operations.upkeep import Upkeep
 
         return Upkeep(self._warehouse_dsn)
 

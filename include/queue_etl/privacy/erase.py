@@ -16,15 +16,15 @@ from functools import cached_property
 from ipaddress import ip_address
 from typing import Any
 
-from include.queue_etl import keys
-from include.queue_etl.audit import Purpose
 from include.queue_etl.contract import Canonical, Contract, Personal, Text
 from include.queue_etl.copytext import NULL, escaped
 from include.queue_etl.errors import KeysetError
 from include.queue_etl.keyset import Keyset
 from include.queue_etl.masking import Masker
-from include.queue_etl.officer import OfficerPipeline, Sealed
-from include.queue_etl.retained import Change, Row, rewrite
+from include.queue_etl.privacy import keys
+from include.queue_etl.privacy.audit import Purpose
+from include.queue_etl.privacy.officer import OfficerPipeline, Sealed
+from include.queue_etl.privacy.retained import Change, Row, rewrite
 from include.queue_etl.transform import quarantine_context
 
 MESSAGES = 100  # quarantined messages in memory at once, of up to 1 MiB each

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from contextlib import closing
 from typing import Any
 
+from include.queue_etl.operations.upkeep_pipeline import UpkeepPipeline
 from include.queue_etl.sqs import Message
-from include.queue_etl.upkeep_pipeline import UpkeepPipeline
 
 COUNTS = ("messages", "committed", "others", "deleted", "sent_back")
 log = logging.getLogger(__name__)

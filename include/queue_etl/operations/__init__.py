@@ -1,0 +1,1 @@
+"""What operators do beside the pipeline: redrive, dead letters, reconcile, maintenance."""
