@@ -1,0 +1,30 @@
+"""Two loaders meet, and the check of it sees a deadlock."""
+
+import random
+from typing import Any
+
+import pytest
+
+from include.contracts.user_logins import CONTRACT
+from tests.faults import loaders
+from tests.faults.ground import Ground
+from tests.integration.scratch import masked_batch
+
+
+def test_two_loaders_whose_messages_overlap_never_wait_for_each_other(ground: Ground) -> None:
+    result = loaders.meet(ground, rounds=60, seed=3)
+
+    assert result.is_good, result
+    assert result.messages > 60 * 220
+
+
+def test_loaders_that_do_not_sort_are_seen_to_deadlock(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load_unsorted(warehouse: Any, run_id: Any, messages: list[Any], batch: str) -> Any:
+        random.shuffle(messages)
+        return warehouse.load(run_id, CONTRACT, batch, *masked_batch(run_id, messages))
+
+    monkeypatch.setattr(loaders, "load", load_unsorted)
+
+    assert loaders.meet(ground, rounds=10, seed=4).deadlocks
