@@ -3,6 +3,7 @@
 import csv
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
@@ -72,7 +73,17 @@ def write_csv(lines: Iterator[Value], stream: TextIO) -> int:
     return count
 
 
-def private_file(path: Path) -> TextIO:
-    """Open a new file that only its owner can read; FileExistsError if there is one of that name."""
+@contextmanager
+def private_file(path: Path) -> Iterator[TextIO]:
+    """A new file that only its owner can read; it is removed again when it cannot be written to its end.
+
+    Raises:
+        FileExistsError: there is one of that name
+    """
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    return os.fdopen(descriptor, "w", encoding="utf-8", newline="")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
+            yield file
+    except BaseException:
+        path.unlink()
+        raise

@@ -1,0 +1,134 @@
+"""The environment -> the parts that a command works with. Each command connects to what it needs only."""
+
+import os
+import secrets
+from argparse import Namespace as Arguments
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from include.contracts import contract_names, load_contract
+from include.queue_etl.aws import from_environment
+from include.queue_etl.contract import Contract
+from include.queue_etl.errors import SettingsError
+from include.queue_etl.pipeline import Pipeline, Run
+from include.queue_etl.settings import Settings
+
+if TYPE_CHECKING:
+    from boto3 import Session
+
+    from include.queue_etl.operations.upkeep_pipeline import UpkeepPipeline
+    from include.queue_etl.privacy.keys import KeyFile
+    from include.queue_etl.privacy.officer import OfficerPipeline
+    from include.queue_etl.privacy.rotation import RotationPipeline
+    from include.queue_etl.sqs import SqsQueue
+
+SomePipeline = TypeVar("SomePipeline", bound=Pipeline)
+
+
+@contextmanager
+def pipeline(arguments: Arguments, **overrides: int) -> Iterator[Pipeline]:
+    """The pipeline of one run, as role etl_loader."""
+    dsn = variable("QUEUE_ETL_WAREHOUSE_DSN", "libpq connection string of role etl_loader")
+    with _parts(Pipeline, arguments, dsn, **overrides) as pipeline:
+        yield pipeline
+
+
+@contextmanager
+def upkeep(arguments: Arguments) -> "Iterator[UpkeepPipeline]":
+    """What redrive, reconcile, dead letters and maintenance work with, as role etl_maintainer."""
+    from include.queue_etl.operations.upkeep_pipeline import UpkeepPipeline
+
+    dsn = variable("QUEUE_ETL_MAINTAINER_DSN", "libpq connection string of role etl_maintainer")
+    with _parts(UpkeepPipeline, arguments, dsn) as pipeline:
+        yield pipeline
+
+
+@contextmanager
+def officer(arguments: Arguments) -> "Iterator[OfficerPipeline]":
+    """What unmask and erase work with, as role pii_officer."""
+    from include.queue_etl.privacy.officer import OfficerPipeline
+
+    dsn = variable("QUEUE_ETL_OFFICER_DSN", "libpq connection string of role pii_officer")
+    with _parts(OfficerPipeline, arguments, dsn) as pipeline:
+        yield pipeline
+
+
+@contextmanager
+def rotation(arguments: Arguments) -> "Iterator[RotationPipeline]":
+    """What remask and the keys work with, as role etl_remasker."""
+    from include.queue_etl.privacy.rotation import RotationPipeline
+
+    dsn = variable("QUEUE_ETL_REMASKER_DSN", "libpq connection string of role etl_remasker")
+    with _parts(RotationPipeline, arguments, dsn) as pipeline:
+        yield pipeline
+
+
+def _parts(kind: type[SomePipeline], arguments: Arguments, dsn: str, **overrides: int) -> SomePipeline:
+    moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
+    name = arguments.run_id or f"{arguments.name}__{moment}-{secrets.token_hex(2)}"
+    return kind(
+        load_contract(arguments.contract),
+        Run(arguments.contract, name),
+        Settings.from_environment(os.environ, **overrides),
+        session=session,
+        endpoint_urls={},
+        warehouse_dsn=dsn,
+        keyset_json=keyset_json(),
+        access=from_environment(os.environ),
+    )
+
+
+@contextmanager
+def queue(arguments: Arguments) -> "Iterator[SqsQueue]":
+    """The contract's queue alone."""
+    from include.queue_etl.sqs import SqsQueue
+
+    settings = Settings.from_environment({"QUEUE_ETL_STAGING": "/", **os.environ})
+    name, access = load_contract(arguments.contract).queue, from_environment(os.environ)
+    if access and settings.sqs_client == "pycurl":
+        queue = SqsQueue.at(access, name, settings)
+    else:
+        queue = SqsQueue.connect(session(), name, settings)
+    try:
+        yield queue
+    finally:
+        queue.close()
+
+
+def session() -> "Session":
+    """A boto3 session, by everything boto3 reads itself."""
+    import boto3
+
+    return boto3.Session()
+
+
+def contracts() -> dict[str, Contract]:
+    """Every contract, by name."""
+    return {name: load_contract(name) for name in contract_names()}
+
+
+def key_file() -> "KeyFile":
+    """The file of QUEUE_ETL_KEYSET_FILE, wrapped where a KMS key is set."""
+    from include.queue_etl.pipeline import kms_key
+    from include.queue_etl.privacy.keys import KeyFile
+
+    path = Path(variable("QUEUE_ETL_KEYSET_FILE", "file with the Tink JSON keyset"))
+    uri = Settings.from_environment({"QUEUE_ETL_STAGING": "/", **os.environ}).kms_key_uri
+    return KeyFile(path, (lambda: kms_key(uri, session())) if uri else None)
+
+
+def keyset_json() -> str:
+    """The keyset as it is in QUEUE_ETL_KEYSET_FILE."""
+    path = Path(variable("QUEUE_ETL_KEYSET_FILE", "file with the Tink JSON keyset"))
+    return path.read_text(encoding="utf-8")
+
+
+def variable(name: str, meaning: str) -> str:
+    """An environment variable that must be set; raises SettingsError that says what it means."""
+    value = os.environ.get(name)
+    if not value:
+        raise SettingsError([f"{name} is not set: {meaning} (`./dev` writes it to .dev/env)"])
+    return value

@@ -1,0 +1,163 @@
+"""The pipeline itself, and what it needs to be there: queue, keyset, schema."""
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from include.contracts import load_contract
+from include.queue_etl.commands import connections
+from include.queue_etl.commands.terminal import Arguments, add, show
+from include.queue_etl.contract import Contract
+from include.queue_etl.errors import QueueEtlError, QueueRefused
+from include.queue_etl.keyset import Keyset
+from include.queue_etl.pipeline import Pipeline
+from include.queue_etl.staging import Kind
+
+MAX_RECEIVES_BEFORE_DEAD_LETTER = 100  # above max_receives: the quarantine should come first
+RETENTION_SECONDS = 14 * 86_400  # the longest SQS keeps a message
+
+
+def add_to(commands: Any) -> None:
+    """Add the commands of this module to the parser."""
+    add(commands, check)
+    one = add(commands, drain)
+    one.add_argument("--max", type=int, help="take at most this many messages")
+    one.add_argument("--json", action="store_true", help="print one JSON object")
+    one = add(commands, step)
+    one.add_argument("step", choices=("extract", "mask", "load", "finish"))
+    one.add_argument("--batch", help="for mask and load: a batch's name; default: all of the run, in turn")
+    one.add_argument("--upstream-failed", action="store_true", help="for finish: an earlier step failed")
+    add(commands, send).add_argument("file", type=Path)
+    add(commands, depth).add_argument("--json", action="store_true", help="print one JSON object")
+    add(commands, create_queue)
+    add(commands, create_keyset).add_argument("file", type=Path)
+    add(commands, migrate)
+
+
+def check(arguments: Arguments) -> None:
+    """Check settings, queue, warehouse, keys and staging; receive nothing."""
+    with connections.pipeline(arguments) as pipeline:
+        pipeline.preflight()
+    print("ready: queue, warehouse, keyset and staging answer")
+
+
+def drain(arguments: Arguments) -> None:
+    """Run the whole pipeline once: receive, mask, load, delete."""
+    from include.queue_etl import steps
+
+    overrides = {} if arguments.max is None else {"max_messages": arguments.max}
+    with connections.pipeline(arguments, **overrides) as pipeline:
+        try:
+            for batch in steps.extract(pipeline, asdict(pipeline.queue.depth())):
+                steps.load(pipeline, steps.mask(pipeline, batch["batch"])["batch"])
+        except BaseException:
+            _finish_failed(pipeline)
+            raise
+        summary = steps.finish(pipeline)
+    show(summary, arguments.json)
+
+
+def step(arguments: Arguments) -> None:
+    """Run one step of a run as a process of its own, as Airflow does."""
+    from include.queue_etl import steps
+
+    with connections.pipeline(arguments) as pipeline:
+        if arguments.step == "extract":
+            result: Any = steps.extract(pipeline)
+        elif arguments.step == "finish":
+            result = steps.finish(pipeline, upstream_failed=arguments.upstream_failed)
+        else:
+            one, kind = (steps.mask, Kind.RAW) if arguments.step == "mask" else (steps.load, Kind.MASKED)
+            if arguments.batch:
+                result = one(pipeline, arguments.batch)
+            else:
+                result = [one(pipeline, batch) for batch in pipeline.staging.batches(kind)]
+    show(result, as_json=True)
+
+
+def send(arguments: Arguments) -> None:
+    """Put messages on the queue, one body a line."""
+    with connections.queue(arguments) as queue, arguments.file.open("rb") as lines:
+        sent = queue.send(body for line in lines if (body := line.rstrip(b"\r\n")))
+    print(f"sent {sent} messages to {queue.name}")
+
+
+def depth(arguments: Arguments) -> None:
+    """Show how many messages the queue holds."""
+    with connections.queue(arguments) as queue:
+        show(asdict(queue.depth()), arguments.json)
+
+
+def create_queue(arguments: Arguments) -> None:
+    """Create the queue and its dead-letter queue, where they are missing (for development)."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    contract = load_contract(arguments.contract)
+    try:
+        _create_queues(connections.session().client("sqs"), contract)
+    except ClientError as error:
+        raise QueueRefused(f"queue {contract.queue!r}: {error.response['Error']['Code']}") from None
+    except BotoCoreError as error:
+        raise QueueRefused(f"queue {contract.queue!r}: {type(error).__name__}") from None
+    print(f"queues {contract.queue} and {contract.dead_letter_queue} are there")
+
+
+def _create_queues(client: Any, contract: Contract) -> None:
+    retention = {"MessageRetentionPeriod": str(RETENTION_SECONDS)}
+    dead = _queue_url(client, contract.dead_letter_queue, retention)
+    arn = client.get_queue_attributes(QueueUrl=dead, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+    redrive = {"deadLetterTargetArn": arn, "maxReceiveCount": MAX_RECEIVES_BEFORE_DEAD_LETTER}
+    _queue_url(client, contract.queue, {**retention, "RedrivePolicy": json.dumps(redrive)})
+
+
+def _queue_url(client: Any, name: str, attributes: Mapping[str, str]) -> str:
+    """URL of the queue, which is made with these attributes where it is missing."""
+    try:
+        url = client.get_queue_url(QueueName=name)["QueueUrl"]
+    except client.exceptions.QueueDoesNotExist:
+        url = client.create_queue(QueueName=name, Attributes=attributes)["QueueUrl"]
+    return str(url)
+
+
+def create_keyset(arguments: Arguments) -> None:
+    """Make a keyset for development, in a new file that only its owner can read."""
+    from include.queue_etl.privacy.unmask import private_file
+
+    with private_file(arguments.file) as file:
+        file.write(Keyset.new_json(development=True))
+    print(f"made {arguments.file}: keep a copy, without it nothing can be unmasked")
+
+
+def migrate(arguments: Arguments) -> None:
+    """Bring the warehouse's schema and roles up to date, and set the roles' passwords."""
+    from include.migrations import upgrade
+
+    variables = {
+        "etl_loader": "QUEUE_ETL_LOADER_PASSWORD",
+        "etl_maintainer": "QUEUE_ETL_MAINTAINER_PASSWORD",
+        "etl_remasker": "QUEUE_ETL_REMASKER_PASSWORD",
+        "analyst": "QUEUE_ETL_ANALYST_PASSWORD",
+        "pii_officer": "QUEUE_ETL_OFFICER_PASSWORD",
+        "ops_ro": "QUEUE_ETL_OPS_PASSWORD",
+    }
+    upgrade(
+        connections.variable(
+            "QUEUE_ETL_OWNER_DSN", "libpq connection string of a role that may create roles"
+        ),
+        {role: os.environ[name] for role, name in variables.items() if os.environ.get(name)},
+    )
+    print("warehouse: schema and roles are up to date")
+
+
+def _finish_failed(pipeline: Pipeline) -> None:
+    """Give back what the failed run holds; its own error, which is being raised, matters more."""
+    from include.queue_etl import steps
+
+    try:
+        steps.finish(pipeline, upstream_failed=True)
+    except QueueEtlError as error:
+        print(error, file=sys.stderr)
