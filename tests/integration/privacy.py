@@ -11,6 +11,8 @@ import pytest
 
 from include.contracts.user_logins import CONTRACT
 from include.queue_etl import __main__ as cli
+from include.queue_etl.commands import connections, terminal
+from include.queue_etl.commands import privacy as privacy_commands
 from include.queue_etl.keyset import Keyset
 from include.queue_etl.masking import Masker
 from include.queue_etl.privacy.audit import Purpose
@@ -67,8 +69,10 @@ def office(clean_database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyP
     settings = Settings(staging=str(tmp_path / "staging"), wait_seconds=0, batch_messages=100)
     key_file = tmp_path / "keyset.json"
     key_file.write_text(Keyset.new_json())
-    monkeypatch.setattr(cli, "load_contract", lambda name: contract)
-    monkeypatch.setattr(cli, "contract_names", lambda: [contract.name])
+    for module in (connections, privacy_commands):
+        monkeypatch.setattr(module, "load_contract", lambda name: contract)
+    for module in (connections, terminal):
+        monkeypatch.setattr(module, "contract_names", lambda: [contract.name])
     for name, value in {
         "QUEUE_ETL_KEYSET_FILE": str(key_file),
         "QUEUE_ETL_STAGING": settings.staging,

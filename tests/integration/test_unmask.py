@@ -215,6 +215,15 @@ def test_with_another_keyset_nothing_comes_back_but_the_attempt_is_on_record(off
 
 
 @pytest.mark.usefixtures("logins")
+def test_a_recovery_that_breaks_off_leaves_no_half_file(officer, clean_database, tmp_path):
+    path = tmp_path / "values.csv"
+    good = token(clean_database, "masked_ip", "u0")
+    assert officer("--output", str(path), "--field", "ip", good, "no-token") == 1
+    assert not path.exists()
+    assert officer("--output", str(path), "--field", "ip", good) == 0
+
+
+@pytest.mark.usefixtures("logins")
 @pytest.mark.parametrize("foreign", ["of another field", "no token", "changed"])
 def test_a_foreign_token_is_one_clear_line(foreign, officer, clean_database, capsys):
     masked = token(clean_database, "masked_ip", "u0")
