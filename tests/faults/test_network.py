@@ -1,0 +1,186 @@
+"""A network that is slow, resets connections or swallows what is sent, before SQS, S3 and Postgres."""
+
+import contextlib
+import functools
+import signal
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import botocore.config
+import pytest
+from psycopg.conninfo import make_conninfo
+
+from include.queue_etl.errors import PreflightError
+from tests.faults import canaries, proxy, worker
+from tests.faults.accounts import Balance, balance
+from tests.faults.bodies import Sent, some, texts
+from tests.faults.ground import Lane
+from tests.faults.proxy import Proxy
+from tests.faults.worker import Ended
+
+GOOD = Balance(lost=0, duplicate=0, wrong_kind=0, left_on_queue=0)
+MESSAGES = 30  # three batches
+# An answer that SQS does not give within a second is asked for again, Postgres has two seconds to accept.
+HASTE = {"QUEUE_ETL_REQUEST_TIMEOUT_SECONDS": "1", "QUEUE_ETL_VISIBILITY_TIMEOUT_SECONDS": "300"}
+PARTS = ("sqs", "s3", "postgres")
+
+
+@contextlib.contextmanager
+def bad_network(lane: Lane, part: str, **how: Any) -> Iterator[tuple[Proxy, dict[str, str]]]:
+    """A proxy before one part, and the variables that lead there."""
+    settings = lane.ground.settings
+    with proxy.serving(settings.postgres_port if part == "postgres" else settings.sqs_port, **how) as between:
+        yield between, {**HASTE, **_places(lane, part, between)}
+
+
+def _places(lane: Lane, part: str, between: Proxy) -> dict[str, str]:
+    if part == "postgres":
+        dsn = make_conninfo(lane.ground.warehouse_dsn, port=between.port, connect_timeout=2)
+        return {"QUEUE_ETL_WAREHOUSE_DSN": dsn}
+    if part == "sqs":
+        return {"AWS_ENDPOINT_URL_SQS": between.url}
+    return {"AWS_ENDPOINT_URL_S3": between.url, "QUEUE_ETL_STAGING": in_bucket(lane)}
+
+
+def in_bucket(lane: Lane) -> str:
+    """Staging in a bucket of the lane's own, which is made."""
+    url = lane.ground.environment["AWS_ENDPOINT_URL"]
+    lane.session().client("s3", endpoint_url=url).create_bucket(Bucket=lane.queue_name)
+    return f"s3://{lane.queue_name}/staging"
+
+
+@pytest.fixture
+def sent(lane: Lane) -> list[Sent]:
+    messages = some(lane.tag, MESSAGES)
+    lane.send(texts(messages))
+    return messages
+
+
+def drain(lane: Lane, environment: dict[str, str], seconds: float) -> Ended:
+    """A run that must end in that time, and say why in one line if it fails."""
+    started = time.monotonic()
+    ended = worker.run(lane, "drain", **environment)
+    took = time.monotonic() - started
+    assert took < seconds, f"{took:.1f} s: {ended.last_line}"
+    assert ended.code in (0, 1), ended.errors[-2000:]
+    assert "Traceback" not in ended.errors
+    assert not canaries.hits(f"{ended.output}{ended.errors}".encode())
+    return ended
+
+
+def drain_the_rest(lane: Lane, sent: list[Sent]) -> None:
+    """Without faults: then every message must be in its place."""
+    while lane.on_queue():
+        worker.wait_until_visible(lane)
+        assert worker.run(lane, "drain").code == 0
+    assert balance(lane, sent) == GOOD
+
+
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize(
+    "how", [{"latency_seconds": 0.02}, {"bytes_a_second": 100_000}], ids=["late", "trickling"]
+)
+def test_a_slow_network_costs_time_and_nothing_else(
+    lane: Lane, sent: list[Sent], part: str, how: dict[str, Any]
+) -> None:
+    with bad_network(lane, part, **how) as (between, places):
+        ended = drain(lane, places, seconds=30)
+        assert between.opened
+
+    assert ended.code == 0, ended.last_line
+    assert balance(lane, sent) == GOOD
+
+
+@pytest.mark.parametrize("part", ["sqs", "s3"])
+def test_connections_that_are_reset_are_opened_again_by_the_run_itself(
+    lane: Lane, sent: list[Sent], part: str
+) -> None:
+    # What a lost answer of ReceiveMessage held is hidden until its time is over.
+    soon = {"QUEUE_ETL_VISIBILITY_TIMEOUT_SECONDS": "3"}
+    with bad_network(lane, part, reset_after_bytes=900, resets=3) as (between, places):
+        ended = drain(lane, {**places, **soon}, seconds=30)
+
+    assert between.harmed == 3
+    assert ended.code == 0, ended.last_line
+    drain_the_rest(lane, sent)
+
+
+@pytest.mark.parametrize("after_bytes", [0, 1_000, 3_000, 4_000])
+def test_a_reset_connection_to_postgres_fails_the_run_in_one_line_and_gives_the_messages_back(
+    lane: Lane, sent: list[Sent], after_bytes: int
+) -> None:
+    with bad_network(lane, "postgres", reset_after_bytes=after_bytes, resets=1) as (between, places):
+        ended = drain(lane, places, seconds=30)
+
+    assert between.harmed == 1
+    assert ended.code == 1
+    assert "Postgres" in ended.last_line
+    assert lane.queue().depth().in_flight == 0
+    drain_the_rest(lane, sent)
+
+
+def test_a_dead_network_before_sqs_ends_the_run_in_bounded_time(lane: Lane, sent: list[Sent]) -> None:
+    with bad_network(lane, "sqs", mute_after_bytes=0) as (between, places):
+        ended = drain(lane, places, seconds=40)
+
+    assert between.harmed
+    assert ended.code == 1
+    drain_the_rest(lane, sent)
+
+
+def test_answers_of_sqs_that_never_come_are_asked_for_again(lane: Lane, sent: list[Sent]) -> None:
+    with bad_network(lane, "sqs", mute_after_bytes=5_000, mutes=3) as (between, places):
+        ended = drain(lane, {**places, "QUEUE_ETL_VISIBILITY_TIMEOUT_SECONDS": "3"}, seconds=40)
+
+    assert between.harmed == 3
+    assert ended.code == 0, ended.last_line
+    drain_the_rest(lane, sent)
+
+
+def test_a_postgres_that_accepts_and_never_answers_stops_the_run_before_it_receives(
+    lane: Lane, sent: list[Sent]
+) -> None:
+    with bad_network(lane, "postgres", mute_after_bytes=0) as (_, places):
+        ended = drain(lane, places, seconds=30)
+
+    assert "nothing received" in ended.errors
+    assert lane.queue().depth().visible == len(sent)
+    drain_the_rest(lane, sent)
+
+
+def test_a_postgres_that_falls_silent_holds_a_run_until_it_is_stopped_and_its_messages_come_back(
+    lane: Lane, sent: list[Sent]
+) -> None:
+    # The network says that all is well, so no time-out of TCP ends it: a stopped pooler looks so.
+    with bad_network(lane, "postgres", mute_after_bytes=3_000, mutes=1) as (between, places):
+        started = worker.start(lane, ["drain"], **places)
+        worker.wait_until(lambda: between.harmed == 1)
+        started.process.terminate()
+        ended = started.wait(20)
+
+    assert ended.code == 128 + signal.SIGTERM, "it did not end in good order"
+    assert lane.queue().depth().in_flight == 0
+    drain_the_rest(lane, sent)
+
+
+def test_a_bucket_that_accepts_and_never_answers_stops_the_run_before_it_receives(
+    lane: Lane, sent: list[Sent], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # In place of 30 seconds, four times.
+    impatient = functools.partial(_config, botocore.config.Config, 0.3)
+    with bad_network(lane, "s3", mute_after_bytes=0) as (between, places):
+        monkeypatch.setattr(botocore.config, "Config", impatient)
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", places["AWS_ENDPOINT_URL_S3"])
+        started = time.monotonic()
+        with pytest.raises(PreflightError, match="ReadTimeoutError"):
+            lane.pipeline(staging=places["QUEUE_ETL_STAGING"]).preflight()
+        assert time.monotonic() - started < 30
+        assert between.harmed == 4
+
+    assert lane.queue().depth().visible == len(sent)
+    drain_the_rest(lane, sent)
+
+
+def _config(original: Any, patience_seconds: float, **given: Any) -> Any:
+    return original(**{**given, "read_timeout": patience_seconds})
