@@ -60,9 +60,11 @@ class MaskedBatch(msgspec.Struct):
         rows: COPY text of the contract's table, in the order of the ledger's L lines
         accepted: number of rows
         rejected: number of rejected messages by reason
-        odd: messages that load although something about them is unusual, by kind
+        odd: what loads although it is unusual: messages with `unknown_fields`, distinct values that are
+            `blank` or `not_an_address`
         sent_days: ISO dates on which the messages were sent
         key_id: of the key that masked
+        key_check: that key's check value
         mask_seconds: time mask took
         contract: its name; with the run's, what a warehouse that lost the run has to be told
         airflow_run_id: of the batch's run
@@ -76,6 +78,7 @@ class MaskedBatch(msgspec.Struct):
     odd: dict[str, int]
     sent_days: list[str]
     key_id: int
+    key_check: str = ""
     mask_seconds: float = 0.0
     contract: str = ""
     airflow_run_id: str = ""

@@ -12,9 +12,9 @@ import msgspec
 ORIGIN_ATTRIBUTE = "x-origin-message-id"
 KEY_ATTRIBUTES = ("dedup-id", ORIGIN_ATTRIBUTE)
 SENT_ATTRIBUTE = "x-origin-sent-timestamp"
-# Any sender can write it, and every day named gets a partition of the ledger. The ledger keeps 35 days; an
-# origin before that counts as sent when SQS says.
-ORIGIN_REACH_MS = 35 * 86_400_000
+# Any sender can write it. The ledger keeps a day for 35 days at least, and a message may wait on the queue
+# for 14 of them: an older origin counts as sent when SQS says, lest its day be forgotten before it is.
+ORIGIN_REACH_MS = (35 - 14 - 1) * 86_400_000
 # Never change it: the keys of messages loaded earlier were made with it.
 KEY_NAMESPACE = UUID("b8a6e6d2-4c38-4b7e-9a55-0d6f0f3f3a51")
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
@@ -181,7 +181,10 @@ def _key(attributes: Mapping[str, _AttributeValue]) -> str | None:
 
 def _as_uuid(key: str) -> str:
     lower = key.lower()
-    return lower if _UUID.fullmatch(lower) else str(uuid5(KEY_NAMESPACE, key))
+    if _UUID.fullmatch(lower):
+        return lower
+    # Lone surrogates, which AWS refuses, are no UTF-8.
+    return str(uuid5(KEY_NAMESPACE, key.encode("utf-8", "replace").decode()))
 
 
 def _first_sent_ms(attributes: Mapping[str, _AttributeValue], sent_ms: int) -> int:

@@ -49,6 +49,7 @@ TRANSIENT_CODES = frozenset(
 )
 TIMEOUT, NO_CONNECTION = "no answer in time", "no connection"
 BAD_CERTIFICATE, NO_CREDENTIALS = "certificate not accepted", "no credentials"
+UNREADABLE = "an answer that cannot be read"
 ATTEMPTS = 6
 QUIET_SECONDS = 0.5
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 5.0
@@ -252,6 +253,7 @@ class CurlTransport:
         self._frozen: Any = None
         self._frozen_until = 0.0
         self._seconds = 0.0  # spent in `wait`
+        self._looked = 0.0  # of these seconds: when transfers were last held against their time
 
     def start(self, call: Call) -> None:
         """Begins the call and returns at once."""
@@ -279,7 +281,9 @@ class CurlTransport:
             last = now
             if replies or now >= until:
                 break
-            if self._is_quiet(until - now):
+            # Not only when it is quiet: an answer that comes a byte at a time is never quiet.
+            if self._is_quiet(until - now) or self._seconds - self._looked >= QUIET_SECONDS:
+                self._looked = self._seconds
                 replies = self._overdue()
         return replies
 
@@ -358,7 +362,7 @@ class CurlTransport:
         return Reply(transfer.call, status, body, "" if status == 200 else _error_code(status, body))
 
     def _overdue(self) -> list[Reply]:
-        """Gives up transfers past their time; to be called when nothing has moved for a while.
+        """Gives up transfers past their time; to be called after what has come is read.
 
         Only time spent in `wait` counts. While the caller works on what it got, answers lie in the sockets
         unread; libcurl's own TIMEOUT would throw them away, and the messages in them would stay hidden.
@@ -410,16 +414,19 @@ class BotoTransport:
     def _send(self, call: Call) -> None:
         from botocore.exceptions import BotoCoreError, ClientError
 
+        reply = Reply(call, 0, b"", UNREADABLE)
         try:
             answer = self._methods[call.action](**json.loads(call.body))
             answer.pop("ResponseMetadata", None)
-            reply = Reply(call, 200, json.dumps(answer).encode(), "")
+            # Binary attributes of messages, which nothing here reads, are no JSON.
+            reply = Reply(call, 200, json.dumps(answer, default=lambda _binary: None).encode(), "")
         except ClientError as error:
             status, code = _client_error(error)
             reply = Reply(call, status, b"", code)
         except BotoCoreError as error:
             reply = Reply(call, 0, b"", _boto_code(error))
-        self._replies.put(reply)
+        finally:  # whatever happened: without a reply, whoever waits for it waits for ever
+            self._replies.put(reply)
 
 
 def _refresh_failure() -> "type[BotoCoreError]":

@@ -18,7 +18,14 @@ from time import perf_counter
 from typing import Any, TypeVar
 
 from include.queue_etl.batches import MaskedBatch, RawBatch, Receipts, RejectedBatch
-from include.queue_etl.errors import QueueEtlError, QueueRefused, RunFailed, StagedFileDamaged, TransientError
+from include.queue_etl.errors import (
+    QueueEtlError,
+    QueueRefused,
+    RunFailed,
+    StagedFileDamaged,
+    TransientError,
+    WarehouseRefused,
+)
 from include.queue_etl.pipeline import Pipeline
 from include.queue_etl.sqs_message import Message
 from include.queue_etl.staging import BatchFile, Kind, batch_name
@@ -121,9 +128,10 @@ def finish(pipeline: Pipeline, *, upstream_failed: bool = False, last_attempt: b
     try:
         run = pipeline.warehouse.run_state(pipeline.run.id)
         proven = pipeline.warehouse.committed_batches(pipeline.run.id)
-    except TransientError:
-        if last_attempt:  # without proof nothing may be deleted, but giving back is always safe
-            _settle(pipeline, {}, last_attempt)
+    except (TransientError, WarehouseRefused) as error:
+        if last_attempt or isinstance(error, WarehouseRefused):  # which Airflow does not retry
+            # Without proof nothing may be deleted, but giving back is always safe.
+            _settle(pipeline, {}, last_attempt=True)
         raise
     if run is None:
         raise RunFailed("the run never started: nothing was received; see the log of extract")

@@ -48,6 +48,7 @@ def mask_batch(
         odd={kind: count for kind, count in odd.items() if count},
         sent_days=sorted(set(days)),
         key_id=keyset.primary_key_id,
+        key_check=keyset.check_value(),
     )
     lines = [_quarantine_line(raw, index, verdict, contract, keyset, run_id) for index, verdict in rejected]
     return masked, RejectedBatch(b"".join(lines))

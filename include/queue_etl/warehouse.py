@@ -167,6 +167,8 @@ class Warehouse:
         insert the same ids in different orders deadlock. (One of the two is then tried again.)
         """
         self._execute(ENSURE_DAYS, days=masked.sent_days)
+        if masked.key_check:  # the keyset may have got another primary key since extract noted its own
+            self.add_key_check(masked.key_id, masked.key_check)
         columns = tuple(column.column for column in contract.columns)
         load = Load(run_id, contract.table, columns, batch, masked, rejected)
         try:

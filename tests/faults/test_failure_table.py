@@ -14,6 +14,7 @@ from unittest import mock
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from include.queue_etl import steps
 from include.queue_etl.errors import (
@@ -23,6 +24,7 @@ from include.queue_etl.errors import (
     RunFailed,
     StagedFileDamaged,
     StagingUnavailable,
+    WarehouseRefused,
     WarehouseUnavailable,
 )
 from tests.bench import sqs_stub
@@ -500,6 +502,19 @@ def test_without_postgres_a_run_does_not_start_and_receives_nothing(lane: Lane, 
     depth = lane.queue().depth()
     assert (depth.visible, depth.in_flight) == (len(sent), 0)
     assert set(_receive_counts(lane)) == {1}, "somebody received them before"
+    empty_the_queue(lane)
+    assert balance(lane, sent) == GOOD
+
+
+def test_a_finish_that_postgres_refuses_gives_the_messages_back_at_once(lane: Lane, sent: list[Sent]) -> None:
+    extract(lane, **LONG)
+    refused = make_conninfo(lane.ground.warehouse_dsn, password="not the password")
+
+    with pytest.raises(WarehouseRefused), lane.pipeline(NAME, dsn=refused, **LONG) as pipeline:
+        steps.finish(pipeline, upstream_failed=True, last_attempt=False)
+
+    depth = lane.queue().depth()
+    assert (depth.visible, depth.in_flight) == (len(sent), 0)
     empty_the_queue(lane)
     assert balance(lane, sent) == GOOD
 

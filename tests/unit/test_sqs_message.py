@@ -9,8 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from include.queue_etl import sqs_message as wire
+from include.queue_etl.settings import LIMITS
 
 ID = "6f1b0f2a-3c4d-4e5f-8a9b-0c1d2e3f4a5b"
+OLD_MS = 21 * 86_400_000
 SENT_MS = 1_700_000_000_000
 
 
@@ -101,6 +103,15 @@ def test_the_uuid_made_of_another_key_never_changes():
     assert wire.message(with_attributes(dedup_id="order-7")).message_id == expected
 
 
+def test_a_key_that_is_no_utf8_is_a_key_all_the_same():
+    assert UUID(wire.message(with_attributes(dedup_id="\ud800")).message_id)
+
+
+def test_a_day_that_counts_is_still_in_the_ledger_when_the_message_has_waited_its_longest():
+    longest_wait_days = 14
+    assert wire.ORIGIN_REACH_MS // 86_400_000 + longest_wait_days < LIMITS["ledger_days"].least
+
+
 @given(st.text(min_size=1))
 def test_every_key_becomes_a_lower_case_uuid(key):
     made = wire.message(received(MessageId=key)).message_id
@@ -112,7 +123,8 @@ def test_a_message_brought_back_keeps_its_day():
 
 
 @pytest.mark.parametrize(
-    "value", ["", "0", "-5", "1e9", "٣٣", "9" * 15, "9" * 40, str(SENT_MS + 1), "1600000000000"]
+    "value",
+    ["", "0", "-5", "1e9", "٣٣", "9" * 15, "9" * 40, str(SENT_MS + 1), str(SENT_MS - 21 * 86_400_000)],
 )
 def test_an_impossible_origin_time_is_ignored(value):
     assert wire.message(with_attributes(x_origin_sent_timestamp=value)).sent_ms == SENT_MS

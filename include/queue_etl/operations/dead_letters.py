@@ -40,7 +40,9 @@ def bring_back(
     held: list[str] = []  # receipts of messages that stay
     try:
         with closing(
-            pipeline.dead_letters.receive(max_messages or pipeline.settings.max_messages)
+            pipeline.dead_letters.receive(
+                pipeline.settings.max_messages if max_messages is None else max_messages
+            )
         ) as replies:
             for messages in replies:
                 receipts = {message.receipt for message in messages}
