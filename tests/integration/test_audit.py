@@ -217,3 +217,10 @@ def test_values_are_written_as_csv_whatever_they_hold():
     stream = io.StringIO()
     assert unmask.write_csv(iter([("ip", "t", 'a,"b"\nc')]), stream) == 1
     assert stream.getvalue() == 'field,token,value\r\nip,t,"a,""b""\nc"\r\n'
+
+
+@pytest.mark.parametrize("value", ["=1+1", "+1", "-1", "@SUM(A1)"])
+def test_a_value_is_no_formula_to_a_spreadsheet(value):
+    stream = io.StringIO()
+    unmask.write_csv(iter([("device_id", "t", value)]), stream)
+    assert stream.getvalue().endswith(f"device_id,t,'{value}\r\n")

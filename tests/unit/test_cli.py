@@ -9,6 +9,7 @@ import stat
 import pytest
 
 from include.queue_etl import __main__ as cli
+from include.queue_etl.commands import connections
 from include.queue_etl.keyset import Keyset
 
 HELP = cli._parser().format_help()
@@ -66,6 +67,10 @@ def test_the_help_names_every_command_with_what_it_does(capsys):
         [],
         ["nothing"],
         ["drain", "--max", "many"],
+        ["drain", "--max", "0"],
+        ["dead-letters", "--max", "-1"],
+        ["audit", "verify", "--mark", "1"],
+        ["audit", "verify", "--mark", "foo:" + "0" * 64],
         ["drain", "--contract", "nothing"],
         ["send"],
         ["step", "nothing"],
@@ -104,11 +109,11 @@ def test_all_wrong_settings_are_named_at_once(monkeypatch, capsys):
     monkeypatch.setenv("QUEUE_ETL_KEYSET_FILE", "/dev/null")
     monkeypatch.setenv("QUEUE_ETL_STAGING", "here")
     monkeypatch.setenv("QUEUE_ETL_WAIT_SECONDS", "21")
-    assert run("drain", "--max", "0") == 1
+    assert run("drain", "--max", "100001") == 1
     assert capsys.readouterr().err.splitlines() == [
         "drain: settings to mend:",
         "  - QUEUE_ETL_STAGING='here': give an absolute folder or s3://bucket/prefix",
-        "  - QUEUE_ETL_MAX_MESSAGES='0': must be a whole number from 1 to 100000",
+        "  - QUEUE_ETL_MAX_MESSAGES='100001': must be a whole number from 1 to 100000",
         "  - QUEUE_ETL_WAIT_SECONDS='21': must be a whole number from 0 to 20",
     ]
 
@@ -119,6 +124,54 @@ def test_a_keyset_file_that_is_not_there_is_one_line(monkeypatch, capsys):
     monkeypatch.setenv("QUEUE_ETL_KEYSET_FILE", "/nowhere/keyset.json")
     assert run("check") == 1
     assert capsys.readouterr().err == "check: [Errno 2] No such file or directory: '/nowhere/keyset.json'\n"
+
+
+@pytest.mark.parametrize("step", ["mask", "load", "finish"])
+def test_a_step_that_goes_on_with_a_run_asks_which(step, capsys):
+    assert run("step", step) == 2
+    assert f"error: {step} needs --run-id" in capsys.readouterr().err
+
+
+def test_wrong_numbers_name_their_option(capsys):
+    assert run("drain", "--max", "-5") == 2
+    assert "--max: '-5' is not a whole number above 0" in capsys.readouterr().err
+
+
+@pytest.fixture
+def without_servers(monkeypatch, tmp_path):
+    """All settings are there; nothing listens where they point."""
+    (tmp_path / "keyset.json").write_text(Keyset.new_json())
+    for name, value in {
+        "QUEUE_ETL_WAREHOUSE_DSN": "host=127.0.0.1 port=1",
+        "QUEUE_ETL_KEYSET_FILE": str(tmp_path / "keyset.json"),
+        "QUEUE_ETL_STAGING": str(tmp_path),
+    }.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.mark.usefixtures("without_servers")
+def test_a_drain_without_servers_lists_all_that_is_wrong_once_and_finishes_nothing(capsys):
+    assert run("drain") == 1
+    shown = capsys.readouterr().err
+    assert shown.startswith("drain: ")
+    assert [line[:4] for line in shown.splitlines()[1:]] == ["  - ", "  - "]
+    assert "login-queue" in shown
+    assert "Postgres" in shown
+
+
+def test_ctrl_c_is_one_line_and_exit_code_130(monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(connections, "variable", interrupted)
+    assert run("drain") == 130
+    assert capsys.readouterr().err.strip() == "drain: interrupted"
+
+
+@pytest.mark.parametrize("name", ["missing", ""])
+def test_a_file_that_cannot_be_sent_is_named(name, tmp_path, capsys):
+    assert run("send", str(tmp_path / name)) == 1
+    assert capsys.readouterr().err == f"send: no such file: {tmp_path / name}\n"
 
 
 def test_a_queue_without_region_is_one_line(capsys):

@@ -19,7 +19,7 @@ from include.queue_etl.errors import KeysetError, PreflightError
 from include.queue_etl.keyset import DEVELOPMENT, Keyset, is_development, unwrapped, wrapped
 from include.queue_etl.masking import Masker, token_heads
 from include.queue_etl.pipeline import Pipeline, Run
-from include.queue_etl.privacy import keys
+from include.queue_etl.privacy import keys, unmask
 from include.queue_etl.settings import Settings
 
 TEXT = Keyset.new_json()
@@ -108,6 +108,18 @@ def test_every_token_of_a_key_has_one_of_its_heads_and_no_other_key_does():
         keyset = keys.single(text, key_id)
         tokens = Masker(CONTRACT, keyset).tokens(DEVICE, [f"d{n}" for n in range(200)])
         assert {token[:7] for token in tokens} == set(token_heads(key_id))
+
+
+def test_every_token_passes_for_one_and_other_text_does_not():
+    assert all(unmask.TOKEN.match(token(DEVICE, str(number))) for number in range(100))
+    assert not any(unmask.TOKEN.match(text) for text in ("192.0.2.7", "A", "APxx", "Agxx", "", "aQxx"))
+
+
+def test_a_user_id_is_looked_for_only_where_there_is_one():
+    unmask.require_user_id(CONTRACT)
+    other = replace(CONTRACT, columns=CONTRACT.personal)
+    with pytest.raises(ValueError, match=r"public\.user_logins has no column user_id"):
+        unmask.require_user_id(other)
 
 
 def test_heads_of_neighbouring_key_ids_differ():

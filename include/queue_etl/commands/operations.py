@@ -4,7 +4,7 @@ from typing import Any
 
 from include.contracts import load_contract
 from include.queue_etl.commands import connections
-from include.queue_etl.commands.terminal import Arguments, add, show
+from include.queue_etl.commands.terminal import Arguments, add, positive, show
 from include.queue_etl.errors import StagedFileDamaged
 
 
@@ -17,7 +17,7 @@ def add_to(commands: Any) -> None:
     )
     one.add_argument("--until", metavar="TIME", help="only those quarantined before")
     dead = add(commands, dead_letters)
-    dead.add_argument("--max", type=int, help="take at most this many messages")
+    dead.add_argument("--max", type=positive, help="take at most this many messages")
     for changing in (one, dead):
         changing.add_argument("--apply", action="store_true", help="do it")
     for each in (one, dead, add(commands, reconcile), add(commands, maintain)):

@@ -10,9 +10,9 @@ from typing import Any
 
 from include.contracts import load_contract
 from include.queue_etl.commands import connections
-from include.queue_etl.commands.terminal import Arguments, add, show
+from include.queue_etl.commands.terminal import Arguments, add, positive, show
 from include.queue_etl.contract import Contract
-from include.queue_etl.errors import QueueEtlError, QueueRefused
+from include.queue_etl.errors import PreflightError, QueueEtlError, QueueRefused, RunFailed
 from include.queue_etl.keyset import Keyset
 from include.queue_etl.pipeline import Pipeline
 from include.queue_etl.staging import Kind
@@ -25,7 +25,7 @@ def add_to(commands: Any) -> None:
     """Add the commands of this module to the parser."""
     add(commands, check)
     one = add(commands, drain)
-    one.add_argument("--max", type=int, help="take at most this many messages")
+    one.add_argument("--max", type=positive, help="take at most this many messages")
     one.add_argument("--json", action="store_true", help="print one JSON object")
     one = add(commands, step)
     one.add_argument("step", choices=("extract", "mask", "load", "finish"))
@@ -51,9 +51,13 @@ def drain(arguments: Arguments) -> None:
 
     overrides = {} if arguments.max is None else {"max_messages": arguments.max}
     with connections.pipeline(arguments, **overrides) as pipeline:
+        pipeline.preflight()  # first, so that all that is wrong is said at once
+        seen = asdict(pipeline.queue.depth())
         try:
-            for batch in steps.extract(pipeline, asdict(pipeline.queue.depth())):
+            for batch in steps.extract(pipeline, seen):
                 steps.load(pipeline, steps.mask(pipeline, batch["batch"])["batch"])
+        except PreflightError:  # the run is not open: there is nothing to finish
+            raise
         except BaseException:
             _finish_failed(pipeline)
             raise
@@ -65,11 +69,13 @@ def step(arguments: Arguments) -> None:
     """Run one step of a run as a process of its own, as Airflow does."""
     from include.queue_etl import steps
 
+    if arguments.step != "extract" and not arguments.run_id:
+        arguments.misused(f"{arguments.step} needs --run-id: of which run?")
     with connections.pipeline(arguments) as pipeline:
         if arguments.step == "extract":
             result: Any = steps.extract(pipeline)
         elif arguments.step == "finish":
-            result = steps.finish(pipeline, upstream_failed=arguments.upstream_failed)
+            result = _finish(pipeline, arguments.upstream_failed)
         else:
             one, kind = (steps.mask, Kind.RAW) if arguments.step == "mask" else (steps.load, Kind.MASKED)
             if arguments.batch:
@@ -79,8 +85,25 @@ def step(arguments: Arguments) -> None:
     show(result, as_json=True)
 
 
+def _finish(pipeline: Pipeline, upstream_failed: bool) -> dict[str, Any]:
+    from include.queue_etl import steps
+
+    try:
+        return steps.finish(pipeline, upstream_failed=upstream_failed)
+    except RunFailed:
+        if pipeline.warehouse.run_state(pipeline.run.id):
+            raise
+        run = pipeline.run
+        raise RunFailed(
+            f"the run never started: etl.run_summary has no airflow_run_id {run.airflow_run_id!r} "
+            f"of {run.contract}"
+        ) from None
+
+
 def send(arguments: Arguments) -> None:
     """Put messages on the queue, one body a line."""
+    if not arguments.file.exists() or arguments.file.is_dir():
+        raise ValueError(f"no such file: {arguments.file}")
     with connections.queue(arguments) as queue, arguments.file.open("rb") as lines:
         sent = queue.send(body for line in lines if (body := line.rstrip(b"\r\n")))
     print(f"sent {sent} messages to {queue.name}")

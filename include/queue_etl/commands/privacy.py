@@ -1,6 +1,7 @@
 """What the privacy officer does: unmask, erase, keys, audit."""
 
 import argparse
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,10 @@ if TYPE_CHECKING:
     from include.queue_etl.privacy.audit import Purpose
 
 
+MARK = re.compile(r"[1-9][0-9]*:[0-9a-f]{64}")  # Entry.mark
+CSV_HELP = "; a value that begins with = + - @ has ' before it, as spreadsheets take it for a formula"
+
+
 def add_to(commands: Any) -> None:
     """Add the commands of this module to the parser."""
     one = add(commands, unmask)
@@ -24,7 +29,7 @@ def add_to(commands: Any) -> None:
     one.add_argument("--field", help="the event field the tokens stand for, such as ip")
     one.add_argument("--user-id", help="all tokens in the rows of this user, in place of TOKEN")
     where = one.add_mutually_exclusive_group(required=True)
-    where.add_argument("--output", type=Path, help="new CSV file, readable by you alone")
+    where.add_argument("--output", type=Path, help="new CSV file, readable by you alone" + CSV_HELP)
     where.add_argument("--stdout", action="store_true", help="CSV on standard output")
     _add_purpose(one)
     one = add(commands, erase)
@@ -40,7 +45,12 @@ def add_to(commands: Any) -> None:
         required=True, metavar="ACTION"
     )
     one = add(actions, verify_audit, "verify")
-    one.add_argument("--mark", metavar="ID:HASH", help="as a command printed it: that entry must be there")
+    one.add_argument(
+        "--mark",
+        type=_mark,
+        metavar="ID:HASH",
+        help="as a command printed it: that entry must be there",
+    )
     _add_keys(commands)
 
 
@@ -75,6 +85,12 @@ def _add_keys(commands: Any) -> None:
     add(actions, key_status, "status").add_argument("--json", action="store_true", help="a JSON object a key")
 
 
+def _mark(text: str) -> str:
+    if not MARK.fullmatch(text):
+        raise argparse.ArgumentTypeError("not a mark: give ID:HASH as a command printed it")
+    return text
+
+
 def _add_purpose(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--reason", required=True, help="why; kept in the audit")
     parser.add_argument("--ticket", required=True, help="reference of the request; kept in the audit")
@@ -85,7 +101,9 @@ def unmask(arguments: Arguments) -> None:
     from include.queue_etl.privacy import unmask as recovery
 
     contract, tokens = load_contract(arguments.contract), []
-    if arguments.user_id is None:
+    if arguments.user_id is not None:
+        recovery.require_user_id(contract)
+    else:
         column = recovery.personal_field(contract, arguments.field or "")
         tokens = [(column, token) for token in arguments.tokens or lines(arguments.file)]
     with connections.officer(arguments) as pipeline:

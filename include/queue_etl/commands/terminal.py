@@ -15,17 +15,27 @@ Arguments = argparse.Namespace
 def add(
     commands: Any, command: Callable[[Arguments], None], name: str | None = None
 ) -> argparse.ArgumentParser:
-    """Add a command: its docstring is its help, its name that of the function unless another is given."""
+    """Add a command: its docstring is its help, its name that of the function unless another is given.
+
+    `arguments.misused(message)` ends it as wrong usage, for what the parser cannot know.
+    """
     name = name or command.__name__.replace("_", "-")
     summary = (command.__doc__ or "").strip()
     parser: argparse.ArgumentParser = commands.add_parser(name, help=summary, description=summary)
-    parser.set_defaults(command=command, name=name)
+    parser.set_defaults(command=command, name=name, misused=parser.error)
     parser.add_argument("--contract", choices=contract_names(), default="user_logins")
     parser.add_argument(
         "--run-id", default=None, help="name of the run; give an earlier one to go on with it"
     )
     parser.add_argument("-v", "--verbose", action="store_true", help="say what each step does")
     return parser
+
+
+def positive(text: str) -> int:
+    """A whole number above 0, as the type of an argument."""
+    if not (text.isascii() and text.isdecimal()) or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
 
 
 def lines(file: Path | None) -> list[str]:

@@ -2,19 +2,22 @@
 
 import csv
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
 from include.queue_etl.contract import Contract, Personal
-from include.queue_etl.errors import RateExceeded
+from include.queue_etl.errors import KeysetError, RateExceeded
 from include.queue_etl.masking import Masker
 from include.queue_etl.privacy.audit import REFUSED, Entry, Purpose
 from include.queue_etl.privacy.officer import OfficerPipeline
 
 Tokens = Sequence[tuple[Personal, str]]
 Value = tuple[str, str, str]  # field, token, value
+TOKEN = re.compile("A[Q-Za-f]")  # Tink's ciphertexts begin with the byte 1, in base64 with one of these
+FORMULA = ("=", "+", "-", "@")
 
 
 def personal_field(contract: Contract, field: str) -> Personal:
@@ -27,6 +30,12 @@ def personal_field(contract: Contract, field: str) -> Personal:
     if field not in found:
         raise ValueError(f"no recoverable field {field!r} in {contract.name}: one of {', '.join(found)}")
     return found[field]
+
+
+def require_user_id(contract: Contract) -> None:
+    """Raise ValueError unless the contract's table has a column `user_id` to look for."""
+    if "user_id" not in {column.column for column in contract.columns}:
+        raise ValueError(f"{contract.table} has no column user_id: give tokens and --field")
 
 
 def unmask(
@@ -59,16 +68,26 @@ def unmask(
             f"{len(tokens)} tokens are more than this hour has room for (QUEUE_ETL_UNMASK_PER_HOUR={most}); "
             f"audit entry {entry.id} says so"
         )
-    return entry, ((column.field, token, masker.value(column, token)) for column, token in tokens)
+    return entry, ((column.field, token, _opened(masker, column, token)) for column, token in tokens)
+
+
+def _opened(masker: Masker, column: Personal, token: str) -> str:
+    if not TOKEN.match(token):
+        raise KeysetError("not a token: it does not begin as a token does")
+    return masker.value(column, token)
 
 
 def write_csv(lines: Iterator[Value], stream: TextIO) -> int:
-    """Write `field,token,value` with a heading; returns the number of values."""
+    """Write `field,token,value` with a heading; returns the number of values.
+
+    A value that a spreadsheet would take for a formula gets a single quote before it. Source: OWASP,
+    "CSV Injection".
+    """
     writer = csv.writer(stream)
     writer.writerow(("field", "token", "value"))
     count = 0
-    for line in lines:
-        writer.writerow(line)
+    for field, token, value in lines:
+        writer.writerow((field, token, f"'{value}" if value.startswith(FORMULA) else value))
         count += 1
     return count
 
