@@ -14,7 +14,7 @@ CONTENDERS = ("ours", "sensible", "naive", "by-batch", "drain", "at-least-once")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options; tests/bench takes the same."""
     add = parser.add_argument
-    add("--messages", type=_positive, default=200_000, metavar="N", help="default: 200000")
+    add("--messages", type=positive, default=200_000, metavar="N", help="default: 200000")
     add("--json", action="store_true", help="one JSON object on stdout, progress on stderr")
     add(
         "--only",
@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "a batch), drain (ours in one process) and at-least-once (sensible, remembering no message ids)",
     )
     add("--latency", type=float, default=0.0, metavar="MS", help="added to each call of the SQS stub")
-    add("--rounds", type=_positive, default=1, metavar="N", help="everybody runs so often, in turn")
+    add("--rounds", type=positive, default=1, metavar="N", help="everybody runs so often, in turn")
     add(
         "--preload",
         type=int,
@@ -35,7 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """A whole number above 0, as the type of an option."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
     return int(text)

@@ -34,8 +34,8 @@ Exit codes: 0 good, 1 something failed and one line says what, 2 wrong arguments
 """
 
 RECENT_RUNS = """
-select run_id, state, to_char(started_at, 'YYYY-MM-DD HH24:MI:SS') as started_utc, received, loaded,
-       quarantined, duplicates, deleted, round(total_seconds::numeric, 2) as seconds
+select airflow_run_id, contract, state, to_char(started_at, 'YYYY-MM-DD HH24:MI:SS') as started_utc,
+       received, loaded, quarantined, duplicates, deleted, round(total_seconds::numeric, 2) as seconds
   from etl.run_summary order by started_at desc limit 5
 """
 
@@ -105,6 +105,8 @@ def _status(_options: argparse.Namespace, stack_settings: Settings, console: Con
     console.note(f"{'part':<15}{'pid':>8}{'port':>8}  health")
     for part in parts:
         console.note(f"{part.name:<15}{part.pid or '-':>8}{part.port or '-':>8}  {part.health}")
+    for line in stack.misplaced(stack_settings).values():
+        console.note(f"\n{line}")
     servers_are_well = all(part.health.startswith("healthy") for part in parts[:2])
     if servers_are_well and stack_settings.python.exists():
         _show_work(stack_settings, console)
@@ -121,14 +123,21 @@ def _show_work(stack_settings: Settings, console: Console) -> None:
 
 def _send(options: argparse.Namespace, stack_settings: Settings, console: Console) -> int:
     path = Path(options.file).absolute()  # the command runs in the project's folder
+    if not path.exists() or path.is_dir():
+        raise StackError(f"no such file: {options.file}")
     stack.ensure(stack_settings, console)
-    return engine.run(stack_settings, "send", str(path))
+    return engine.run(stack_settings, "send", *_contract(options), str(path))
 
 
 def _drain(options: argparse.Namespace, stack_settings: Settings, console: Console) -> int:
     stack.ensure(stack_settings, console)
     limit = ["--max", str(options.max)] if options.max is not None else []
-    return engine.run(stack_settings, "drain", *limit, *(["--json"] if options.json else []))
+    json = ["--json"] if options.json else []
+    return engine.run(stack_settings, "drain", *_contract(options), *limit, *json)
+
+
+def _contract(options: argparse.Namespace) -> list[str]:
+    return ["--contract", options.contract] if options.contract else []
 
 
 def _psql(options: argparse.Namespace, stack_settings: Settings, console: Console) -> int:
@@ -188,7 +197,9 @@ def _add_runs(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     drain = _add(
         commands, "drain", _drain, "empty the queue into the warehouse without Airflow", answers=True
     )
-    drain.add_argument("--max", type=int, metavar="N", help="take at most N messages")
+    for one in (send, drain):
+        one.add_argument("--contract", metavar="NAME", help="of which pipeline (default: user_logins)")
+    drain.add_argument("--max", type=bench.positive, metavar="N", help="take at most N messages")
     drain.add_argument("--json", action="store_true", help="one JSON object on stdout")
     shell = _add(
         commands,

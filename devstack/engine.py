@@ -11,7 +11,12 @@ from devstack.settings import Settings
 def run(settings: Settings, *arguments: str) -> int:
     """Run one command with the terminal's streams; return its exit code."""
     env = environment.for_child(settings)
-    return subprocess.run(_command(settings, arguments), cwd=settings.root, env=env, check=False).returncode
+    with subprocess.Popen(_command(settings, arguments), cwd=settings.root, env=env) as child:
+        while True:
+            try:
+                return child.wait()
+            except KeyboardInterrupt:
+                continue  # the child has it too, and gives back what it holds before it ends
 
 
 def output(settings: Settings, *arguments: str) -> str:

@@ -93,6 +93,19 @@ def status(settings: Settings) -> list[PartStatus]:
     return servers + [_airflow(part, said) for part in orchestrator.parts(settings)]
 
 
+def misplaced(settings: Settings) -> dict[str, str]:
+    """Return a sentence for each part that runs on another port than its variable says, by its name."""
+    wanted = {"postgres": ("DEV_PG_PORT", settings.postgres_port)}
+    wanted["ministack"] = ("DEV_SQS_PORT", settings.sqs_port)
+    found = {}
+    for part in all_parts(settings):
+        variable, port = wanted.get(part.name, ("DEV_UI_PORT", settings.ui_port))
+        actual = part.record().get("port")
+        if actual not in (None, port) and part.pid():
+            found[part.name] = f"{part.name} runs on {actual}, {variable} says {port}"
+    return found
+
+
 def _server(part: Part, elsewhere: str | None, answers: bool) -> PartStatus:
     if elsewhere:
         return PartStatus(part.name, None, None, "healthy, not ours" if answers else "does not answer")
@@ -111,6 +124,8 @@ def _judge(part: Part, health: str) -> PartStatus:
 
 
 def _start_servers(settings: Settings, console: Console) -> None:
+    for line in misplaced(settings).values():
+        console.note(f"  {line}: it moves there")
     settings.state.mkdir(mode=0o700, parents=True, exist_ok=True)
     settings.logs.mkdir(exist_ok=True)
     if settings.postgres_dsn is None:

@@ -1,17 +1,34 @@
 """The launcher's parts one by one; no server is started."""
 
+import io
 import json
 import os
+import re
 import signal
 import stat
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from devstack import credentials, demo, dotenv, environment, ports, processes, settings, suite, virtualenvs
+from devstack import (
+    cli,
+    credentials,
+    demo,
+    dotenv,
+    engine,
+    environment,
+    ports,
+    postgres,
+    processes,
+    settings,
+    stack,
+    suite,
+    virtualenvs,
+)
 from devstack.console import Console
 from devstack.errors import StackError, UsageError
 from devstack.processes import Part
@@ -35,6 +52,68 @@ def test_wrong_usage_is_exit_code_2(arguments: list[str]) -> None:
         [sys.executable, ROOT / "dev", *arguments], capture_output=True, text=True, check=False
     )
     assert (done.returncode, "Traceback" in done.stderr) == (2, False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["send", "missing.jsonl"], 1, "dev: no such file: missing.jsonl"),
+        (["send", "/"], 1, "dev: no such file: /"),
+        (["drain", "--max", "0"], 2, "--max: 0 is not a number above 0"),
+    ],
+)
+def test_what_cannot_work_is_said_before_anything_is_started(
+    arguments: list[str], code: int, said: str, tmp_path: Path
+) -> None:
+    env = {**os.environ, "DEV_STATE": str(tmp_path / "state")}
+    done = subprocess.run(
+        [sys.executable, ROOT / "dev", *arguments], capture_output=True, text=True, check=False, env=env
+    )
+    assert (done.returncode, done.stdout) == (code, "")
+    assert said in done.stderr
+    assert not (tmp_path / "state").exists()
+
+
+def test_the_contract_is_passed_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    passed: list[tuple[str, ...]] = []
+    monkeypatch.setattr(stack, "ensure", lambda *_: None)
+    monkeypatch.setattr(engine, "run", lambda _settings, *arguments: passed.append(arguments) or 0)
+    file = tmp_path / "file"
+    file.touch()
+    assert cli.main(["send", "--contract", "other", str(file)]) == 0
+    assert cli.main(["drain", "--contract", "other", "--max", "3"]) == 0
+    assert passed == [
+        ("send", "--contract", "other", str(file)),
+        ("drain", "--contract", "other", "--max", "3"),
+    ]
+
+
+def test_a_long_step_shows_that_it_lives_on_one_line() -> None:
+    stream = io.StringIO()
+    with Console(stream, every=0.01).step("wait"):
+        assert processes.wait_until(lambda: stream.getvalue().count(" s ... ") > 1, 10)
+    assert re.fullmatch(r"  wait \.\.\. (0 s \.\.\. )+0\.\d s\n", stream.getvalue())
+
+
+def test_after_a_note_a_step_adds_nothing_to_the_line() -> None:
+    console = Console(stream := io.StringIO(), every=0.01)
+    with console.step("wait"):
+        console.note("noted")
+        threads = [thread for thread in threading.enumerate() if "_show_life" in thread.name]
+        assert processes.wait_until(lambda: not any(thread.is_alive() for thread in threads), 10)
+    assert re.fullmatch(r"noted\n  wait: \d\.\d s\n", stream.getvalue().partition("\n")[2])
+
+
+def test_a_part_on_another_port_than_its_variable_says_is_named(tmp_path: Path) -> None:
+    env = {"DEV_STATE": str(tmp_path), "DEV_PG_PORT": "6001"}
+    own = settings.from_environment(env)
+    server = replace(postgres.part(own), program=None, folder=tmp_path)
+    processes.start(server, ["sleep", "300"], dict(os.environ), port=6000)
+    try:
+        assert stack.misplaced(own) == {"postgres": "postgres runs on 6000, DEV_PG_PORT says 6001"}
+        assert stack.misplaced(settings.from_environment({**env, "DEV_PG_PORT": "6000"})) == {}
+    finally:
+        processes.stop([server])
 
 
 def test_every_wrong_port_is_named_at_once() -> None:
