@@ -5,7 +5,8 @@ password, a keyset or a URI: connections are named by their id only.
 """
 
 import os
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from include.queue_etl.errors import SettingsError
 
@@ -53,12 +54,18 @@ def open_pipeline(contract_name: str) -> "Pipeline":
     return Pipeline(
         load_contract(contract_name),
         Run(contract_name, context["run_id"]),
-        Settings.from_environment(os.environ, max_messages=int(context["params"]["max_messages"])),
+        Settings.from_environment(os.environ, **_given_limit(context["params"])),
         session=aws_session,
         endpoint_urls=endpoint_urls(),
         warehouse_dsn=warehouse_dsn(),
         keyset_json=keyset_json(),
     )
+
+
+def _given_limit(params: Mapping[str, Any]) -> dict[str, int]:
+    """The form's max_messages; nothing where it was left empty, so that the environment's setting holds."""
+    given = params.get("max_messages")
+    return {} if given is None else {"max_messages": int(given)}
 
 
 def open_upkeep(contract_name: str) -> "UpkeepPipeline":

@@ -13,12 +13,12 @@ from include.queue_etl.settings import LIMITS
 
 PARAMS = {
     "max_messages": Param(
-        LIMITS["max_messages"].most,
-        type="integer",
+        None,
+        type=["null", "integer"],
         minimum=LIMITS["max_messages"].least,
         maximum=LIMITS["max_messages"].most,
         title="Most messages",
-        description="The run takes at most so many; SQS allows about 120,000 in flight.",
+        description="The run takes at most so many; empty: as QUEUE_ETL_MAX_MESSAGES says.",
     ),
     "min_messages": Param(
         1,

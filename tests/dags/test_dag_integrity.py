@@ -88,10 +88,10 @@ def test_the_trigger_form_has_limits_titles_and_descriptions(dags: Mapping[str, 
     assert set(params) == {"max_messages", "min_messages", "max_age_seconds", "wait_seconds"}
     for name in params:
         schema = params.get_param(name).schema
-        assert schema["type"] == "integer"
+        assert schema["type"] == (["null", "integer"] if name == "max_messages" else "integer")
         assert schema["title"]
         assert params.get_param(name).description
-    assert params["max_messages"] == 100_000
+    assert params["max_messages"] is None  # then QUEUE_ETL_MAX_MESSAGES says
     assert params["min_messages"] == 1
     assert params.get_param("max_messages").schema["maximum"] == 100_000
     # Longer, and a sensor would still wait when the next run of the schedule is due.

@@ -117,6 +117,20 @@ def test_max_messages_reaches_the_engine(
     assert len(rows_of(warehouse, user)) == 15
 
 
+def test_without_max_messages_the_environments_setting_holds(
+    run_user_logins: Run,
+    send_logins: Callable[..., str],
+    warehouse: Warehouse,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("QUEUE_ETL_MAX_MESSAGES", "10")
+    user = send_logins(15)
+    assert run_user_logins().state == "success"
+    assert len(rows_of(warehouse, user)) == 10
+    assert run_user_logins(max_messages=100).state == "success"
+    assert len(rows_of(warehouse, user)) == 15
+
+
 def test_min_messages_reaches_the_sensor(
     run_user_logins: Run, send_logins: Callable[..., str], warehouse: Warehouse
 ) -> None:
