@@ -1,6 +1,7 @@
 """The schema of the warehouse and its roles: Alembic, with plain SQL inside.
 
-A second pipeline adds one revision here: the table of its contract, owned by `etl_owner`, with
+A second pipeline adds one revision here, NNNN_name.py and NNNN_name.sql: the table of its contract, owned by
+`etl_owner`, with
 
 - INSERT for `etl_loader`, SELECT for `analyst` and `pii_officer`;
 - UPDATE of what is personal for `pii_officer`, who erases it;
@@ -42,13 +43,20 @@ def upgrade(owner_dsn: str, passwords: Mapping[str, str]) -> None:
         passwords: of the roles in `ROLES`; one left out keeps its password, and cannot log in without
 
     Raises:
-        ValueError: a password is given for a role that is not ours
+        ValueError: a password is given for a role that is not ours, or a revision lacks its .py
         WarehouseUnavailable, WarehouseRefused: a failed migration leaves the database as it was
     """
     if foreign := set(passwords) - set(ROLES):
         raise ValueError(f"not a role of the warehouse: {', '.join(sorted(foreign))}")
+    if alone := _without_revision(HERE / "versions"):
+        raise ValueError(f"no .py beside {', '.join(alone)}: nothing would run it; copy the one before it")
     _despite_neighbours(lambda: _migrate(owner_dsn))
     _despite_neighbours(lambda: _set_passwords(owner_dsn, passwords))
+
+
+def _without_revision(folder: Path) -> list[str]:
+    """SQL that Alembic does not see, since a revision is a Python file."""
+    return sorted(path.name for path in folder.glob("[0-9]*.sql") if not path.with_suffix(".py").exists())
 
 
 def _migrate(owner_dsn: str) -> None:
