@@ -1,6 +1,5 @@
 """Two loaders meet, and the check of it sees a deadlock."""
 
-import random
 from typing import Any
 
 import pytest
@@ -21,10 +20,14 @@ def test_two_loaders_whose_messages_overlap_never_wait_for_each_other(ground: Gr
 def test_loaders_that_do_not_sort_are_seen_to_deadlock(
     ground: Ground, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    runs: list[Any] = []
+
     def load_unsorted(warehouse: Any, run_id: Any, messages: list[Any], batch: str) -> Any:
-        random.shuffle(messages)
+        runs.append(run_id)
+        messages = sorted(messages, reverse=run_id == runs[0])
         return warehouse.load(run_id, CONTRACT, batch, *masked_batch(run_id, messages))
 
     monkeypatch.setattr(loaders, "load", load_unsorted)
 
-    assert loaders.meet(ground, rounds=10, seed=4).deadlocks
+    # Whether two meet in the middle is a matter of luck, so they get several chances.
+    assert any(loaders.meet(ground, rounds=20, seed=seed).deadlocks for seed in range(4, 24))
