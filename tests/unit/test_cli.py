@@ -5,12 +5,16 @@ import os
 import re
 import signal
 import stat
+from types import SimpleNamespace
 
 import pytest
 
 from include.queue_etl import __main__ as cli
-from include.queue_etl.commands import connections
+from include.queue_etl import steps
+from include.queue_etl.commands import connections, pipeline
+from include.queue_etl.errors import RunFailed
 from include.queue_etl.keyset import Keyset
+from include.queue_etl.pipeline import Run
 
 HELP = cli._parser().format_help()
 COMMANDS = re.findall(r"^    (\S+)", HELP, re.MULTILINE)
@@ -130,6 +134,23 @@ def test_a_keyset_file_that_is_not_there_is_one_line(monkeypatch, capsys):
 def test_a_step_that_goes_on_with_a_run_asks_which(step, capsys):
     assert run("step", step) == 2
     assert f"error: {step} needs --run-id" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        (None, "the run never started: .+ no airflow_run_id 'nope' of user_logins"),
+        ("failed", "the run failed"),
+    ],
+)
+def test_the_finish_of_an_unknown_run_says_so_and_not_that_of_a_failed_one(monkeypatch, state, said):
+    def finish(*_, **__):
+        raise RunFailed("the run failed")
+
+    monkeypatch.setattr(steps, "finish", finish)
+    warehouse = SimpleNamespace(run_state=lambda _run_id: state)
+    with pytest.raises(RunFailed, match=said):
+        pipeline._finish(SimpleNamespace(warehouse=warehouse, run=Run("user_logins", "nope")), True)
 
 
 def test_wrong_numbers_name_their_option(capsys):
