@@ -269,7 +269,7 @@ def test_what_a_killed_leader_left_behind_is_found_and_stopped(tmp_path: Path) -
     leader = start_family(sleeper)
     os.kill(leader, signal.SIGKILL)
     assert processes.wait_until(lambda: sleeper.pid() is None, 10)
-    # The killed leader stays listed for a moment, as a zombie whose session is known.
+    # What the leader had just started, such as `touch`, ends by itself.
     assert processes.wait_until(lambda: len(processes.members(sleeper)) == 2, 10)
     processes.stop([sleeper])
     assert processes.members(sleeper) == []
