@@ -176,7 +176,7 @@ def test_a_mask_that_was_killed_is_done_again_and_gives_one_output(
 
 # load ---------------------------------------------------------------------------------------------
 
-LOADS_COMMIT = 3  # after those of `is_closed` and of the ledger's days
+LOADS_COMMIT = 5  # after those of `is_closed`, of the ledger's days, and two of the key
 
 
 def test_a_load_killed_before_its_commit_leaves_nothing(lane: Lane, sent: list[Sent]) -> None:
