@@ -5,6 +5,8 @@ from collections.abc import Iterable
 
 import msgspec
 
+MILLISECONDS_A_DAY = 86_400_000  # from `sent_ms` to the day of the ledger
+
 
 class Receipts(msgspec.Struct):
     """What finish needs: which messages the batch holds, and how to delete or give them back.

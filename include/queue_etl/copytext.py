@@ -14,11 +14,11 @@ from uuid import UUID
 
 import msgspec
 
+from include.queue_etl.batches import MILLISECONDS_A_DAY
 from include.queue_etl.contract import Column, Contract, Derived, Personal, SentDay
 
 NULL = r"\N"
 _ESCAPES = str.maketrans({"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"})
-_MILLISECONDS_A_DAY = 86_400_000
 _EPOCH = date(1970, 1, 1)
 
 Tokens = Callable[[Personal, Sequence[str | None]], list[str]]
@@ -31,7 +31,7 @@ def _day(number: int) -> str:
 
 def sent_days(sent_ms: Iterable[int]) -> list[str]:
     """UTC dates (ISO text) of SQS SentTimestamps (milliseconds since 1970)."""
-    return [_day(milliseconds // _MILLISECONDS_A_DAY) for milliseconds in sent_ms]
+    return [_day(milliseconds // MILLISECONDS_A_DAY) for milliseconds in sent_ms]
 
 
 def row_lines(

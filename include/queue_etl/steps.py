@@ -17,7 +17,7 @@ from operator import attrgetter
 from time import perf_counter
 from typing import Any, TypeVar
 
-from include.queue_etl.batches import MaskedBatch, RawBatch, Receipts, RejectedBatch
+from include.queue_etl.batches import MILLISECONDS_A_DAY, MaskedBatch, RawBatch, Receipts, RejectedBatch
 from include.queue_etl.errors import (
     QueueEtlError,
     QueueRefused,
@@ -31,7 +31,6 @@ from include.queue_etl.sqs_message import Message
 from include.queue_etl.staging import BatchFile, Kind, batch_name
 from include.queue_etl.transform import mask_batch
 
-MILLISECONDS_A_DAY = 86_400_000
 log = logging.getLogger(__name__)
 Content = TypeVar("Content")
 

@@ -13,7 +13,7 @@ from datetime import UTC, date, datetime
 from time import perf_counter
 from typing import Any
 
-from include.queue_etl.batches import MaskedBatch, RawBatch, RejectedBatch
+from include.queue_etl.batches import MILLISECONDS_A_DAY, MaskedBatch, RawBatch, RejectedBatch
 from include.queue_etl.errors import KeysetError, SettingsError
 from include.queue_etl.loading import Load
 from include.queue_etl.operations.upkeep import Quarantined, Selection
@@ -21,7 +21,6 @@ from include.queue_etl.operations.upkeep_pipeline import UpkeepPipeline
 from include.queue_etl.staging import batch_name
 from include.queue_etl.transform import mask_batch, quarantine_context
 
-MILLISECONDS_A_DAY = 86_400_000
 EPOCH = date(1970, 1, 1)
 LOADS = "loads"  # the verdict of the contract on a message that is accepted now
 SEALED = "does not open"  # sealed with a key that the keyset lacks

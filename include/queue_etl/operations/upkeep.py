@@ -8,7 +8,7 @@ from uuid import UUID
 
 from include.queue_etl.loading import BatchCounts, Load, Written, load_batch, write_staged
 from include.queue_etl.postgres import Connection
-from include.queue_etl.warehouse import Warehouse
+from include.queue_etl.warehouse import ENSURE_DAYS, Warehouse
 
 DAYS_AHEAD = 2  # the most etl.ensure_ledger_partition makes
 EXPIRED_AT_ONCE = 10_000  # rows deleted in one transaction
@@ -184,7 +184,6 @@ REDRIVE: LiteralString = """
            (SELECT coalesce(jsonb_object_agg(reason, messages), '{{}}')
             FROM (SELECT reason, count(*) AS messages FROM kept GROUP BY reason) AS reasons)
 """
-ENSURE_DAYS: LiteralString = "SELECT etl.ensure_ledger_partition(day) FROM unnest(%(days)s::date[]) AS day"
 SELECT_KNOWN: LiteralString = """
     SELECT message_id::text FROM etl.ledger
     WHERE queue_id = (SELECT queue_id FROM etl.queues WHERE name = %(queue)s)
