@@ -47,7 +47,7 @@ class RejectedBatch(msgspec.Struct):
     """The batch's rejected messages.
 
     Attributes:
-        lines: COPY text of etl.quarantine, in the order of the ledger's Q lines; every payload is sealed
+        lines: COPY text of etl.quarantine, in the order of the entries of status Q; every payload is sealed
     """
 
     lines: bytes
@@ -58,8 +58,8 @@ class MaskedBatch(msgspec.Struct):
 
     Attributes:
         ids_digest: of all messages of the batch
-        ledger: COPY text of etl.ledger, one line a message, sorted by day, then id
-        rows: COPY text of the contract's table, in the order of the ledger's L lines
+        entries: of etl.ledger (copybinary), one a message, sorted by day, then id
+        rows: COPY text of the contract's table, in the order of the entries of status L
         accepted: number of rows
         rejected: number of rejected messages by reason
         odd: what loads although it is unusual: messages with `unknown_fields`, distinct values that are
@@ -73,7 +73,7 @@ class MaskedBatch(msgspec.Struct):
     """
 
     ids_digest: bytes
-    ledger: bytes
+    entries: bytes
     rows: bytes
     accepted: int
     rejected: dict[str, int]

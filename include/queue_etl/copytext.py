@@ -49,15 +49,6 @@ def row_lines(
     return _lines(map("\t".join, zip(*columns, strict=True)))
 
 
-def ledger_lines(
-    queue_id: int, run_id: UUID, days: Sequence[str], ids: Sequence[str], statuses: Iterable[str]
-) -> bytes:
-    """Lines of etl.ledger: queue id, sent day, message id, run id, status (L or Q)."""
-    head, run = f"{queue_id}\t", f"\t{run_id}\t"
-    columns = zip(days, ids, statuses, strict=True)
-    return _lines([f"{head}{day}\t{message_id}{run}{status}" for day, message_id, status in columns])
-
-
 def quarantine_line(
     queue_id: int,
     run_id: UUID,

@@ -10,7 +10,9 @@ from uuid import UUID
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
+from include.queue_etl import copybinary
 from include.queue_etl.batches import MaskedBatch, RejectedBatch
+from include.queue_etl.copybinary import LEDGER
 from include.queue_etl.errors import WarehouseRefused
 from include.queue_etl.postgres import Connection
 
@@ -49,8 +51,8 @@ class Load:
 
     @property
     def copied_bytes(self) -> int:
-        """Bytes of COPY text."""
-        return len(self.masked.ledger) + len(self.masked.rows) + len(self.rejected.lines)
+        """What Postgres is sent."""
+        return len(self.masked.entries) + len(self.masked.rows) + len(self.rejected.lines)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +146,6 @@ def _adopt(connection: Connection, load: Load) -> BatchCounts:
 
 # The fast path: every message is new ------------------------------------------------------------------------
 
-LEDGER = ("queue_id", "sent_day", "message_id", "run_id", "status")
 QUARANTINE = tuple(
     "queue_id sent_day message_id run_id reason payload payload_bytes receive_count".split()  # noqa: SIM905
 )
@@ -155,29 +156,40 @@ def copy_all(connection: Connection, load: Load) -> Written:
 
     A message seen before raises a unique violation; then `insert_unseen` has to do it.
     """
-    lines = _copy(connection, sql.Identifier("etl", "ledger"), LEDGER, load.masked.ledger)
+    entries = _copy_entries(connection, sql.Identifier("etl", "ledger"), load.masked.entries)
     rows = _copy(connection, _identifier(load.table), load.columns, load.masked.rows)
     sealed = _copy(connection, sql.Identifier("etl", "quarantine"), QUARANTINE, load.rejected.lines)
-    _check_lines(load, lines, rows, sealed)
+    _check_counts(load, entries, rows, sealed)
     return Written(load.masked.accepted, load.masked.rejected)
 
 
-def _copy(connection: Connection, table: sql.Identifier, columns: Sequence[str], lines: bytes) -> int:
-    """Send COPY text and return the number of rows Postgres made of it."""
-    if not lines:
+def _copy_entries(connection: Connection, ledger: sql.Identifier, entries: bytes) -> int:
+    return _copy(connection, ledger, LEDGER, copybinary.stream(entries), " (FORMAT binary)")
+
+
+def _copy(
+    connection: Connection,
+    table: sql.Identifier,
+    columns: Sequence[str],
+    content: bytes,
+    options: LiteralString = "",
+) -> int:
+    """Send COPY data (text, unless options say otherwise); return the number of rows Postgres made of it."""
+    if not content:
         return 0
+    command = sql.SQL("COPY {} ({}) FROM STDIN{}").format(table, _list(columns), sql.SQL(options))
     with connection.cursor() as cursor:
-        with cursor.copy(sql.SQL("COPY {} ({}) FROM STDIN").format(table, _list(columns))) as copy:
-            copy.write(lines)
+        with cursor.copy(command) as copy:
+            copy.write(content)
         return cursor.rowcount
 
 
-def _check_lines(load: Load, lines: int, rows: int, sealed: int) -> None:
+def _check_counts(load: Load, entries: int, rows: int, sealed: int) -> None:
     """A batch whose parts do not fit together would lose messages, or load them as something else."""
     expected = (load.messages, load.masked.accepted, load.messages - load.masked.accepted)
-    if (lines, rows, sealed) != expected:
+    if (entries, rows, sealed) != expected:
         raise WarehouseRefused(
-            f"batch {load.batch} has {lines} ledger lines, {rows} rows and {sealed} quarantine lines, "
+            f"batch {load.batch} has {entries} ledger entries, {rows} rows and {sealed} quarantine lines, "
             "expected {}, {} and {}".format(*expected)
         )
 
@@ -266,10 +278,10 @@ def _stage(connection: Connection, load: Load) -> None:
     connection.execute(STAGED_LEDGER)
     connection.execute(STAGED_QUARANTINE)
     connection.execute(sql.SQL(STAGED_ROWS).format(line=LINE, columns=_typed_columns(connection, load)))
-    lines = _copy(connection, sql.Identifier("staged_ledger"), LEDGER, load.masked.ledger)
+    entries = _copy_entries(connection, sql.Identifier("staged_ledger"), load.masked.entries)
     rows = _copy(connection, sql.Identifier("staged_rows"), load.columns, load.masked.rows)
     sealed = _copy(connection, sql.Identifier("staged_quarantine"), QUARANTINE, load.rejected.lines)
-    _check_lines(load, lines, rows, sealed)
+    _check_counts(load, entries, rows, sealed)
 
 
 def _typed_columns(connection: Connection, load: Load) -> sql.Composed:

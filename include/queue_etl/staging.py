@@ -40,7 +40,7 @@ class Kind(StrEnum):
     RECEIPTS = "receipts"  # what finish needs to delete or give back the batch's messages
     RAW = "raw"  # bodies as received: personal data
     REJECTED = "rejected"  # quarantine lines; each payload is sealed on its own too
-    MASKED = "masked"  # ledger lines and rows, ready for COPY
+    MASKED = "masked"  # ledger entries and rows, ready for COPY
 
 
 RETAINED = (Kind.MASKED, Kind.REJECTED)  # of closed runs, for reconcile

@@ -5,7 +5,7 @@ from uuid import UUID
 
 from msgspec import Struct
 
-from include.queue_etl import copytext
+from include.queue_etl import copybinary, copytext
 from include.queue_etl.batches import MaskedBatch, RawBatch, RejectedBatch, ids_digest
 from include.queue_etl.contract import Contract, Rejected
 from include.queue_etl.keyset import Keyset
@@ -41,7 +41,7 @@ def mask_batch(
     odd = {**masker.odd, "unknown_fields": parser.unknown_fields}
     masked = MaskedBatch(
         ids_digest=ids_digest(raw.ids),
-        ledger=copytext.ledger_lines(raw.queue_id, run_id, days, raw.ids, statuses),
+        entries=copybinary.entries(raw.queue_id, run_id, days, raw.ids, statuses),
         rows=rows,
         accepted=len(events),
         rejected=dict(Counter(verdict.reason for _, verdict in rejected)),

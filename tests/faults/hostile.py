@@ -28,7 +28,7 @@ from include.queue_etl.masking import Masker
 from include.queue_etl.settings import Settings
 from include.queue_etl.transform import mask_batch, quarantine_context
 from tests.faults import canaries, mutations
-from tests.unit.copy_decoder import decoded
+from tests.unit.copy_decoder import decoded, decoded_entries
 
 BATCH = 2_000
 SENT_MS = 1_769_900_000_000
@@ -89,7 +89,7 @@ class Checker:
             self.result.exceptions += 1
             self.result.leaks += canaries.hits(f"{error!r}\n{error}".encode("utf-8", "surrogatepass"))
             return
-        self.result.leaks += canaries.hits(masked.ledger + b"\n" + rejected.lines)
+        self.result.leaks += canaries.hits(masked.entries + b"\n" + rejected.lines)
         self.result.leaks += canaries.hits(repr((masked.rejected, masked.odd)).encode())
         self.result.accepted += masked.accepted
         self.result.reasons.update(masked.rejected)
@@ -97,7 +97,7 @@ class Checker:
 
     def _compare(self, raw: RawBatch, masked: MaskedBatch, rejected: RejectedBatch) -> None:
         """Walk over the messages in their order, and over rows and quarantine along with them."""
-        ledger, rows = decoded(masked.ledger), iter(decoded(masked.rows))
+        ledger, rows = decoded_entries(masked.entries), iter(decoded(masked.rows))
         sealed = iter(decoded(rejected.lines))
         places = {message_id: status for _, _, message_id, _, status in ledger}
         if [line[2] for line in ledger] != raw.ids:

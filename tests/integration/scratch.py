@@ -13,6 +13,7 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from include.contracts.user_logins import CONTRACT
+from include.queue_etl import copybinary
 from include.queue_etl.batches import MaskedBatch, RejectedBatch, ids_digest
 from include.queue_etl.warehouse import BatchCounts, Warehouse
 
@@ -142,23 +143,24 @@ def masked_batch(
     run_id: uuid.UUID, messages: Sequence[Message], queue_id: int = 1
 ) -> tuple[MaskedBatch, RejectedBatch]:
     """What mask would make of these messages; their order is kept."""
-    ledger, rows, rejected, reasons = [], [], [], Counter()
+    statuses, rows, rejected, reasons = [], [], [], Counter()
+    days, ids = [str(day) for day, _, _ in messages], [message_id for _, message_id, _ in messages]
     for day, message_id, user in messages:
         bad = user.startswith("bad")
-        ledger.append(f"{queue_id}\t{day}\t{message_id}\t{run_id}\t{'Q' if bad else 'L'}\n")
+        statuses.append("Q" if bad else "L")
         if bad:
             reasons[user] += 1
             rejected.append(f"{queue_id}\t{day}\t{message_id}\t{run_id}\t{user}\t\\\\x00ff\t2\t1\n")
         else:
             rows.append(f"{user}\tandroid\t{message_id}\t\\N\t\\N\t2\t{day}\n")
     masked = MaskedBatch(
-        ids_digest=ids_digest(message_id for _, message_id, _ in messages),
-        ledger="".join(ledger).encode(),
+        ids_digest=ids_digest(ids),
+        entries=copybinary.entries(queue_id, run_id, days, ids, statuses),
         rows="".join(rows).encode(),
         accepted=len(rows),
         rejected=dict(reasons),
         odd={},
-        sent_days=sorted({day.isoformat() for day, _, _ in messages}),
+        sent_days=sorted(set(days)),
         key_id=7,
         mask_seconds=0.5,
     )

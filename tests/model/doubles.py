@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
+from include.queue_etl import copybinary
 from include.queue_etl.batches import MaskedBatch, Receipts, RejectedBatch
 from include.queue_etl.contract import Contract
 from include.queue_etl.errors import (
@@ -23,6 +24,7 @@ from include.queue_etl.sqs import Depth, Message, Outcome
 from include.queue_etl.staging import BatchFile, Kind, Staging
 from include.queue_etl.warehouse import BatchCounts, RunState
 from tests.model.world import VISIBILITY_SECONDS, World
+from tests.unit.copy_decoder import decoded_entries
 
 QUEUE_ID = 1
 
@@ -207,7 +209,7 @@ class Warehouse:
         if self.tables.runs[run_id] != "running":
             return BatchCounts(0, 0, 0)
         loaded, quarantined = self._insert_unseen(run_id, masked, rejected)
-        duplicates = len(masked.ledger.splitlines()) - loaded - quarantined
+        duplicates = len(copybinary.statuses(masked.entries)) - loaded - quarantined
         counts = BatchCounts(loaded, quarantined, duplicates)
         self.tables.batches[run_id, batch] = masked.ids_digest, counts
         return counts
@@ -225,8 +227,7 @@ class Warehouse:
     def _insert_unseen(self, run_id: UUID, masked: MaskedBatch, rejected: RejectedBatch) -> tuple[int, int]:
         users = iter(masked.rows.decode().splitlines())
         counts: Counter[str] = Counter()
-        for line in masked.ledger.decode().splitlines():
-            message_id, status = line.split("\t")[2], line[-1]
+        for _, _, message_id, _, status in decoded_entries(masked.entries):
             user = next(users).split("\t")[0] if status == "L" else ""
             if message_id not in self.tables.ledger:
                 self.tables.ledger.add(message_id)
@@ -303,9 +304,9 @@ class PlainWarehouse(Warehouse):
 
     def commit(self, run_id: UUID, batch: str, masked: MaskedBatch, rejected: RejectedBatch) -> BatchCounts:
         users = iter(masked.rows.decode().splitlines())
-        for line in masked.ledger.decode().splitlines():
-            user = next(users).split("\t")[0] if line[-1] == "L" else ""
-            self._insert(run_id, line[-1], user, line.split("\t")[2])
+        for _, _, message_id, _, status in decoded_entries(masked.entries):
+            user = next(users).split("\t")[0] if status == "L" else ""
+            self._insert(run_id, status, user, message_id)
         counts = BatchCounts(masked.accepted, sum(masked.rejected.values()), 0)
         self.tables.batches[run_id, batch] = masked.ids_digest, counts
         return counts

@@ -1,7 +1,11 @@
-"""A reference decoder of Postgres COPY text, written from the manual and not from `copytext`.
+"""Reference decoders of Postgres COPY data, written from the manual and not from `copytext` or `copybinary`.
 
-https://www.postgresql.org/docs/current/sql-copy.html, section Text Format
+https://www.postgresql.org/docs/current/sql-copy.html, sections Text Format and Binary Format
 """
+
+import io
+from datetime import date, timedelta
+from uuid import UUID
 
 SIMPLE = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
 
@@ -28,3 +32,19 @@ def unescaped(character: str) -> str:
     # Octal and hexadecimal escapes: what is written here has none.
     assert character not in "01234567x", f"an escape that copytext does not write: {character}"
     return SIMPLE.get(character, character)
+
+
+def decoded_entries(entries: bytes) -> list[list[str | None]]:
+    """Ledger entries, without the header and trailer of a COPY, as text."""
+    reader, found = io.BytesIO(entries), []
+    while (columns := reader.read(2)) == (5).to_bytes(2):
+        queue_id, day, message_id, run_id, status = (reader.read(number(reader.read(4))) for _ in range(5))
+        sent = date(2000, 1, 1) + timedelta(number(day))
+        ids = [str(UUID(bytes=message_id)), str(UUID(bytes=run_id))]
+        found.append([str(number(queue_id)), sent.isoformat(), *ids, status.decode()])
+    assert not columns, "neither an entry nor the end"
+    return found
+
+
+def number(field: bytes) -> int:
+    return int.from_bytes(field, signed=True)

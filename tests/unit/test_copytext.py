@@ -113,20 +113,7 @@ def test_a_day_ends_at_midnight_utc(milliseconds, day):
     assert copytext.sent_days([milliseconds]) == [day]
 
 
-# Ledger and quarantine --------------------------------------------------------------------------------------
-
-
-def test_a_ledger_line_says_queue_day_message_run_and_status():
-    lines = copytext.ledger_lines(7, RUN, ["2026-01-31", "2026-02-01"], [ID, str(RUN)], ["L", "Q"])
-    assert decoded(lines) == [
-        ["7", "2026-01-31", ID, str(RUN), "L"],
-        ["7", "2026-02-01", str(RUN), str(RUN), "Q"],
-    ]
-
-
-def test_a_ledger_that_does_not_fit_together_is_an_error():
-    with pytest.raises(ValueError, match="zip"):
-        copytext.ledger_lines(7, RUN, ["2026-01-31"], [ID], [])
+# Quarantine -------------------------------------------------------------------------------------------------
 
 
 @given(st.binary(max_size=50))

@@ -13,7 +13,7 @@ from include.queue_etl.errors import KeysetError
 from include.queue_etl.keyset import Keyset
 from include.queue_etl.settings import Settings
 from include.queue_etl.transform import mask_batch, quarantine_context
-from tests.unit.copy_decoder import decoded
+from tests.unit.copy_decoder import decoded, decoded_entries
 
 KEYSET = Keyset.from_json(Keyset.new_json())
 SETTINGS = Settings(staging="/staging", max_receives=3)
@@ -51,7 +51,7 @@ def masked(raw: RawBatch, keyset: Keyset = KEYSET):
 def test_each_message_ends_in_exactly_one_of_rows_and_rejected(given_messages):
     raw = raw_batch(*given_messages)
     batch, rejected = masked(raw)
-    ledger, rows, lines = decoded(batch.ledger), decoded(batch.rows), decoded(rejected.lines)
+    ledger, rows, lines = decoded_entries(batch.entries), decoded(batch.rows), decoded(rejected.lines)
     assert [row[2] for row in ledger] == raw.ids
     assert [row[4] for row in ledger].count("L") == len(rows) == batch.accepted
     assert [row[2] for row in ledger if row[4] == "Q"] == [line[2] for line in lines]
@@ -67,7 +67,7 @@ def test_the_same_batch_gives_the_same_result(given_messages):
 @given(messages)
 def test_nothing_of_a_body_stands_in_the_results_in_the_clear(given_messages):
     batch, rejected = masked(raw_batch(*given_messages))
-    for text in (batch.ledger, batch.rows, rejected.lines):
+    for text in (batch.entries, batch.rows, rejected.lines):
         assert b"canary" not in text
         assert b"192.0.2.7" not in text
 
@@ -76,11 +76,11 @@ def test_nothing_of_a_body_stands_in_the_results_in_the_clear(given_messages):
 def test_the_days_are_those_of_the_messages(given_messages):
     raw = raw_batch(*given_messages)
     batch, rejected = masked(raw)
-    days = [row[1] for row in decoded(batch.ledger)]
+    days = [row[1] for row in decoded_entries(batch.entries)]
     assert batch.sent_days == sorted(set(days))
     by_id = dict(zip(raw.ids, days, strict=True))
     assert all(line[1] == by_id[line[2]] for line in decoded(rejected.lines))
-    loaded_days = [row[1] for row in decoded(batch.ledger) if row[4] == "L"]
+    loaded_days = [row[1] for row in decoded_entries(batch.entries) if row[4] == "L"]
     assert [row[6] for row in decoded(batch.rows)] == loaded_days
 
 
@@ -115,7 +115,7 @@ def test_a_batch_without_any_good_message_has_no_rows():
 
 def test_a_batch_without_messages_is_empty():
     batch, rejected = masked(raw_batch())
-    assert (batch.ledger, batch.rows, rejected.lines, batch.rejected, batch.sent_days) == (
+    assert (batch.entries, batch.rows, rejected.lines, batch.rejected, batch.sent_days) == (
         b"",
         b"",
         b"",
@@ -133,7 +133,8 @@ def test_the_batch_says_which_messages_it_holds_and_which_key_masked_it():
 
 def test_the_ledger_names_queue_and_run():
     batch, rejected = masked(raw_batch((GOOD, 1, SENT_MS), (b"x", 1, SENT_MS)))
-    assert {(row[0], row[3]) for row in decoded(batch.ledger) + decoded(rejected.lines)} == {("7", str(RUN))}
+    written = decoded_entries(batch.entries) + decoded(rejected.lines)
+    assert {(row[0], row[3]) for row in written} == {("7", str(RUN))}
 
 
 def test_what_loads_although_it_is_unusual_is_counted():

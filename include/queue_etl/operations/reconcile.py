@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 from uuid import UUID
 
+from include.queue_etl import copybinary
 from include.queue_etl.batches import MaskedBatch, RejectedBatch
 from include.queue_etl.contract import Contract
 from include.queue_etl.errors import StagedFileDamaged
@@ -77,7 +78,7 @@ def _reconcile_batch(
         log.error("batch %s of run %s stays as it is: %s", batch, run_id, error)
         return Counter(damaged=1)
     run = pipeline.warehouse.open_run(run_id, contract, masked.airflow_run_id, {})
-    masked.ledger = _of_queue(run.queue_id, masked.ledger)
+    masked.entries = copybinary.of_queue(run.queue_id, masked.entries)
     rejected.lines = _of_queue(run.queue_id, rejected.lines)
     counts = pipeline.warehouse.load(run_id, contract, batch, masked, rejected)
     log.info("batch %s of run %s: %s", batch, run_id, counts)

@@ -13,13 +13,14 @@ from datetime import UTC, date, datetime
 from time import perf_counter
 from typing import Any
 
+from include.queue_etl import copybinary
 from include.queue_etl.batches import MILLISECONDS_A_DAY, MaskedBatch, RawBatch, RejectedBatch
 from include.queue_etl.errors import KeysetError, SettingsError
 from include.queue_etl.loading import Load
 from include.queue_etl.operations.upkeep import Quarantined, Selection
 from include.queue_etl.operations.upkeep_pipeline import UpkeepPipeline
 from include.queue_etl.staging import batch_name
-from include.queue_etl.transform import mask_batch, quarantine_context
+from include.queue_etl.transform import LOADED, mask_batch, quarantine_context
 
 EPOCH = date(1970, 1, 1)
 LOADS = "loads"  # the verdict of the contract on a message that is accepted now
@@ -136,7 +137,7 @@ def _opened(
 def _verdicts(masked: MaskedBatch, rejected: RejectedBatch) -> list[str]:
     """LOADS or the new reason of each message, in the batch's order."""
     reasons = (line.split(b"\t")[4].decode() for line in rejected.lines.splitlines())
-    return [LOADS if line.endswith(b"L") else next(reasons) for line in masked.ledger.splitlines()]
+    return [LOADS if status == LOADED else next(reasons) for status in copybinary.statuses(masked.entries)]
 
 
 def _close(pipeline: UpkeepPipeline, messages: int, seconds: float) -> None:

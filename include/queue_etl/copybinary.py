@@ -1,0 +1,65 @@
+"""Ledger entries in the binary format of COPY, which takes Postgres a third less CPU than text. Pure.
+
+Every column is its length and its value, numbers big-endian, so that all entries have the same length.
+https://www.postgresql.org/docs/current/sql-copy.html (Binary Format). Only the ledger is written so: its
+columns are the same for every contract, and none is free text.
+"""
+
+from collections.abc import Iterable, Sequence
+from datetime import date
+from struct import Struct
+from uuid import UUID
+
+LEDGER = ("queue_id", "sent_day", "message_id", "run_id", "status")
+
+_SIGNATURE = b"PGCOPY\n\xff\r\n\0" + bytes(8)  # no flags, no header extension
+_TRAILER = b"\xff\xff"
+_DAY_ZERO = date(2000, 1, 1)  # from which Postgres counts the days of a date
+_UUID_BYTES = 16
+_HEAD = Struct(">h ih ii i")  # number of columns, queue id, sent day, length of the message id
+_TAIL = Struct(">i16s ic")  # run id, status
+_ENTRY_BYTES = _HEAD.size + _UUID_BYTES + _TAIL.size
+_QUEUE_ID_AT = Struct(">h i").size
+
+
+def entries(
+    queue_id: int, run_id: UUID, days: Sequence[str], ids: Sequence[str], statuses: Iterable[str]
+) -> bytes:
+    """Entries of etl.ledger in the order of `ids`.
+
+    Args:
+        queue_id: of etl.queues
+        run_id: of the run they belong to
+        days: on which each message was sent, ISO text
+        ids: UUIDs as text
+        statuses: L or Q
+    """
+    heads = {day: _head(queue_id, day) for day in set(days)}
+    tails = {status: _TAIL.pack(_UUID_BYTES, run_id.bytes, 1, status.encode()) for status in "LQ"}
+    packed = bytes.fromhex("".join(ids).replace("-", ""))
+    at = range(0, len(packed), _UUID_BYTES)
+    columns = zip(days, at, statuses, strict=True)
+    return b"".join([heads[day] + packed[i : i + _UUID_BYTES] + tails[status] for day, i, status in columns])
+
+
+def statuses(ledger_entries: bytes) -> str:
+    """The status of each entry, a letter each."""
+    return ledger_entries[_ENTRY_BYTES - 1 :: _ENTRY_BYTES].decode()
+
+
+def of_queue(queue_id: int, ledger_entries: bytes) -> bytes:
+    """The same entries for another queue id."""
+    changed = bytearray(ledger_entries)
+    for at, byte in enumerate(queue_id.to_bytes(2), _QUEUE_ID_AT):
+        changed[at::_ENTRY_BYTES] = bytes([byte]) * (len(changed) // _ENTRY_BYTES)
+    return bytes(changed)
+
+
+def stream(ledger_entries: bytes) -> bytes:
+    """What COPY ... (FORMAT binary) reads."""
+    return _SIGNATURE + ledger_entries + _TRAILER
+
+
+def _head(queue_id: int, day: str) -> bytes:
+    days = (date.fromisoformat(day) - _DAY_ZERO).days
+    return _HEAD.pack(len(LEDGER), 2, queue_id, 4, days, _UUID_BYTES)
