@@ -1,7 +1,9 @@
 """`./dev bench`: the benchmark of tests/bench, on a Postgres that does nothing else."""
 
 import argparse
+import os
 import subprocess
+from collections.abc import Mapping
 from dataclasses import replace
 
 from devstack import locks, ports, postgres, stack
@@ -23,6 +25,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="A,B",
         help="who runs, in that order: ours, sensible, naive; also by-batch (ours, mask and load one process "
         "a batch), drain (ours in one process) and at-least-once (sensible, remembering no message ids)",
+    )
+    add(
+        "--airflow",
+        action="store_true",
+        help="instead: seconds of a DAG run under the scheduler, and of drain",
     )
     add("--latency", type=float, default=0.0, metavar="MS", help="added to each call of the SQS stub")
     add("--rounds", type=positive, default=1, metavar="N", help="everybody runs so often, in turn")
@@ -55,15 +62,31 @@ def run(settings: Settings, console: Console, options: argparse.Namespace) -> in
     The server is started for it and removed at the end: its CPU time is measured, so nobody else may use it.
     """
     own = replace(settings, state=settings.state / "bench", postgres_dsn=None)
-    own = own.with_ports(ports.free_ports(list(DEFAULT_PORTS)))
+    chosen = ports.free_ports(list(DEFAULT_PORTS))
+    own = own.with_ports(chosen)
     stack.install(own, console)
     own.state.mkdir(mode=0o700, parents=True, exist_ok=True)
     with locks.held(own.state / "bench.lock", console):
         try:
+            if options.airflow:
+                return _airflow(own, chosen, options)
             postgres.start(own, console)
             return _bench(own, options)
         finally:
             stack.reset(own, console)
+
+
+def _airflow(settings: Settings, chosen: Mapping[str, int], options: argparse.Namespace) -> int:
+    """It starts the rest of the stack itself."""
+    arguments = [f"--messages={options.messages}", f"--rounds={options.rounds}"]
+    arguments += ["--json"] if options.json else []
+    command = [str(settings.python), "-m", "tests.bench.airflow_overhead", *arguments]
+    env = {
+        **os.environ,
+        "DEV_STATE": str(settings.state),
+        **{name: str(port) for name, port in chosen.items()},
+    }
+    return subprocess.run(command, cwd=settings.root, env=env, check=False).returncode
 
 
 def _bench(settings: Settings, options: argparse.Namespace) -> int:

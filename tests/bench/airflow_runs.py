@@ -1,0 +1,140 @@
+"""A running Airflow looked at from outside: start a run as the UI does, and see when each of its tasks ran.
+
+Times are Airflow's own, of its metadata database.
+"""
+
+import json
+import secrets
+import time
+import urllib.request
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import psycopg
+
+DAG = "user_logins"
+STATE = "SELECT state FROM dag_run WHERE dag_id = %s AND run_id = %s"
+UNDER_WAY = "SELECT count(*) FROM dag_run WHERE state IN ('queued', 'running')"
+SECONDS_TO_NEXT = "SELECT extract(epoch FROM next_dagrun_create_after - now()) FROM dag WHERE dag_id = %s"
+ENDED = "SELECT extract(epoch FROM end_date) FROM dag_run WHERE dag_id = %s AND run_id = %s"
+TASKS = """
+    SELECT task_id, count(*),
+           extract(epoch FROM min(start_date)) - %s,
+           extract(epoch FROM max(end_date)) - %s,
+           extract(epoch FROM avg(start_date - queued_dttm)),
+           extract(epoch FROM avg(end_date - start_date)),
+           max(try_number)
+    FROM task_instance WHERE dag_id = %s AND run_id = %s GROUP BY task_id ORDER BY 3
+"""
+
+
+class RunFailed(RuntimeError):
+    """A DAG run did not succeed, or did not end in time."""
+
+
+@dataclass(frozen=True)
+class TaskTimes:
+    """One task of a run, all its mapped instances together; seconds.
+
+    Attributes:
+        started: of the first instance, since the run was triggered
+        ended: of the last
+        waited: mean, from queued to started
+        lasted: mean, from start to end
+    """
+
+    instances: int
+    started: float
+    ended: float
+    waited: float
+    lasted: float
+    tries: int
+
+
+@dataclass(frozen=True)
+class Airflow:
+    """Where it answers, and who asks."""
+
+    url: str
+    user: str
+    password: str
+    metadata_dsn: str
+
+    def trigger(self, conf: dict[str, Any] | None = None) -> "StartedRun":
+        """Starts a run, as the UI does."""
+        run_id, token = f"bench__{secrets.token_hex(4)}", self._token()
+        asked = {"dag_run_id": run_id, "logical_date": None, "conf": conf or {}}
+        triggered = time.time()
+        self._post(f"/api/v2/dags/{DAG}/dagRuns", asked, {"Authorization": f"Bearer {token}"})
+        return StartedRun(self, run_id, triggered)
+
+    def is_quiet(self, seconds: float) -> bool:
+        """Whether no run of any DAG is under way, and the schedule has none for so long."""
+        to_next = self.rows(SECONDS_TO_NEXT, DAG)
+        return bool(to_next) and to_next[0][0] > seconds and not self.rows(UNDER_WAY)[0][0]
+
+    def rows(self, question: str, *values: object) -> list[tuple]:
+        """Asks the metadata database."""
+        with psycopg.connect(self.metadata_dsn) as connection:
+            return connection.execute(question.encode(), values).fetchall()
+
+    def _token(self) -> str:
+        return self._post("/auth/token", {"username": self.user, "password": self.password}, {})[
+            "access_token"
+        ]
+
+    def _post(self, path: str, body: dict[str, Any], headers: dict[str, str]) -> Any:
+        headers = {"Content-Type": "application/json", **headers}
+        request = urllib.request.Request(self.url + path, json.dumps(body).encode(), headers)
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(request, timeout=30) as answer:
+            return json.load(answer)
+
+
+@dataclass(frozen=True)
+class StartedRun:
+    """A run that was triggered at `triggered`, seconds since the epoch."""
+
+    airflow: Airflow
+    run_id: str
+    triggered: float
+
+    def seconds(self, patience: float) -> float:
+        """Waits for its end; from trigger to success.
+
+        Raises:
+            RunFailed: it failed, or lasts longer than `patience` seconds
+        """
+        if not wait_until(lambda: self._state() in ("success", "failed"), patience, every=0.2):
+            raise RunFailed(f"{self.run_id} is {self._state()} after {patience:.0f} s")
+        if self._state() != "success":
+            raise RunFailed(f"{self.run_id} failed: {self.tasks()}")
+        return float(self.airflow.rows(ENDED, DAG, self.run_id)[0][0]) - self.triggered
+
+    def tasks(self) -> dict[str, TaskTimes]:
+        """Its tasks, in order of their start."""
+        found = self.airflow.rows(TASKS, self.triggered, self.triggered, DAG, self.run_id)
+        return {name: TaskTimes(count, *map(_rounded, times), tries) for name, count, *times, tries in found}
+
+    def _state(self) -> str:
+        return str(self.airflow.rows(STATE, DAG, self.run_id)[0][0])
+
+
+def as_json(tasks: dict[str, TaskTimes]) -> dict[str, Any]:
+    """The times, by task."""
+    return {name: asdict(times) for name, times in tasks.items()}
+
+
+def wait_until(holds: Callable[[], bool], seconds: float, every: float) -> bool:
+    """Whether it came to hold in time."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(every)
+    return True
+
+
+def _rounded(seconds: Any) -> float:
+    return round(float(seconds or 0), 2)
