@@ -133,9 +133,10 @@ class Pipeline:
     @cached_property
     def warehouse(self) -> "Warehouse":
         """The warehouse; it connects at its first statement."""
+        from include.queue_etl.postgres import BATCH_SILENCE_SECONDS
         from include.queue_etl.warehouse import Warehouse
 
-        return Warehouse(self._warehouse_dsn)
+        return Warehouse(self._warehouse_dsn, BATCH_SILENCE_SECONDS)
 
     @cached_property
     def staging(self) -> Staging:

@@ -1,7 +1,8 @@
 """Connecting to Postgres, and what its errors become: SQLSTATE and names, never a value."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Generator, Mapping
+from time import monotonic
+from typing import Any, TypeVar
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
@@ -9,7 +10,12 @@ from psycopg.conninfo import conninfo_to_dict
 from include.queue_etl.errors import QueueEtlError, WarehouseRefused, WarehouseUnavailable
 
 Connection = psycopg.Connection[tuple[Any, ...]]
+T = TypeVar("T")
 
+# Longest silence of the server within a statement. A batch takes less than a second; what people and
+# maintenance start may read a whole table.
+BATCH_SILENCE_SECONDS = 120.0
+SILENCE_SECONDS = 3_600.0
 # Connection lost, transaction to be repeated, out of resources, operator intervention.
 TRANSIENT_CLASSES = frozenset({"08", "40", "53", "57"})
 # A server that is read-only while another takes over; a lock that was not to be had in time.
@@ -43,8 +49,46 @@ class Deadlocked(WarehouseUnavailable):
     """Postgres ended this transaction in favour of another."""
 
 
-def connect(dsn: str) -> Connection:
+class Silent(psycopg.OperationalError):
+    """No byte came from the server, and it took none, for too long; the text holds no value."""
+
+
+class _Watched(Connection):
+    """Gives up on a silent server: where TCP goes on acknowledging, no time-out of TCP would."""
+
+    silence_seconds = SILENCE_SECONDS
+
+    # psycopg passes every wait for an answer through here, and comes by ten times a second meanwhile.
+    def wait(self, gen: Generator[Any, Any, T], *arguments: Any, **named: Any) -> T:
+        try:
+            return super().wait(_watched(gen, self.silence_seconds), *arguments, **named)
+        except Silent:
+            self.close()  # or leaving the transaction would wait as long once more, for its ROLLBACK
+            raise
+
+
+def _watched(waiting: Generator[Any, Any, T], seconds: float) -> Generator[Any, Any, T]:
+    """The same generator, which psycopg resumes with what the socket is ready for, or with nothing."""
+    heard = monotonic()
+    try:
+        wish = next(waiting)
+        while True:
+            if ready := (yield wish):
+                heard = monotonic()
+            elif monotonic() - heard > seconds:
+                raise Silent(f"Postgres has not answered for {seconds:g} s: it hangs, or waits for a lock")
+            wish = waiting.send(ready)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+
+
+def connect(dsn: str, silence_seconds: float = SILENCE_SECONDS) -> Connection:
     """A connection in autocommit, whose transactions are READ COMMITTED.
+
+    Args:
+        dsn: libpq connection string
+        silence_seconds: so long one statement may leave this side without a byte; then it is closed
 
     Raises:
         WarehouseUnavailable, WarehouseRefused: with host, port, database and user, without the password
@@ -52,9 +96,10 @@ def connect(dsn: str) -> Connection:
     given = _parsed(dsn)
     try:
         # No server-side prepared statements: poolers lose them, and nothing here is repeated often.
-        connection = psycopg.connect(
+        connection = _Watched.connect(
             **{**CONNECTION_DEFAULTS, **given}, autocommit=True, prepare_threshold=None
         )
+        connection.silence_seconds = silence_seconds
         # Under REPEATABLE READ, ON CONFLICT DO NOTHING fails on rows that another loader has just committed.
         connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
         return connection
@@ -65,6 +110,8 @@ def connect(dsn: str) -> Connection:
 
 def translated(error: psycopg.Error) -> QueueEtlError:
     """Our error for one of psycopg's, whose message, DETAIL and CONTEXT quote values."""
+    if isinstance(error, Silent):
+        return WarehouseUnavailable(str(error))
     sqlstate = error.sqlstate
     if sqlstate is None:
         if isinstance(error, psycopg.OperationalError):

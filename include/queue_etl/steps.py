@@ -121,7 +121,8 @@ def finish(pipeline: Pipeline, *, upstream_failed: bool = False, last_attempt: b
         the run's row of etl.run_summary; of a closed run as it was recorded
 
     Raises:
-        RunFailed: `upstream_failed`; everything above is done all the same
+        RunFailed: the run is closed as failed, for `upstream_failed` or batches that could not be settled;
+            everything above is done all the same
         TransientError: not done; on the last attempt, what can be given back has been
     """
     try:
@@ -141,8 +142,8 @@ def finish(pipeline: Pipeline, *, upstream_failed: bool = False, last_attempt: b
     _destroy_leftovers(pipeline, proven)
     summary = pipeline.warehouse.run_summary(pipeline.run.id) or {}
     log.info("run %s: %s", pipeline.run.airflow_run_id, summary)
-    # Also when an attempt that was killed had closed the run: the DAG run must not end green.
-    if summary["state"] == "failed" and (upstream_failed or not run.closed):
+    # Also when somebody else had closed it, as an attempt that was killed: the DAG run must not end green.
+    if summary["state"] == "failed":
         raise RunFailed("the run failed; each of its messages is deleted or back on the queue")
     return summary
 
@@ -283,7 +284,7 @@ def _settle(pipeline: Pipeline, proven: Mapping[str, bytes], last_attempt: bool)
                 settled.deleted += outcome.done
                 settled.delete_failed += sum(outcome.failed.values())
             else:
-                settled.released += _release(pipeline, receipts.receipts, "they are not loaded")
+                settled.released += _release(pipeline, receipts.receipts, "they are not proven loaded")
         except (TransientError, QueueRefused, StagedFileDamaged) as error:
             if isinstance(error, TransientError) and not last_attempt:
                 raise

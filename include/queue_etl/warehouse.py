@@ -19,7 +19,7 @@ from include.queue_etl.batches import MaskedBatch, RejectedBatch
 from include.queue_etl.contract import Contract
 from include.queue_etl.errors import KeysetError, QueueEtlError, WarehouseRefused
 from include.queue_etl.loading import BatchCounts, Load, copy_all, insert_unseen, load_batch
-from include.queue_etl.postgres import Connection, Deadlocked, connect, translated
+from include.queue_etl.postgres import SILENCE_SECONDS, Connection, Deadlocked, connect, translated
 
 __all__ = ["BatchCounts", "RunState", "Warehouse"]
 
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 UNIQUE_VIOLATION = "23505"
-# What the statements of this module and of `loading` need, apart from the contract's table.
+# What the statements here and in `loading` need, apart from the contract's table and what DENIED adds.
 PRIVILEGES = {
     "etl.queues": ("SELECT", "INSERT"),
     "etl.runs": ("SELECT", "INSERT", "UPDATE"),
@@ -59,8 +59,10 @@ class Warehouse:
     holds a value, and no psycopg error, which would, is chained to them.
     """
 
-    def __init__(self, dsn: str) -> None:
+    def __init__(self, dsn: str, silence_seconds: float = SILENCE_SECONDS) -> None:
+        """Connect to nothing yet; `silence_seconds` as for `connect`."""
         self._dsn = dsn
+        self._silence_seconds = silence_seconds
         self._connection: Connection | None = None
 
     def __enter__(self) -> Self:
@@ -163,8 +165,8 @@ class Warehouse:
         A committed batch is left as it is, and the counts recorded then are returned. A batch of a closed run
         is not loaded, and its counts are 0.
 
-        The lines of `masked.ledger` should be sorted by day, then id, as `sorted` does it: transactions that
-        insert the same ids in different orders deadlock. (One of the two is then tried again.)
+        The entries should be sorted by day, then id, as `sorted` does it: transactions that insert the same
+        ids in different orders deadlock. (One of the two is then tried again.)
         """
         self._execute(ENSURE_DAYS, days=masked.sent_days)
         if masked.key_check:  # the keyset may have got another primary key since extract noted its own
@@ -218,7 +220,7 @@ class Warehouse:
 
     def _transaction(self, work: Callable[[Connection], T]) -> T:
         if self._connection is None or self._connection.closed:
-            self._connection = connect(self._dsn)
+            self._connection = connect(self._dsn, self._silence_seconds)
         try:
             with self._connection.transaction():
                 return work(self._connection)
@@ -286,9 +288,24 @@ TABLE_COLUMNS: LiteralString = """
     SELECT attname FROM pg_attribute
     WHERE attrelid = to_regclass(%(table)s) AND attnum > 0 AND NOT attisdropped
 """
+# Beside PRIVILEGES, what only messages that come twice need: the columns that ON CONFLICT looks at and
+# RETURNING returns, and temporary tables.
 DENIED: LiteralString = """
-    SELECT current_user, wanted ->> 0, wanted ->> 1 FROM jsonb_array_elements(%(wanted)s) AS wanted
-    WHERE NOT has_table_privilege(wanted ->> 0, wanted ->> 1)
+    WITH denied AS (
+        SELECT wanted ->> 0 AS object, wanted ->> 1 AS privilege
+        FROM jsonb_array_elements(%(wanted)s) AS wanted
+        WHERE NOT has_table_privilege(wanted ->> 0, wanted ->> 1)
+        UNION ALL
+        SELECT 'etl.ledger', 'SELECT ' || name FROM unnest('{queue_id,sent_day,message_id}'::text[]) AS name
+        WHERE NOT has_column_privilege('etl.ledger', name, 'SELECT')
+        UNION ALL
+        SELECT 'etl.ensure_ledger_partition', 'EXECUTE'
+        WHERE NOT has_function_privilege('etl.ensure_ledger_partition(date)', 'EXECUTE')
+        UNION ALL
+        SELECT 'database ' || current_database(), 'CREATE TEMPORARY TABLE'
+        WHERE NOT has_database_privilege(current_database(), 'TEMPORARY')
+    )
+    SELECT current_user, object, privilege FROM denied
 """
 # Looks first: each ON CONFLICT uses up one of the 32,767 numbers of the identity.
 INSERT_QUEUE: LiteralString = """

@@ -303,6 +303,20 @@ def test_a_failed_run_whose_finish_was_killed_does_not_look_successful(lane: Lan
     assert balance(lane, sent) == GOOD
 
 
+def test_a_run_that_a_killed_finish_closed_as_failed_is_failed_for_its_retry_too(
+    lane: Lane, sent: list[Sent]
+) -> None:
+    batches = up_to_load(lane)
+    _flip(folder(lane) / f"{batches[0]}.receipts", Path())
+    die_at(lane, "finish", Doom("file removal", 1, "before"))
+
+    with pytest.raises(RunFailed, match="the run failed"):
+        finish(lane)
+
+    assert empty_the_queue(lane) == 10
+    assert balance(lane, sent) == GOOD
+
+
 def test_messages_that_sqs_did_not_delete_come_back_count_as_duplicates_and_are_deleted(
     lane: Lane,
 ) -> None:

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import signal
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -11,8 +10,9 @@ import botocore.config
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from include.queue_etl.errors import PreflightError
-from tests.faults import canaries, proxy, worker
+from include.queue_etl import postgres, steps
+from include.queue_etl.errors import PreflightError, RunFailed, WarehouseUnavailable
+from tests.faults import canaries, proxy, runs, worker
 from tests.faults.accounts import Balance, balance
 from tests.faults.bodies import Sent, some, texts
 from tests.faults.ground import Lane
@@ -149,19 +149,38 @@ def test_a_postgres_that_accepts_and_never_answers_stops_the_run_before_it_recei
     drain_the_rest(lane, sent)
 
 
-def test_a_postgres_that_falls_silent_holds_a_run_until_it_is_stopped_and_its_messages_come_back(
-    lane: Lane, sent: list[Sent]
+@pytest.mark.parametrize("silent", ["for one connection", "for good"])
+def test_a_postgres_that_falls_silent_ends_the_run_in_bounded_time_and_its_messages_come_back(
+    lane: Lane,
+    sent: list[Sent],
+    silent: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     # The network says that all is well, so no time-out of TCP ends it: a stopped pooler looks so.
+    monkeypatch.setattr(postgres, "BATCH_SILENCE_SECONDS", 1.0)  # in place of two minutes
     with bad_network(lane, "postgres", mute_after_bytes=3_000, mutes=1) as (between, places):
-        started = worker.start(lane, ["drain"], **places)
-        worker.wait_until(lambda: between.harmed == 1)
-        started.process.terminate()
-        ended = started.wait(20)
+        options: Any = {"dsn": places["QUEUE_ETL_WAREHOUSE_DSN"], "visibility_timeout_seconds": 300}
+        started = time.monotonic()
+        with pytest.raises(WarehouseUnavailable, match="has not answered for 1 s"):
+            all_in_one(lane, **options)
+        assert between.harmed == 1
+        if silent == "for good":
+            between.mute_after_bytes, between.mutes = 0, 1_000_000
+        with pytest.raises(RunFailed if between.mutes == 0 else WarehouseUnavailable):
+            runs.finish(lane, upstream_failed=True, **options)
+        assert time.monotonic() - started < 20
 
-    assert ended.code == 128 + signal.SIGTERM, "it did not end in good order"
     assert lane.queue().depth().in_flight == 0
+    assert "gave back" in caplog.text
     drain_the_rest(lane, sent)
+
+
+def all_in_one(lane: Lane, **options: Any) -> None:
+    """Every step but the last over the same connections, as `drain` does it."""
+    with lane.pipeline(runs.NAME, **options) as pipeline:
+        for batch in steps.extract(pipeline):
+            steps.load(pipeline, steps.mask(pipeline, batch["batch"])["batch"])
 
 
 def test_a_bucket_that_accepts_and_never_answers_stops_the_run_before_it_receives(

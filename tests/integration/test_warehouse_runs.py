@@ -12,6 +12,7 @@ from psycopg.conninfo import make_conninfo
 
 from include import migrations
 from include.contracts.user_logins import CONTRACT
+from include.queue_etl import postgres
 from include.queue_etl.errors import QueueEtlError, WarehouseRefused, WarehouseUnavailable
 from include.queue_etl.warehouse import RunState, Warehouse
 from tests.integration.scratch import Database, close, load, masked_batch, new_messages, open_run
@@ -207,6 +208,28 @@ def test_a_lost_connection_is_replaced_at_the_next_call(
     assert warehouse.run_state(run_id) == RunState(1, "running")
 
 
+def test_a_forgotten_lock_ends_a_load_with_one_clear_line_and_nothing_of_it_comes_later(
+    clean_database: Database,
+) -> None:
+    with Warehouse(clean_database.loader_dsn, silence_seconds=0.5) as warehouse:
+        run_id = open_run(warehouse)
+        with clean_database.owner() as forgetful, forgetful.transaction():
+            forgetful.execute("LOCK TABLE user_logins IN ACCESS EXCLUSIVE MODE")
+            with pytest.raises(WarehouseUnavailable) as caught:
+                load(warehouse, run_id, new_messages(3))
+        assert str(caught.value) == "Postgres has not answered for 0.5 s: it hangs, or waits for a lock"
+        assert caught.value.__context__ is None
+        assert load(warehouse, run_id, new_messages(3)).loaded == 3
+    assert clean_database.counts() == (3, 3, 0)
+
+
+def test_a_statement_that_goes_on_bringing_something_may_take_long(clean_database: Database) -> None:
+    # Postgres sends what it has when it has 8 KiB.
+    slow = "SELECT repeat('x', 9000), pg_sleep(0.2) FROM generate_series(1, 6)"
+    with postgres.connect(clean_database.loader_dsn, silence_seconds=0.6) as connection:
+        assert len(connection.execute(slow).fetchall()) == 6
+
+
 def test_a_closed_warehouse_has_no_session_left(clean_database: Database) -> None:
     sessions = (
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
@@ -314,6 +337,29 @@ def test_every_missing_privilege_is_said(clean_database: Database) -> None:
             connection.execute("GRANT INSERT ON etl.ledger, public.user_logins TO etl_loader")
     role = "role etl_loader may not INSERT INTO"
     assert problems == [f"{role} etl.ledger", f"{role} public.user_logins"]
+
+
+def test_a_missing_privilege_that_only_duplicates_need_is_said_before_they_come(
+    clean_database: Database,
+) -> None:
+    database = clean_database.name
+    with clean_database.owner() as connection:
+        connection.execute("REVOKE SELECT (queue_id, sent_day, message_id) ON etl.ledger FROM etl_loader")
+        connection.execute("REVOKE EXECUTE ON FUNCTION etl.ensure_ledger_partition FROM etl_loader, PUBLIC")
+        connection.execute(f"REVOKE TEMPORARY ON DATABASE {database} FROM etl_loader, PUBLIC")
+        try:
+            problems = problems_of(clean_database.loader_dsn)
+        finally:
+            connection.execute("GRANT SELECT (queue_id, sent_day, message_id) ON etl.ledger TO etl_loader")
+            connection.execute("GRANT EXECUTE ON FUNCTION etl.ensure_ledger_partition TO etl_loader")
+            connection.execute(f"GRANT TEMPORARY ON DATABASE {database} TO etl_loader")
+    assert problems == [
+        "role etl_loader may not SELECT queue_id on etl.ledger",
+        "role etl_loader may not SELECT sent_day on etl.ledger",
+        "role etl_loader may not SELECT message_id on etl.ledger",
+        "role etl_loader may not EXECUTE on etl.ensure_ledger_partition",
+        f"role etl_loader may not CREATE TEMPORARY TABLE on database {database}",
+    ]
 
 
 def test_a_role_without_any_rights_is_told_which_role_to_take(clean_database: Database) -> None:
