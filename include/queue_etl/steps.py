@@ -23,6 +23,7 @@ from include.queue_etl.errors import (
     QueueRefused,
     RunFailed,
     StagedFileDamaged,
+    StagingUnavailable,
     TransientError,
     WarehouseRefused,
 )
@@ -276,7 +277,7 @@ class _Settled:
 def _settle(pipeline: Pipeline, proven: Mapping[str, bytes], last_attempt: bool) -> _Settled:
     """Delete the messages of batches whose commit record matches their receipts; give back all others."""
     settled = _Settled()
-    for batch in pipeline.staging.batches(Kind.RECEIPTS):
+    for batch in _receipted(pipeline, last_attempt):
         try:
             receipts = _staged(pipeline, BatchFile(batch, Kind.RECEIPTS), Receipts)
             if proven.get(batch) == receipts.digest:
@@ -291,6 +292,16 @@ def _settle(pipeline: Pipeline, proven: Mapping[str, bytes], last_attempt: bool)
             settled.unsettled += 1
             log.error("batch %s: %s; its messages come back by %s", batch, error, _back_by(pipeline))
     return settled
+
+
+def _receipted(pipeline: Pipeline, last_attempt: bool) -> list[str]:
+    """The batches that hold messages; raises StagingUnavailable, at last saying when they come back."""
+    try:
+        return pipeline.staging.batches(Kind.RECEIPTS)
+    except StagingUnavailable:
+        if last_attempt:
+            log.error("the run stays open; its messages come back by %s", _back_by(pipeline))
+        raise
 
 
 def _give_back(pipeline: Pipeline, receipts: Sequence[str], why: str) -> None:

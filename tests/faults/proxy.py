@@ -116,7 +116,7 @@ def serving(target: int, **how: Any) -> Iterator[Proxy]:
     try:
         yield proxy
     finally:
-        server.close()
+        loop.call_soon_threadsafe(server.close)
         asyncio.run_coroutine_threadsafe(proxy.end(), loop).result(10)
         loop.call_soon_threadsafe(loop.stop)
         thread.join()

@@ -558,9 +558,9 @@ def test_without_postgres_later_on_the_last_attempt_gives_the_messages_back(
 
 @contextlib.contextmanager
 def small_disk(staging: Path) -> Iterator[None]:
-    """A file system with room for some batches."""
+    """A file system of 1 MiB: room for a hundred batches or so, as a file takes 4 KiB at least."""
     staging.mkdir(parents=True, exist_ok=True)
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(staging)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(staging)]
     if subprocess.run(mount, check=False, capture_output=True).returncode:
         pytest.skip("mounting a file system needs root")
     try:
@@ -580,16 +580,17 @@ def small_files(staging: Path) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
-@pytest.mark.parametrize("full", [small_disk, small_files])
+@pytest.mark.parametrize(("full", "messages"), [(small_disk, 2_000), (small_files, 300)])
 def test_on_a_full_disk_no_partial_file_is_accepted_and_the_messages_are_given_back(
-    lane: Lane, full: Callable[[Path], Any]
+    lane: Lane, full: Callable[[Path], Any], messages: int
 ) -> None:
-    sent = some(lane.tag, 300)
+    sent = some(lane.tag, messages)
     lane.send(texts(sent))
     with full(lane.staging):
         with pytest.raises(StagingUnavailable):
             extract(lane, **LONG)
         whole_batches = kinds(lane).count("raw")
+        assert (whole_batches > 50) == (full is small_disk), "it was not in the middle"
         assert lane.queue().depth().in_flight <= 10 * whole_batches, "messages without a file stay hidden"
         with pytest.raises(RunFailed):
             finish(lane, upstream_failed=True)
@@ -598,6 +599,32 @@ def test_on_a_full_disk_no_partial_file_is_accepted_and_the_messages_are_given_b
 
     assert empty_the_queue(lane) == 0
     assert balance(lane, sent) == GOOD
+
+
+def test_on_a_disk_that_mask_fills_up_what_is_masked_loads_and_the_rest_is_given_back(lane: Lane) -> None:
+    sent = some(lane.tag, 900)
+    lane.send(texts(sent))
+    with small_disk(lane.staging):
+        batches = extract(lane, **LONG)
+        with pytest.raises(StagingUnavailable):
+            _mask_all(lane, batches)
+        masked = [file.partition(".")[0] for file in files(lane) if file.endswith(".masked")]
+        assert 0 < len(masked) < len(batches)
+        for batch in masked:
+            load(lane, batch)
+        with pytest.raises(RunFailed):
+            finish(lane, upstream_failed=True)
+        depth = lane.queue().depth()
+        assert (depth.visible, depth.in_flight) == (len(sent) - ledger_entries(lane), 0)
+        assert ledger_entries(lane) == 10 * len(masked)
+
+    assert empty_the_queue(lane) == 0
+    assert balance(lane, sent) == GOOD
+
+
+def _mask_all(lane: Lane, batches: list[str]) -> None:
+    for batch in batches:
+        mask(lane, batch)
 
 
 def _flip(path: Path, other: Path) -> None:

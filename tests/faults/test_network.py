@@ -1,7 +1,7 @@
 """A network that is slow, resets connections or swallows what is sent, before SQS, S3 and Postgres."""
 
 import contextlib
-import functools
+import itertools
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -11,7 +11,7 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from include.queue_etl import postgres, steps
-from include.queue_etl.errors import PreflightError, RunFailed, WarehouseUnavailable
+from include.queue_etl.errors import PreflightError, RunFailed, StagingUnavailable, WarehouseUnavailable
 from tests.faults import canaries, proxy, runs, worker
 from tests.faults.accounts import Balance, balance
 from tests.faults.bodies import Sent, some, texts
@@ -186,11 +186,8 @@ def all_in_one(lane: Lane, **options: Any) -> None:
 def test_a_bucket_that_accepts_and_never_answers_stops_the_run_before_it_receives(
     lane: Lane, sent: list[Sent], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # In place of 30 seconds, four times.
-    impatient = functools.partial(_config, botocore.config.Config, 0.3)
     with bad_network(lane, "s3", mute_after_bytes=0) as (between, places):
-        monkeypatch.setattr(botocore.config, "Config", impatient)
-        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", places["AWS_ENDPOINT_URL_S3"])
+        _hurry(monkeypatch, places, attempts=4)
         started = time.monotonic()
         with pytest.raises(PreflightError, match="ReadTimeoutError"):
             lane.pipeline(staging=places["QUEUE_ETL_STAGING"]).preflight()
@@ -201,5 +198,54 @@ def test_a_bucket_that_accepts_and_never_answers_stops_the_run_before_it_receive
     drain_the_rest(lane, sent)
 
 
-def _config(original: Any, patience_seconds: float, **given: Any) -> Any:
-    return original(**{**given, "read_timeout": patience_seconds})
+# In the second batch, but for finish, which then cannot even say which batches there are.
+IN_STEP = {
+    "extract": ("_seal", 2),
+    "mask": ("mask_batch", 2),
+    "load": ("_rejected", 2),
+    "finish": ("_settle", 1),
+}
+
+
+@pytest.mark.parametrize("step", IN_STEP)
+def test_a_bucket_that_falls_silent_in_mid_run_ends_it_in_bounded_time_and_its_messages_come_back(
+    lane: Lane, sent: list[Sent], step: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with bad_network(lane, "s3") as (between, places):
+        _hurry(monkeypatch, places, attempts=2)
+        _silence_at(*IN_STEP[step], between, monkeypatch)
+        options: Any = {"staging": places["QUEUE_ETL_STAGING"], "visibility_timeout_seconds": 300}
+        started = time.monotonic()
+        with pytest.raises(StagingUnavailable, match="ReadTimeoutError"):
+            runs.whole(lane, runs.NAME, **options)
+        with pytest.raises(StagingUnavailable):
+            runs.finish(lane, upstream_failed=True, **options)
+        assert time.monotonic() - started < 20
+        assert "its messages come back by 20" in caplog.text
+
+        between.mute_after_bytes = None
+        with pytest.raises(RunFailed):  # somebody clears it, or maintenance does
+            runs.finish(lane, upstream_failed=True, **options)
+
+    assert lane.queue().depth().in_flight == 0
+    drain_the_rest(lane, sent)
+
+
+def _silence_at(name: str, call: int, between: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The proxy falls silent when that function of the steps is called for that time."""
+    original, calls = getattr(steps, name), itertools.count(1)
+
+    def called(*arguments: Any, **named: Any) -> Any:
+        if next(calls) == call:
+            between.mute_after_bytes = 0
+        return original(*arguments, **named)
+
+    monkeypatch.setattr(steps, name, called)
+
+
+def _hurry(monkeypatch: pytest.MonkeyPatch, places: dict[str, str], attempts: int) -> None:
+    """S3 where the proxy is, with 0.3 s in place of 30 for each of so many attempts, for this process."""
+    patience = {"read_timeout": 0.3, "retries": {"mode": "standard", "total_max_attempts": attempts}}
+    original = botocore.config.Config
+    monkeypatch.setattr(botocore.config, "Config", lambda **given: original(**{**given, **patience}))
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", places["AWS_ENDPOINT_URL_S3"])
