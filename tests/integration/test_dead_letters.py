@@ -1,15 +1,17 @@
 """The dead-letter queue is emptied without losing or doubling a message."""
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
 import boto3
 import pytest
 
+from include.queue_etl import steps
 from include.queue_etl.errors import QueueUnavailable
 from include.queue_etl.operations.dead_letters import bring_back
 from include.queue_etl.sqs_message import ORIGIN_ATTRIBUTE, SENT_ATTRIBUTE, Message
-from tests.integration.upkeep import Killed, Project, killed_at, login, project
+from tests.integration.upkeep import Killed, Project, killed_at, login, project, wait_until
 
 __all__ = ["project"]
 AN_HOUR_AGO_MS = -3_600_000
@@ -78,6 +80,52 @@ def test_what_the_ledger_knows_is_deleted_and_not_sent_back(project: Project) ->
     assert brought_back(project)["deleted"] == 10
     assert (dead(project), project.waiting()) == (0, (0, 0))
     assert len(project.users()) == 12
+
+
+def test_what_sqs_itself_moved_there_keeps_its_id_and_loads_once(project: Project) -> None:
+    """AWS moves a message with its id and, of a standard queue, its time of sending; so does the emulator."""
+    let_sqs_move(project, max_receives=2)
+    project.send(*(login(f"loaded {number}") for number in range(5)))
+    originals = {message.message_id: message.sent_ms for message in load_only(project)}
+    project.send(*(login(f"new {number}") for number in range(5)))
+    while project.waiting() != (0, 0):
+        originals |= {message.message_id: message.sent_ms for message in received(project)}
+
+    with project.upkeep() as pipeline:
+        moved = [message for some in pipeline.dead_letters.receive(100) for message in some]
+        pipeline.dead_letters.release([message.receipt for message in moved])
+    assert len(moved) == 10
+    assert {message.message_id: message.sent_ms for message in moved} == originals
+
+    result = brought_back(project)
+    assert (result["committed"], result["deleted"]) == (5, 5)
+    assert (result["others"], result["sent_back"]) == (5, 5)
+    assert (dead(project), project.waiting()) == (0, (5, 0))
+    summary = project.drain()
+    assert (summary["loaded"], summary["duplicates"]) == (5, 0)
+    assert len(project.users()) == len(set(project.users())) == 10
+
+
+def let_sqs_move(project: Project, max_receives: int) -> None:
+    """Tell SQS to move a message to the dead-letter queue that was received more often."""
+    client = boto3.client("sqs")
+    queue, dead_letters = (
+        client.get_queue_url(QueueName=name)["QueueUrl"]
+        for name in (project.contract.queue, project.contract.dead_letter_queue)
+    )
+    attributes = client.get_queue_attributes(QueueUrl=dead_letters, AttributeNames=["QueueArn"])
+    policy = {"deadLetterTargetArn": attributes["Attributes"]["QueueArn"], "maxReceiveCount": max_receives}
+    client.set_queue_attributes(QueueUrl=queue, Attributes={"RedrivePolicy": json.dumps(policy)})
+
+
+def load_only(project: Project) -> list[Message]:
+    """A run that loads what is on the queue and is never finished; what it took, visible again."""
+    with project.with_settings(visibility_timeout_seconds=1).pipeline() as pipeline:
+        for batch in steps.extract(pipeline):
+            steps.mask(pipeline, batch["batch"])
+            steps.load(pipeline, batch["batch"])
+    wait_until(lambda: project.waiting()[1] == 0)
+    return received(project)
 
 
 def test_a_quarantined_message_counts_as_committed_too(project: Project) -> None:
