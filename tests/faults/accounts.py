@@ -34,8 +34,11 @@ class Balance:
     left_on_queue: int
 
 
+drawn: list[tuple[int, Balance]] = []  # every balance of this process, with its number of messages
+
+
 def balance(lane: Lane, sent: Sequence[Sent]) -> Balance:
-    """Compare what was sent with the warehouse and the queue."""
+    """Compare what was sent with the warehouse and the queue; the result is also kept in `drawn`."""
     rows = _rows(lane)
     quarantined = _quarantined(lane)
     loaded = Counter(user_id for user_id, _, _ in rows)
@@ -43,12 +46,14 @@ def balance(lane: Lane, sent: Sequence[Sent]) -> Balance:
     places = [loaded[one.user_id] + reasons[one.body] for one in sent]
     wanted = {(one.user_id, one.ip, one.device_id) for one in sent if one.reason is None}
     sealed = {(one.body, one.reason) for one in sent if one.reason is not None}
-    return Balance(
+    result = Balance(
         lost=places.count(0),
         duplicate=sum(count > 1 for count in places),
         wrong_kind=len(set(rows) - wanted) + len(set(quarantined) - sealed),
         left_on_queue=lane.on_queue(),
     )
+    drawn.append((len(sent), result))
+    return result
 
 
 def ledger_entries(lane: Lane) -> int:

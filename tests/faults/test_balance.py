@@ -12,6 +12,7 @@ import zstandard
 from tests.faults import accounts, bodies, canaries, worker
 from tests.faults.bodies import ADDRESS_MARK, DEVICE_MARK
 from tests.faults.doom import POINTS, STEPS, Doom
+from tests.faults.figures import Figures
 from tests.faults.ground import Lane
 
 TEXT = f'{{"ip": "{ADDRESS_MARK}::1", "device_id": "{DEVICE_MARK}-00000001"}}'.encode()
@@ -69,6 +70,18 @@ def test_the_balance_shows_each_kind_of_mistake(lane: Lane) -> None:
     assert accounts.balance(lane, sent) == accounts.Balance(
         lost=10, duplicate=1, wrong_kind=1, left_on_queue=2
     )
+
+
+def test_the_table_of_all_faults_sums_up_the_mistakes_of_each() -> None:
+    figures = Figures(pii_hits={"a log": 3})
+    for test, lost in (("test_one", 0), ("test_other_one", 2), ("test_one", 5)):
+        figures.add(test, 10, accounts.Balance(lost, duplicate=1, wrong_kind=0, left_on_queue=4))
+    assert [line.split(maxsplit=6) for line in figures.lines()[1:4]] == [
+        ["2", "20", "5", "2", "0", "8", "one"],
+        ["1", "10", "2", "1", "0", "4", "other one"],
+        ["3", "30", "7", "3", "0", "12", "all of them"],
+    ]
+    assert figures.lines()[4:] == ["pii_hits in staging, logs, tables and Postgres's files: 3", "  3 in a log"]
 
 
 def test_what_is_in_a_table_a_log_a_staged_file_or_the_write_ahead_log_is_found(
