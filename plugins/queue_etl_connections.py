@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import boto3
     from airflow.sdk import Connection
 
+    from include.queue_etl.aws import Access
     from include.queue_etl.operations.upkeep_pipeline import UpkeepPipeline
     from include.queue_etl.pipeline import Pipeline
     from include.queue_etl.privacy.officer import OfficerPipeline
@@ -26,6 +27,8 @@ MAINTENANCE = "postgres_maintenance"
 REMASKER = "postgres_remasker"
 OFFICER = "postgres_officer"
 KEYSET = "pii_keyset"
+# Of the extra of `aws_default`: with anything else there, a role to assume say, boto3 finds the credentials.
+FIXED = {"region_name", "endpoint_url", "service_config", "aws_session_token"}
 
 REMEDIES = {
     WAREHOUSE: f"airflow connections add {WAREHOUSE} --conn-type postgres --conn-login etl_loader ...",
@@ -59,6 +62,7 @@ def open_pipeline(contract_name: str) -> "Pipeline":
         endpoint_urls=endpoint_urls(),
         warehouse_dsn=warehouse_dsn(),
         keyset_json=keyset_json(),
+        access=aws_access(os.environ),
     )
 
 
@@ -132,6 +136,38 @@ def aws_session() -> "boto3.Session":
     from airflow.providers.amazon.aws.hooks.base_aws import AwsGenericHook
 
     return AwsGenericHook(aws_conn_id=AWS, client_type="sqs").get_session()
+
+
+def aws_access(environment: Mapping[str, str]) -> "Access | None":
+    """Access to SQS where connection and environment say all there is to say; None where it takes boto3.
+
+    A key with its secret in `aws_default`, and in its extra no more than FIXED; or no such connection.
+    """
+    from airflow.configuration import conf
+
+    from include.queue_etl.aws import from_environment
+
+    if conf.get("aws", "session_factory", fallback=None):
+        return None
+    connection = _connection(AWS)
+    if connection is None:
+        return from_environment(environment)
+    extra = connection.extra_dejson
+    if not (connection.login and connection.password) or extra.keys() - FIXED:
+        return None
+    # A session with these credentials reads everything else from the environment.
+    token, endpoint = extra.get("aws_session_token") or "", endpoint_urls().get("sqs")
+    return from_environment(
+        {
+            **environment,
+            "AWS_ACCESS_KEY_ID": connection.login,
+            "AWS_SECRET_ACCESS_KEY": connection.password,
+            "AWS_SESSION_TOKEN": token,
+            "AWS_SECURITY_TOKEN": token,
+            **({"AWS_DEFAULT_REGION": extra["region_name"]} if extra.get("region_name") else {}),
+            **({"AWS_ENDPOINT_URL_SQS": endpoint} if endpoint else {}),
+        }
+    )
 
 
 def endpoint_urls() -> dict[str, str]:

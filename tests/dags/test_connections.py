@@ -1,7 +1,9 @@
 """Airflow connections become what the pipeline needs, and a missing one is one clear line."""
 
 import json
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from include.queue_etl.errors import SettingsError
 
 Connect = Callable[..., None]
 SECRET = "canary-secret"
+KEY = {"login": "key", "password": SECRET}
 
 
 @pytest.fixture
@@ -84,3 +87,68 @@ def test_without_an_aws_connection_the_machine_decides(monkeypatch: pytest.Monke
     monkeypatch.delenv("AIRFLOW_CONN_AWS_DEFAULT", raising=False)
     monkeypatch.setattr(connections, "_connection", lambda _conn_id: None)
     assert connections.endpoint_urls() == {}
+
+
+@pytest.fixture
+def no_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Whatever the person running the tests has in ~/.aws."""
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {**KEY, "extra": {"region_name": "eu-west-1", "endpoint_url": "http://queue:1"}},
+        {**KEY, "extra": {"region_name": "eu-west-1"}},
+        {**KEY, "extra": {"service_config": {"sqs": {"endpoint_url": "http://queue:1"}}}},
+        {**KEY, "extra": {"aws_session_token": "of-the-connection"}},
+        {**KEY, "extra": {}},
+    ],
+)
+@pytest.mark.usefixtures("no_files")
+def test_a_key_in_the_connection_needs_no_boto3_and_gives_what_boto3_would(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any]
+) -> None:
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "of-the-environment")
+    monkeypatch.setenv("AWS_SECURITY_TOKEN", "of-the-environment")
+    connect("aws_default", conn_type="aws", **fields)
+    access, session = connections.aws_access(os.environ), connections.aws_session()
+    client = session.client("sqs", endpoint_url=connections.endpoint_urls().get("sqs"))
+    assert access is not None
+    assert (access.endpoint, access.region) == (client.meta.endpoint_url, client.meta.region_name)
+    assert tuple(access.credentials) == tuple(session.get_credentials().get_frozen_credentials())[:3]
+
+
+@pytest.mark.usefixtures("no_files")
+def test_without_an_aws_connection_the_environment_may_say_it_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "_connection", lambda _conn_id: None)
+    access = connections.aws_access(os.environ)
+    assert access is not None
+    assert access.credentials.access_key == os.environ["AWS_ACCESS_KEY_ID"]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"login": "key"},
+        {"extra": {"aws_access_key_id": "key", "aws_secret_access_key": SECRET}},
+        {**KEY, "extra": {"role_arn": "arn:aws:iam::1:role/etl"}},
+        {**KEY, "extra": {"profile_name": "etl"}},
+        {**KEY, "extra": {"verify": False}},
+    ],
+)
+@pytest.mark.usefixtures("no_files")
+def test_what_needs_more_than_a_key_is_left_to_boto3(connect: Connect, fields: dict[str, Any]) -> None:
+    connect("aws_default", conn_type="aws", **fields)
+    assert connections.aws_access(os.environ) is None
+
+
+@pytest.mark.usefixtures("no_files")
+def test_a_session_factory_of_the_platform_is_asked(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect("aws_default", conn_type="aws", **KEY)
+    monkeypatch.setenv("AIRFLOW__AWS__SESSION_FACTORY", "company.aws.SessionFactory")
+    assert connections.aws_access(os.environ) is None
