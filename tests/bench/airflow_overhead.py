@@ -5,8 +5,8 @@
 A stack as `./dev up` makes it: scheduler, LocalExecutor, triggerer, the DAG not paused and with its schedule.
 Only the queue is the SQS stub of this folder, since the emulator takes longer the deeper its queue is. Sends
 100 messages and then N, triggers a run as the UI does, and drains as many by `./dev drain`. A run starts when
-no other is under way and the schedule has none for a minute. Nothing is printed on standard output before the
-rows of every run have been found right.
+no other is under way and the schedule has none for half a minute. Nothing is printed on standard output
+before the rows of every run have been found right.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from tests.bench.feed import Feed, feed
 
 FEW = 100
 MOST = 100_000  # what a run takes
-CLEAR_SECONDS = 60
+CLEAR_SECONDS = 30  # enough to send and to start; should one start meanwhile, it waits for ours
 QUIET_WITHIN_SECONDS = 420  # the schedule has a run every 300, which waits for messages for 30
 RUN_WITHIN_SECONDS = 600
 
