@@ -105,11 +105,23 @@ def in_tables(ground: Ground) -> dict[str, int]:
     return found
 
 
+def in_buckets(ground: Ground) -> dict[str, int]:
+    """Object -> hits, of those that have any."""
+    client, found = ground.client("s3"), {}
+    for bucket in client.list_buckets()["Buckets"]:
+        for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket["Name"]):
+            for item in page.get("Contents", []):
+                content = client.get_object(Bucket=bucket["Name"], Key=item["Key"])["Body"].read()
+                if count := hits(content):
+                    found[f"s3://{bucket['Name']}/{item['Key']}"] = count
+    return found
+
+
 def everywhere(ground: Ground) -> dict[str, int]:
-    """Place -> hits: staging, what processes said, tables, Postgres's log, and its files with their WAL."""
+    """Place -> hits: staging, what processes said, tables, Postgres's log, its files with their WAL."""
     with ground.owner() as connection:
         connection.execute("CHECKPOINT")
-    return {**in_files(searched(ground)), **in_tables(ground)}
+    return {**in_files(searched(ground)), **in_tables(ground), **in_buckets(ground)}
 
 
 def searched(ground: Ground) -> list[Path]:

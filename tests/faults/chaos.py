@@ -31,6 +31,7 @@ class Plan:
     messages: int
     restarts: int
     seed: int
+    staging: str = "folder"
 
     @property
     def messages_a_run(self) -> int:
@@ -176,10 +177,8 @@ class Chaos:
 
     def _start(self, arguments: Sequence[str], step: str, dice: random.Random) -> worker.Started:
         doomed = self._is_doomed(step, dice)
-        limit = str(self.plan.messages_a_run)
-        return worker.start(
-            self.lane, arguments, random_doom(step, dice) if doomed else None, QUEUE_ETL_MAX_MESSAGES=limit
-        )
+        doom = random_doom(step, dice, self.plan.staging == "s3") if doomed else None
+        return worker.start(self.lane, arguments, doom, QUEUE_ETL_MAX_MESSAGES=str(self.plan.messages_a_run))
 
     def _is_doomed(self, step: str, dice: random.Random) -> bool:
         """Rather where few have died so far: mask and load run far more often than extract and finish."""

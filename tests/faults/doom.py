@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import psycopg
+from botocore.client import BaseClient
 
 from include.queue_etl.parsing import Parser
 from include.queue_etl.sqs_transport import CurlTransport
@@ -25,6 +26,7 @@ POINTS: dict[str, tuple[Any, str]] = {
     "copy": (psycopg.Copy, "write"),
     "commit": (psycopg.Transaction, "__exit__"),
     "parse": (Parser, "parse"),
+    "object request": (BaseClient, "_make_api_call"),
 }
 # Where each step can die, and after how many calls of it a small run is surely over.
 STEPS: dict[str, dict[str, int]] = {
@@ -38,6 +40,7 @@ STEPS: dict[str, dict[str, int]] = {
         "request": 6, "answer": 6, "statement": 6, "commit": 5, "file removal": 10,
     },
 }  # fmt: skip
+OBJECT_REQUESTS = {"extract": 9, "mask": 4, "load": 2, "finish": 5}
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,16 @@ def die() -> NoReturn:
     raise AssertionError("a process outlived SIGKILL")
 
 
-def random_doom(step: str, dice: random.Random) -> Doom:
-    point = dice.choice(list(STEPS[step]))
+def points(step: str, in_bucket: bool) -> dict[str, int]:
+    """Those of the step; where staging is a bucket, it has no files."""
+    if not in_bucket:
+        return STEPS[step]
+    elsewhere = {point: calls for point, calls in STEPS[step].items() if not point.startswith("file")}
+    return {**elsewhere, "object request": OBJECT_REQUESTS[step]}
+
+
+def random_doom(step: str, dice: random.Random, in_bucket: bool = False) -> Doom:
+    calls = points(step, in_bucket)
+    point = dice.choice(list(calls))
     whens = ["before", "after", "half"] if point == "file write" else ["before", "after"]
-    return Doom(point, dice.randint(1, STEPS[step][point]), dice.choice(whens))
+    return Doom(point, dice.randint(1, calls[point]), dice.choice(whens))

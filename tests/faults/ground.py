@@ -70,6 +70,17 @@ class Ground:
     def warehouse_dsn(self) -> str:
         return self.environment["QUEUE_ETL_WAREHOUSE_DSN"]
 
+    def session(self) -> boto3.Session:
+        return boto3.Session(
+            aws_access_key_id=self.environment["AWS_ACCESS_KEY_ID"],
+            aws_secret_access_key=self.environment["AWS_SECRET_ACCESS_KEY"],
+            region_name=self.environment["AWS_DEFAULT_REGION"],
+        )
+
+    def client(self, service: str) -> Any:
+        """Of boto3, for what the engine never does."""
+        return self.session().client(service, endpoint_url=self.environment["AWS_ENDPOINT_URL"])
+
     def owner(self) -> psycopg.Connection:
         return psycopg.connect(self.environment["QUEUE_ETL_OWNER_DSN"], autocommit=True)
 
@@ -114,11 +125,13 @@ class Lane:
     Attributes:
         tag: every user id on this queue begins with it
         queue_name: of the queue
+        staging_url: of a bucket, where staging is not a folder
     """
 
     ground: Ground
     tag: str
     queue_name: str
+    staging_url: str = ""
     _numbers: Iterator[int] = field(default_factory=itertools.count)
 
     @property
@@ -132,18 +145,19 @@ class Lane:
 
     @property
     def environment(self) -> dict[str, str]:
-        return {**self.ground.environment, "QUEUE_ETL_STAGING": str(self.staging)}
+        return {**self.ground.environment, "QUEUE_ETL_STAGING": self.staging_url or str(self.staging)}
 
     def session(self) -> boto3.Session:
-        return boto3.Session(
-            aws_access_key_id=self.ground.environment["AWS_ACCESS_KEY_ID"],
-            aws_secret_access_key=self.ground.environment["AWS_SECRET_ACCESS_KEY"],
-            region_name=self.ground.environment["AWS_DEFAULT_REGION"],
-        )
+        return self.ground.session()
 
     def client(self) -> Any:
-        """Of boto3, for what the engine never does."""
-        return self.session().client("sqs", endpoint_url=self.ground.environment["AWS_ENDPOINT_URL"])
+        """Of boto3, for what the engine never does with the queue."""
+        return self.ground.client("sqs")
+
+    def in_bucket(self) -> "Lane":
+        """The same queue with its staging in a bucket of its own, which is made."""
+        self.ground.client("s3").create_bucket(Bucket=self.queue_name)
+        return replace(self, staging_url=f"s3://{self.queue_name}/staging")
 
     def settings(self, **overrides: int | str) -> Settings:
         return Settings.from_environment(self.environment, **overrides)

@@ -43,6 +43,8 @@ def kill_run(ground: Ground, plan: Plan) -> tuple[Result, Chaos, dict[str, int]]
     """One kill run on a queue of its own; also the places where personal values were found."""
     started = time.monotonic()
     lane = ground.new_lane()
+    if plan.staging == "s3":
+        lane = lane.in_bucket()
     sent = bodies.some(lane.tag, plan.messages)
     chaos = Chaos(lane, plan)
     chaos.rage(sent)
@@ -61,7 +63,7 @@ def kill_run(ground: Ground, plan: Plan) -> tuple[Result, Chaos, dict[str, int]]
 
 def main() -> int:
     options = _options()
-    plan = Plan(options.kills, options.messages, options.restarts, options.seed)
+    plan = Plan(options.kills, options.messages, options.restarts, options.seed, options.staging)
     with (
         tempfile.TemporaryDirectory(prefix="queue-etl-faults-") as folder,
         running(Path(folder, "s")) as ground,
@@ -82,6 +84,12 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--messages", type=int, default=2000, help="messages to send (default: 2000)")
     parser.add_argument("--restarts", type=int, default=5, help="immediate stops of Postgres (default: 5)")
     parser.add_argument("--seed", type=int, default=1, help="of the dice (default: 1)")
+    parser.add_argument(
+        "--staging",
+        choices=("folder", "s3"),
+        default="folder",
+        help="where batch files are (default: folder)",
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     return parser.parse_args()
 

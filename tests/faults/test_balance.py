@@ -81,7 +81,10 @@ def test_the_table_of_all_faults_sums_up_the_mistakes_of_each() -> None:
         ["1", "10", "2", "1", "0", "4", "other one"],
         ["3", "30", "7", "3", "0", "12", "all of them"],
     ]
-    assert figures.lines()[4:] == ["pii_hits in staging, logs, tables and Postgres's files: 3", "  3 in a log"]
+    assert figures.lines()[4:] == [
+        "pii_hits in staging, logs, tables and Postgres's files: 3",
+        "  3 in a log",
+    ]
 
 
 def test_what_is_in_a_table_a_log_a_staged_file_or_the_write_ahead_log_is_found(
@@ -93,10 +96,13 @@ def test_what_is_in_a_table_a_log_a_staged_file_or_the_write_ahead_log_is_found(
     assert worker.run(lane, "drain", "-v").code == 0
     for folder in (lane.staging, lane.ground.output):
         (folder / "planted").write_text(lane.tag)
+    bucket = lane.in_bucket().staging_url.split("/")[2]
+    lane.ground.client("s3").put_object(Bucket=bucket, Key="planted", Body=lane.tag.encode())
 
     found = canaries.everywhere(lane.ground)
 
     assert {"public.user_logins", "etl.queues"} <= set(found)
+    assert f"s3://{bucket}/planted" in found
     places = {str(Path(place).parent.name) for place in found if place.startswith("/")}
     assert {"output", "pg_wal", lane.tag} <= places
 

@@ -22,6 +22,13 @@ def test_kills_at_random_points_lose_nothing_and_load_nothing_twice(ground: Grou
     assert set(+chaos.kills) == set(STEP_SECONDS)
 
 
+def test_kills_with_staging_in_a_bucket_lose_nothing_and_load_nothing_twice(ground: Ground) -> None:
+    result, chaos, found = kill_run(ground, Plan(kills=12, messages=100, restarts=0, seed=3, staging="s3"))
+
+    assert {name: getattr(result, name) for name in WRONG} == dict.fromkeys(WRONG, 0), found
+    assert set(+chaos.kills) == set(STEP_SECONDS)
+
+
 def test_killed_commands_lose_nothing(ground: Ground) -> None:
     # What a person or cron would run: an interpreter of its own for each, on the contract's own queue.
     lane = ground.new_lane(CONTRACT.queue)

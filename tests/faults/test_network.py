@@ -40,14 +40,7 @@ def _places(lane: Lane, part: str, between: Proxy) -> dict[str, str]:
         return {"QUEUE_ETL_WAREHOUSE_DSN": dsn}
     if part == "sqs":
         return {"AWS_ENDPOINT_URL_SQS": between.url}
-    return {"AWS_ENDPOINT_URL_S3": between.url, "QUEUE_ETL_STAGING": in_bucket(lane)}
-
-
-def in_bucket(lane: Lane) -> str:
-    """Staging in a bucket of the lane's own, which is made."""
-    url = lane.ground.environment["AWS_ENDPOINT_URL"]
-    lane.session().client("s3", endpoint_url=url).create_bucket(Bucket=lane.queue_name)
-    return f"s3://{lane.queue_name}/staging"
+    return {"AWS_ENDPOINT_URL_S3": between.url, "QUEUE_ETL_STAGING": lane.in_bucket().staging_url}
 
 
 @pytest.fixture
