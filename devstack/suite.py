@@ -13,7 +13,7 @@ from devstack.settings import DEFAULT_PORTS, Settings, remembered_ports
 SERVER_SUITES = ("platform", "integration", "model", "dags", "bench", "faults")
 SUITES = ("unit", *SERVER_SUITES)
 # The kill run's own arguments: with one of them, `./dev test faults` is that run instead of pytest.
-KILL_RUN_ARGUMENTS = ("--kills", "--messages", "--restarts", "--seed", "--json")
+KILL_RUN_ARGUMENTS = ("--kills", "--messages", "--restarts", "--seed", "--staging", "--json")
 TYPED = ("include", "plugins", "devstack")
 
 
