@@ -2,6 +2,8 @@
 
 # ruff: noqa: S608 - all statements are put together from texts of this file
 
+from pathlib import Path
+
 import psycopg
 import pytest
 from psycopg import sql
@@ -22,26 +24,37 @@ AUDIT = "SELECT pii.record('unmask', 'r', 't')"
 AUDIT_ROW = "INSERT INTO pii.audit (id, action, reason, ticket, hash) VALUES (1, 'unmask', 'r', 't', '')"
 CREATE = ("CREATE TABLE public.mine (x int)", "CREATE TABLE etl.mine (x int)", "CREATE SCHEMA mine")
 
+LOADS = (
+    LOGIN,
+    "COPY public.user_logins FROM STDIN",
+    "INSERT INTO etl.queues (name) VALUES ('q')",
+    "SELECT * FROM etl.queues",
+    f"INSERT INTO etl.runs (run_id, contract, queue_id, airflow_run_id) VALUES ('{RUN}', 'c', 1, 'm')",
+    "UPDATE etl.runs SET received = 1",
+    "SELECT * FROM etl.runs, etl.batches, etl.keys, etl.run_summary",
+    "UPDATE etl.batches SET loaded = 1",
+    "INSERT INTO etl.keys (key_id, check_value) VALUES (1, 'x')",
+    LEDGER,
+    f"{LEDGER} ON CONFLICT DO NOTHING RETURNING queue_id, sent_day, message_id",
+    "SELECT queue_id, sent_day, message_id FROM etl.ledger",
+    QUARANTINE,
+    f"{QUARANTINE} ON CONFLICT DO NOTHING",
+    "SELECT etl.ensure_ledger_partition('2007-03-02')",
+    "SELECT etl.drop_ledger_partitions(9999)",
+    "SELECT * FROM etl.schema_revision",
+    "CREATE TEMPORARY TABLE mine (x int)",
+)
+
 ALLOWED = {
-    "etl_loader": (
-        LOGIN,
-        "COPY public.user_logins FROM STDIN",
-        "INSERT INTO etl.queues (name) VALUES ('q')",
-        "SELECT * FROM etl.queues",
-        f"INSERT INTO etl.runs (run_id, contract, queue_id, airflow_run_id) VALUES ('{RUN}', 'c', 1, 'm')",
-        "UPDATE etl.runs SET received = 1",
-        "SELECT * FROM etl.runs, etl.batches, etl.keys, etl.run_summary",
-        "UPDATE etl.batches SET loaded = 1",
-        "INSERT INTO etl.keys (key_id, check_value) VALUES (1, 'x')",
-        LEDGER,
-        f"{LEDGER} ON CONFLICT DO NOTHING RETURNING queue_id, sent_day, message_id",
-        "SELECT queue_id, sent_day, message_id FROM etl.ledger",
-        QUARANTINE,
-        f"{QUARANTINE} ON CONFLICT DO NOTHING",
-        "SELECT etl.ensure_ledger_partition('2007-03-02')",
-        "SELECT etl.drop_ledger_partitions(9999)",
-        "SELECT * FROM etl.schema_revision",
-        "CREATE TEMPORARY TABLE mine (x int)",
+    "etl_loader": LOADS,
+    "etl_maintainer": (
+        *LOADS,  # a redrive loads
+        "SELECT * FROM etl.ledger",
+        "UPDATE etl.ledger SET status = 'L', run_id = run_id",
+        "SELECT * FROM etl.quarantine",
+        "UPDATE etl.quarantine SET reason = 'x', redriven_at = now(), redriven_run_id = run_id",
+        "DELETE FROM etl.quarantine",
+        "SELECT * FROM etl.quarantine_summary",
     ),
     "analyst": ("SELECT * FROM public.user_logins",),
     "pii_officer": (
@@ -88,6 +101,30 @@ FORBIDDEN = {
         "SELECT reason FROM etl.quarantine",
         "UPDATE etl.quarantine SET reason = 'x'",
         "DELETE FROM etl.quarantine",
+        "DELETE FROM etl.runs",
+        "DELETE FROM etl.batches",
+        "DELETE FROM etl.keys",
+        "UPDATE etl.keys SET retired_at = NULL",
+        "UPDATE etl.queues SET name = 'x'",
+        "SELECT * FROM pii.audit",
+        AUDIT,
+        AUDIT_ROW,
+        "UPDATE etl.schema_revision SET version_num = '0'",
+        *CREATE,
+    ),
+    "etl_maintainer": (
+        "SELECT * FROM public.user_logins",
+        "SELECT count(*) FROM public.user_logins",
+        f"{LOGIN} RETURNING user_id",
+        "UPDATE public.user_logins SET user_id = 'y'",
+        "DELETE FROM public.user_logins",
+        "TRUNCATE public.user_logins",
+        "UPDATE etl.ledger SET message_id = run_id",
+        "DELETE FROM etl.ledger",
+        "SELECT * FROM etl.ledger_20070301",
+        "DROP TABLE etl.ledger_20070301",
+        "UPDATE etl.quarantine SET payload = ''",
+        "TRUNCATE etl.quarantine",
         "DELETE FROM etl.runs",
         "DELETE FROM etl.batches",
         "DELETE FROM etl.keys",
@@ -168,6 +205,15 @@ def filled(database: Database) -> Database:
         connection.execute(f"TRUNCATE {CONTENTS} RESTART IDENTITY")
         connection.execute("INSERT INTO etl.queues (name) VALUES ('roles')")
     return database
+
+
+def test_every_role_is_in_the_matrix():
+    assert set(ALLOWED) == set(FORBIDDEN) == set(migrations.ROLES)
+
+
+def test_the_document_says_how_many_statements_are_sent():
+    told = f"{len(cases(ALLOWED))} allowed and {len(cases(FORBIDDEN))} forbidden statements"
+    assert told in (Path(__file__).parents[2] / "docs/privacy.md").read_text(encoding="utf-8")
 
 
 def cases(matrix: dict[str, tuple[str, ...]]) -> list[tuple[str, str]]:
