@@ -26,7 +26,9 @@ def test_kills_with_staging_in_a_bucket_lose_nothing_and_load_nothing_twice(grou
     result, chaos, found = kill_run(ground, Plan(kills=12, messages=100, restarts=0, seed=3, staging="s3"))
 
     assert {name: getattr(result, name) for name in WRONG} == dict.fromkeys(WRONG, 0), found
-    assert set(+chaos.kills) == set(STEP_SECONDS)
+    assert result.kills >= 12
+    kept = ground.client("s3").list_objects_v2(Bucket=chaos.lane.queue_name)["KeyCount"]
+    assert kept > 0, "nothing was staged in the bucket"
 
 
 def test_killed_commands_lose_nothing(ground: Ground) -> None:
