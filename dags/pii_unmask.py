@@ -1,24 +1,24 @@
-"""Masked values back, when a second person approves. Wiring only: include/queue_etl/privacy/unmask.py."""
+"""Masked values back, when a second person approves. Wiring only: plugins/queue_etl_privacy.py."""
 
 from datetime import UTC, datetime, timedelta
 
-from airflow.sdk import DAG, Param, task
+from airflow.sdk import DAG, Param
 from queue_etl_connections import open_officer
 from queue_etl_policy import DEFAULT_ARGS
-from queue_etl_privacy import two_people, unmask_to_file
+from queue_etl_privacy import UnmaskWhenApproved
 
 from include.contracts import contract_names
 
 DOC = """
 Recovers the values behind tokens of one field, when **somebody else than who triggered it** approves (Required
 Actions). The values go to a file on the worker that its owner alone can read, in the folder that
-`QUEUE_ETL_UNMASKED_FOLDER` names: never to XCom, the log or the UI. Request and approval are in the audit before
-anything is opened. Paused until somebody wants it; it needs the connection `postgres_officer`.
+`QUEUE_ETL_UNMASKED_FOLDER` names: never to XCom, the log or the UI. Request and answer are in the audit before
+anything is opened, also a no (then the task is skipped) and no answer. Clearing the task asks again. Paused
+until somebody wants it; it needs the connection `postgres_officer`.
 
 | if this task fails | what you see | where your data is | what to do |
 |---|---|---|---|
-| `approve` | nobody answered within a day | nothing was opened | trigger it again |
-| `unmask` | that one person asked and approved, that the hour's allowance is used up, or a token that does not open | nothing but what the file holds was opened; the audit says what was asked for | mend what the error names; trigger it again |
+| `unmask` | that one person asked and approved, that nobody answered within a day, that the hour's allowance is used up, or a token that does not open | nothing but what the file holds was opened; the audit says what was asked for | mend what the error names; trigger it again |
 """  # noqa: E501 - a row of a table is a line
 
 
@@ -40,40 +40,22 @@ def form() -> dict[str, Param]:
     }
 
 
-def pii_unmask() -> DAG:
-    """Approve >> unmask."""
-    # Here, as ruff keeps providers out of the top level: every parse pays for them.
-    from airflow.providers.standard.operators.hitl import ApprovalOperator
-
-    with DAG(
-        "pii_unmask",
-        description="tokens -> values, in a private file, when a second person approves",
-        doc_md=DOC,
-        schedule=None,
-        start_date=datetime(2025, 1, 1, tzinfo=UTC),
-        catchup=False,
-        max_active_runs=1,
-        is_paused_upon_creation=True,
-        default_args={**DEFAULT_ARGS, "retries": 0},  # each try is an entry of the audit
-        params=form(),
-        tags=["personal-data"],
-    ) as dag:
-        approve = ApprovalOperator(
-            task_id="approve",
-            subject="Unmask {{ params.tokens | length }} tokens of {{ params.contract }}.{{ params.field }}?",
-            body="Asked for by {{ dag_run.triggering_user_name }}: {{ params.reason }} ({{ params.ticket }})",
-            response_timeout=timedelta(days=1),
-            execution_timeout=None,
-        )
-
-        @task
-        def unmask(approval, params=None):
-            """Recover the values; the result says where they are."""
-            with open_officer(params["contract"]) as pipeline:
-                return unmask_to_file(pipeline, two_people(approval), params)
-
-        unmask(approve.output)
-    return dag
-
-
-pii_unmask()
+with DAG(
+    "pii_unmask",
+    description="tokens -> values, in a private file, when a second person approves",
+    doc_md=DOC,
+    schedule=None,
+    start_date=datetime(2025, 1, 1, tzinfo=UTC),
+    catchup=False,
+    is_paused_upon_creation=True,
+    default_args={**DEFAULT_ARGS, "retries": 0},  # each try is an entry of the audit
+    params=form(),
+    tags=["personal-data"],
+):
+    UnmaskWhenApproved(
+        task_id="unmask",
+        open_pipeline=open_officer,
+        subject="Unmask {{ params.tokens | length }} tokens of {{ params.contract }}.{{ params.field }}?",
+        body="Asked for by {{ dag_run.triggering_user_name }}: {{ params.reason }} ({{ params.ticket }})",
+        response_timeout=timedelta(days=1),
+    )

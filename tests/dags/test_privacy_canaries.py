@@ -1,6 +1,5 @@
 """1,000 canaries through every path of the DAGs, then a search of all places a value could have got to."""
 
-import json
 import logging
 import os
 import secrets
@@ -17,15 +16,17 @@ from typing import Any
 import boto3
 import psycopg
 import pytest
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.conninfo import make_conninfo
 
 from include.queue_etl import steps
 from include.queue_etl.errors import WarehouseUnavailable
 from tests.dags.conftest import visible, wait_until
+from tests.dags.privacy import form, officer
 from tests.dags.runs import Outcome, run_dag
 from tests.faults import canaries
 from tests.faults.bodies import some
 
+__all__ = ["officer"]
 PROJECT = Path(__file__).resolve().parents[2]
 STATE = Path(os.environ["QUEUE_ETL_STAGING"]).parent
 TAG = f"canary{secrets.token_hex(4)}"
@@ -46,8 +47,8 @@ def test_the_search_finds_what_it_looks_for(tmp_path: Path) -> None:
         base64.urlsafe_b64encode(b"xy" + text), quote(text).encode(), gzip.compress(text),
         b"head" + zstandard.ZstdCompressor().compress(text), b"head" + gzip.compress(text.hex().encode()),
     ]  # fmt: skip
-    for number, form in enumerate(forms):
-        (tmp_path / str(number)).write_bytes(form)
+    for number, written in enumerate(forms):
+        (tmp_path / str(number)).write_bytes(written)
     assert len(canaries.in_files(tmp_path.iterdir())) == len(forms)
 
 
@@ -60,7 +61,7 @@ def test_a_thousand_canaries_are_found_nowhere_but_in_the_officers_file(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     capfd: pytest.CaptureFixture[str],
-    tmp_path: Path,
+    officer: Path,
 ) -> None:
     began = time.time()
     sent = some(TAG, 1_000)
@@ -76,7 +77,7 @@ def test_a_thousand_canaries_are_found_nowhere_but_in_the_officers_file(
     assert outcome.state == "success"
     assert max(outcome.tries.values()) > 1
     assert run_dag(dags["queue_etl_redrive"], {"dry_run": False}).state == "success"
-    officers_file = unmasked(dags, warehouse, monkeypatch, tmp_path)
+    officers_file = unmasked(dags, warehouse, monkeypatch)
 
     rows = warehouse.execute(
         "SELECT count(*) FROM public.user_logins WHERE user_id LIKE %s", [f"{TAG}-%"]
@@ -127,30 +128,20 @@ def fails_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def unmasked(
-    dags: Mapping[str, Any], warehouse: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch, folder: Path
+    dags: Mapping[str, Any], warehouse: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
 ) -> Path:
     """What the task of `pii_unmask` writes of 200 tokens."""
-    dsn = conninfo_to_dict(os.environ["QUEUE_ETL_OFFICER_DSN"])
-    connection = {
-        "conn_type": "postgres", "host": dsn["host"], "port": int(str(dsn["port"])), "login": dsn["user"],
-        "password": dsn["password"], "schema": dsn["dbname"],
-    }  # fmt: skip
-    monkeypatch.setenv("AIRFLOW_CONN_POSTGRES_OFFICER", json.dumps(connection))
-    monkeypatch.setenv("QUEUE_ETL_UNMASKED_FOLDER", str(folder))
-    run = SimpleNamespace(triggering_user_name="bob")
-    context = {"dag_run": run, "dag": dags["pii_unmask"], "run_id": "manual__canaries"}
     found = warehouse.execute(
         "SELECT DISTINCT masked_device_id FROM public.user_logins WHERE user_id LIKE %s LIMIT 200",
         [f"{TAG}-%"],
     ).fetchall()
-    form = {
-        "contract": "user_logins", "field": "device_id", "tokens": [token for (token,) in found],
-        "reason": "test", "ticket": "T-1",
-    }  # fmt: skip
+    params = form([token for (token,) in found], field="device_id")
+    run = SimpleNamespace(triggering_user_name="bob")
+    context = {"dag_run": run, "dag": dags["pii_unmask"], "run_id": "manual__canaries", "params": params}
+    approval = {"chosen_options": ["Approve"], "responded_by_user": {"id": "7", "name": "ada"}}
     with monkeypatch.context() as patch:
         patch.setattr("airflow.sdk.get_current_context", lambda: context)
-        approval = {"responded_by_user": {"id": "7", "name": "ada"}}
-        result = dags["pii_unmask"].get_task("unmask").python_callable(approval, params=form)
+        result = dags["pii_unmask"].get_task("unmask").execute_complete(context, approval)
     assert result["values"] == len(found) == 200
     return Path(result["file"])
 

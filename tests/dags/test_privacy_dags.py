@@ -1,10 +1,9 @@
 """The DAGs `pii_unmask` and `queue_etl_remask`: two people, no value anywhere but in the file."""
 
 import csv
-import json
-import os
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,53 +11,21 @@ from typing import Any
 
 import psycopg
 import pytest
-from psycopg.conninfo import conninfo_to_dict
+from airflow.sdk.exceptions import AirflowSkipException
 
 from include.contracts import contract_names
-from include.queue_etl.errors import PermanentError
-from tests.dags.conftest import visible, wait_until
-from tests.dags.runs import Outcome
+from include.queue_etl.errors import PermanentError, SettingsError
+from tests.dags.privacy import ADDRESS, form, loaded, officer
 
+__all__ = ["loaded", "officer"]
 PROJECT = Path(__file__).resolve().parents[2]
-TASKS = {"pii_unmask": {"approve", "unmask"}, "queue_etl_remask": {"remask"}}
-ADDRESS = "203.0.113.66"
-ADA = {"responded_by_user": {"id": "7", "name": "ada"}}
+TASKS = {"pii_unmask": {"unmask"}, "queue_etl_remask": {"remask"}}
+ADA = {"chosen_options": ["Approve"], "responded_by_user": {"id": "7", "name": "ada"}}
 
 
-@pytest.fixture
-def loaded(
-    sqs: Any, login_queue: str, warehouse: psycopg.Connection[Any], run_user_logins: Callable[..., Outcome]
-) -> str:
-    """A login whose address is ADDRESS; returns its token."""
-    body = {
-        "user_id": "privacy-dag", "app_version": "2.3.0", "device_type": "ios", "locale": None, "ip": ADDRESS,
-        "device_id": "1",
-    }  # fmt: skip
-    sqs.send_message(QueueUrl=login_queue, MessageBody=json.dumps(body))
-    wait_until(lambda: visible(sqs, "login-queue") >= 1)
-    assert run_user_logins().state == "success"
-    found = warehouse.execute(
-        "SELECT masked_ip FROM public.user_logins WHERE user_id = 'privacy-dag' LIMIT 1"
-    ).fetchone()
-    return str(found and found[0])
-
-
-@pytest.fixture
-def officer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
-    """The connection `postgres_officer`, and the folder for the values."""
-    dsn = conninfo_to_dict(os.environ["QUEUE_ETL_OFFICER_DSN"])
-    connection = {
-        "conn_type": "postgres", "host": dsn["host"], "port": int(str(dsn["port"])), "login": dsn["user"],
-        "password": dsn["password"], "schema": dsn["dbname"],
-    }  # fmt: skip
-    monkeypatch.setenv("AIRFLOW_CONN_POSTGRES_OFFICER", json.dumps(connection))
-    monkeypatch.setenv("QUEUE_ETL_UNMASKED_FOLDER", str(tmp_path))
-    return tmp_path
-
-
-def asked_by(monkeypatch: pytest.MonkeyPatch, name: str | None) -> None:
-    run = SimpleNamespace(triggering_user_name=name)
-    monkeypatch.setattr("airflow.sdk.get_current_context", lambda: {"dag_run": run})
+def context_of(dags: Mapping[str, Any], asked: str | None, params: dict[str, Any]) -> dict[str, Any]:
+    run = SimpleNamespace(triggering_user_name=asked)
+    return {"dag_run": run, "dag": dags["pii_unmask"], "run_id": "manual__1", "params": params}
 
 
 # What they promise
@@ -84,12 +51,14 @@ def test_people_start_them_and_unmask_is_paused_until_it_is_wanted(dags: Mapping
 
 
 def test_nothing_is_unmasked_without_an_approval_within_a_day(dags: Mapping[str, Any]) -> None:
-    dag = dags["pii_unmask"]
-    approve = dag.get_task("approve")
-    assert type(approve).__name__ == "ApprovalOperator"
-    assert approve.downstream_task_ids == {"unmask"}
-    assert approve.response_timeout == timedelta(days=1)
-    assert not approve.defaults  # silence is not consent
+    task = dags["pii_unmask"].get_task("unmask")
+    assert task.options == ["Approve", "Reject"]
+    assert task.response_timeout == timedelta(days=1)
+    assert not task.defaults  # silence is not consent
+
+
+def test_a_request_that_waits_does_not_hold_up_others(dags: Mapping[str, Any]) -> None:
+    assert dags["pii_unmask"].max_active_runs > 1
 
 
 def test_the_form_asks_for_tokens_reason_and_ticket(dags: Mapping[str, Any]) -> None:
@@ -110,34 +79,44 @@ def test_the_dag_files_are_short() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "approval"),
+    ("asked", "answer", "why"),
     [
-        ("ada", ADA),
-        ("7", ADA),
-        (None, ADA),
-        ("", ADA),
-        ("bob", {}),
-        ("bob", {"responded_by_user": None}),
-        ("bob", {"responded_by_user": {"id": "", "name": None}}),
-        ("bob", {**ADA, "timedout": True}),
+        ("ada", ADA, "ada asked for this and approved it"),
+        ("7", ADA, "7 asked for this and approved it"),
+        ("", ADA, "who asked"),
+        ("bob", {**ADA, "responded_by_user": None}, "who approved"),
+        ("bob", {**ADA, "responded_by_user": {"id": "", "name": None}}, "who approved"),
+        ("bob", {**ADA, "timedout": True}, "nobody answered in time"),
+        ("bob", {"error": "too late", "error_type": "timeout"}, "nobody answered in time"),
+        ("bob", {**ADA, "chosen_options": ["Reject"]}, "ada rejected it"),
+        ("ada", {**ADA, "chosen_options": []}, "ada rejected it"),
+        ("bob", {}, "who approved"),
     ],
 )
-def test_one_person_alone_or_unknown_is_not_enough(
-    asked: str | None, approval: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+def test_one_person_alone_or_unknown_or_against_it_is_not_enough(
+    asked: str, answer: dict[str, Any], why: str
 ) -> None:
-    from queue_etl_privacy import NotApproved, two_people
+    from queue_etl_privacy import NotApproved, refusal
 
-    asked_by(monkeypatch, asked)
-    with pytest.raises(NotApproved) as caught:
-        two_people(approval)
-    assert isinstance(caught.value, PermanentError)
+    assert why in str(refusal(asked, answer))
+    assert issubclass(NotApproved, PermanentError)
 
 
-def test_two_people_are_named_to_the_audit(monkeypatch: pytest.MonkeyPatch) -> None:
-    from queue_etl_privacy import two_people
+def test_two_people_are_enough() -> None:
+    from queue_etl_privacy import refusal
 
-    asked_by(monkeypatch, "bob")
-    assert two_people(ADA) == {"requested_by": "bob", "approved_by": "ada"}
+    assert refusal("bob", ADA) is None
+
+
+def test_nobody_is_asked_for_what_could_not_be_done(
+    dags: Mapping[str, Any], officer: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = dags["pii_unmask"].get_task("unmask")
+    with pytest.raises(ValueError, match="no recoverable field 'user_id'"):
+        task.execute(context_of(dags, "bob", form(["A"], field="user_id")))
+    monkeypatch.delenv("QUEUE_ETL_UNMASKED_FOLDER")
+    with pytest.raises(SettingsError, match="QUEUE_ETL_UNMASKED_FOLDER must name a folder"):
+        task.execute(context_of(dags, "bob", form(["A"])))
 
 
 # What they do
@@ -151,17 +130,9 @@ def test_unmask_writes_the_values_to_a_private_file_and_nowhere_else(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    context = {
-        "dag_run": SimpleNamespace(triggering_user_name="bob"),
-        "dag": dags["pii_unmask"],
-        "run_id": "manual__1",
-    }
+    context = context_of(dags, "bob", form([loaded]))
     monkeypatch.setattr("airflow.sdk.get_current_context", lambda: context)
-    form = {
-        "contract": "user_logins", "field": "ip", "tokens": [loaded], "reason": "access request",
-        "ticket": "DPO-1",
-    }  # fmt: skip
-    result = dags["pii_unmask"].get_task("unmask").python_callable(ADA, params=form)
+    result = dags["pii_unmask"].get_task("unmask").execute_complete(context, ADA)
     path = Path(result.pop("file"))
     assert path.parent == officer
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -172,6 +143,25 @@ def test_unmask_writes_the_values_to_a_private_file_and_nowhere_else(
     assert result == {"values": 1, "audit_entry": f"{entry[0]}:{entry[1].hex()}"}
     assert (entry[2]["requested_by"], entry[2]["approved_by"]) == ("bob", "ada")
     assert ADDRESS not in f"{result}{entry}{caplog.text}"
+
+
+def test_what_is_not_on_record_is_not_refused_silently_either(
+    dags: Mapping[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rejection skips the task and everything else fails it, each with an entry of the audit first."""
+    from queue_etl_privacy import NotApproved
+
+    task, recorded = dags["pii_unmask"].get_task("unmask"), []
+    warehouse = SimpleNamespace(record=lambda *entry: recorded.append(entry))
+    pipeline = nullcontext(SimpleNamespace(warehouse=warehouse))
+    monkeypatch.setattr(task, "open_pipeline", lambda name: pipeline)
+    context = context_of(dags, None, form(["A", "B"]))
+    with pytest.raises(NotApproved):
+        task.execute_complete(context, ADA)
+    with pytest.raises(AirflowSkipException):
+        task.execute_complete(context_of(dags, "bob", form(["A"])), {**ADA, "chosen_options": ["Reject"]})
+    assert [entry[0] for entry in recorded] == ["unmask refused"] * 2
+    assert recorded[0][2]["tokens"] == 2
 
 
 def test_remask_runs_as_a_dag(dags: Mapping[str, Any], loaded: str) -> None:

@@ -1,0 +1,60 @@
+"""What the tests of the privacy DAGs share: a login with a known address, and an officer."""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg.conninfo import conninfo_to_dict
+
+from tests.dags.conftest import visible, wait_until
+from tests.dags.runs import Outcome
+
+ADDRESS = "203.0.113.66"
+
+
+@pytest.fixture
+def loaded(
+    sqs: Any, login_queue: str, warehouse: psycopg.Connection[Any], run_user_logins: Callable[..., Outcome]
+) -> str:
+    """A login whose address is ADDRESS; returns its token."""
+    body = {
+        "user_id": "privacy-dag", "app_version": "2.3.0", "device_type": "ios", "locale": None, "ip": ADDRESS,
+        "device_id": "1",
+    }  # fmt: skip
+    sqs.send_message(QueueUrl=login_queue, MessageBody=json.dumps(body))
+    wait_until(lambda: visible(sqs, "login-queue") >= 1)
+    assert run_user_logins().state == "success"
+    found = warehouse.execute(
+        "SELECT masked_ip FROM public.user_logins WHERE user_id = 'privacy-dag' LIMIT 1"
+    ).fetchone()
+    return str(found and found[0])
+
+
+@pytest.fixture
+def officer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    """The connection `postgres_officer`, and the folder for the values."""
+    dsn = conninfo_to_dict(os.environ["QUEUE_ETL_OFFICER_DSN"])
+    connection = {
+        "conn_type": "postgres", "host": dsn["host"], "port": int(str(dsn["port"])), "login": dsn["user"],
+        "password": dsn["password"], "schema": dsn["dbname"],
+    }  # fmt: skip
+    folder = tmp_path / "unmasked"
+    folder.mkdir(mode=0o700)
+    monkeypatch.setenv("AIRFLOW_CONN_POSTGRES_OFFICER", json.dumps(connection))
+    monkeypatch.setenv("QUEUE_ETL_UNMASKED_FOLDER", str(folder))
+    return folder
+
+
+def form(tokens: list[str], **other: str) -> dict[str, Any]:
+    """What a person fills in to unmask these."""
+    return {
+        "contract": "user_logins", "field": "ip", "tokens": tokens, "reason": "access request",
+        "ticket": "DPO-1", **other,
+    }  # fmt: skip
+
+
+__all__ = ["ADDRESS", "form", "loaded", "officer"]

@@ -1,0 +1,138 @@
+"""Airflow as `./dev up` starts it, for tests of what `airflow dags test` cannot show; a fixture to import."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+from airflow.models.dag import DagModel
+from airflow.models.taskinstance import TaskInstance
+from airflow.utils.session import create_session
+from sqlalchemy import select, update
+
+from tests.dags.conftest import wait_until
+
+START_SECONDS = 120  # of all of Airflow's parts, on a busy machine
+PEOPLE = ("ada", "bob")  # who may log in, each with the name as password
+
+
+@dataclass(frozen=True)
+class Airflow:
+    """Airflow's processes: scheduler with LocalExecutor, api-server, DAG processor and triggerer.
+
+    Attributes:
+        url: of the api-server
+        logs: folder of the tasks' logs
+        log: what the processes themselves wrote
+    """
+
+    url: str
+    logs: Path
+    log: Path
+
+    def log_in(self, person: str) -> httpx.Client:
+        """The REST API, as one of PEOPLE."""
+        who = {"username": person, "password": person}
+        said = httpx.post(f"{self.url}/auth/token", json=who, timeout=START_SECONDS)
+        headers = {"Authorization": f"Bearer {said.raise_for_status().json()['access_token']}"}
+        return httpx.Client(base_url=f"{self.url}/api/v2", headers=headers, timeout=START_SECONDS)
+
+    def heard_from(self, run_id: str, try_number: int) -> bool:
+        """Whether the scheduler knows that a task of the run has left its worker, to wait or to end."""
+        told = f"run_id='{run_id}', try_number={try_number}"
+        return any(told in line for line in self.log.read_text().splitlines() if "executor event" in line)
+
+    def errors(self, run_id: str) -> list[str]:
+        """What the tasks of the run logged as errors."""
+        paths = self.logs.rglob(f"run_id={run_id}/**/*.log")
+        lines = [line for path in paths for line in path.read_text().splitlines()]
+        return [line for line in lines if '"level":"error"' in line]
+
+
+@pytest.fixture
+def airflow(tmp_path: Path) -> Iterator[Airflow]:
+    """Airflow on ports of its own, with the DAG `user_logins` paused until all parts are healthy.
+
+    A task that starts before the api-server listens dies; its retry would come later than the test waits.
+    """
+    pause(True)
+    url, logs = f"http://127.0.0.1:{free_port()}", tmp_path / "logs"
+    environment = {**os.environ, **settings(url, tmp_path), "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(logs)}
+    log = tmp_path / "standalone.log"
+    command = [sys.executable, "-m", "airflow", "standalone"]
+    with log.open("w") as file:
+        process = subprocess.Popen(
+            command, env=environment, stdout=file, stderr=file, cwd=tmp_path, start_new_session=True
+        )
+    try:
+        wait_until(lambda: healthy(url), START_SECONDS)
+        pause(False)
+        yield Airflow(url, logs, log)
+    finally:
+        stop(process)
+
+
+def settings(url: str, folder: Path) -> dict[str, str]:
+    """What differs from the stack's own Airflow: ports, people, and no long pauses."""
+    passwords = folder / "passwords"
+    passwords.write_text(json.dumps({person: person for person in PEOPLE}))
+    return {
+        "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
+        "AIRFLOW__CORE__PARALLELISM": "4",
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": ",".join(f"{person}:op" for person in PEOPLE),
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(passwords),
+        "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.1",
+        "AIRFLOW__SCHEDULER__TRIGGER_TIMEOUT_CHECK_INTERVAL": "1",
+        "AIRFLOW__API__HOST": "127.0.0.1",
+        "AIRFLOW__API__PORT": url.rpartition(":")[2],
+        "AIRFLOW__API__BASE_URL": url,
+        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{url}/execution/",
+        "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(free_port()),
+        "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(free_port()),
+    }
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def pause(paused: bool, dag: str = "user_logins") -> None:
+    with create_session() as session:
+        session.execute(update(DagModel).where(DagModel.dag_id == dag).values(is_paused=paused))
+
+
+def healthy(url: str) -> bool:
+    try:
+        parts = httpx.get(f"{url}/api/v2/monitor/health", timeout=START_SECONDS).json()
+    except httpx.TransportError:
+        return False
+    return all(part["status"] == "healthy" for part in parts.values())
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """Stop it with everything it started: on a signal to itself alone it leaves children behind."""
+    family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    for ask in (psutil.Process.terminate, psutil.Process.kill):
+        for member in family:
+            with suppress(psutil.NoSuchProcess):
+                ask(member)
+        _, family = psutil.wait_procs(family, timeout=5)
+    assert not family
+
+
+def states() -> dict[tuple[str, str], str | None]:
+    """(run id, task id) -> state, of all runs."""
+    with create_session() as session:
+        found = session.execute(select(TaskInstance.run_id, TaskInstance.task_id, TaskInstance.state))
+        return {(run_id, task): state and str(state) for run_id, task, state in found}
