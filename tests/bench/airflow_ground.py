@@ -49,6 +49,8 @@ def running(base: Settings, console: Console) -> Iterator[Ground]:
 
     The emulator answers for all other queues while the stack is made; then the stub takes its place.
     """
+    # Inherited by the scheduler. Its own runs, one every five minutes, would take the messages.
+    os.environ["AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE"] = "False"
     stack.ensure(base, console, airflow_database=True)
     with (
         tempfile.TemporaryDirectory(prefix="bench-") as folder,

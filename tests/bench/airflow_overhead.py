@@ -2,11 +2,11 @@
 
     ./dev bench --airflow [--messages N] [--rounds N] [--json]
 
-A stack as `./dev up` makes it: scheduler, LocalExecutor, triggerer, the DAG not paused and with its schedule.
-Only the queue is the SQS stub of this folder, since the emulator takes longer the deeper its queue is. Sends
-100 messages and then N, triggers a run as the UI does, and drains as many by `./dev drain`. A run starts when
-no other is under way and the schedule has none for half a minute. Nothing is printed on standard output
-before the rows of every run have been found right.
+A stack as `./dev up` makes it: scheduler, LocalExecutor, DAG processor, triggerer, api-server. But the queue
+is the SQS stub of this folder, since the emulator takes longer the deeper its queue is; and the scheduler
+makes no runs of its own (`[scheduler] use_job_schedule`). Sends 100 messages and then N, triggers a run as
+the UI does, and drains as many by `./dev drain`. Nothing is printed on standard output before the rows of
+every run have been found right.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass
-from typing import Any
+from pathlib import Path
 
 import psycopg
 
@@ -27,15 +27,15 @@ from devstack.console import Console
 from devstack.errors import StackError
 from tests.bench import airflow_ground
 from tests.bench.airflow_ground import Ground
-from tests.bench.airflow_own_code import TASKS
 from tests.bench.airflow_runs import RunFailed, TaskTimes, wait_until
 from tests.bench.checks import problems_of_bookkeeping, problems_of_rows
+from tests.bench.contenders import ROOT
 from tests.bench.feed import Feed, feed
+from tests.bench.scratch import Database
 
 FEW = 100
 MOST = 100_000  # what a run takes
-CLEAR_SECONDS = 30  # enough to send and to start; should one start meanwhile, it waits for ours
-QUIET_WITHIN_SECONDS = 420  # the schedule has a run every 300, which waits for messages for 30
+PARSED_WITHIN_SECONDS = 120
 RUN_WITHIN_SECONDS = 600
 
 
@@ -75,7 +75,7 @@ class Found:
         cores: of the machine
         load: its load average of a minute, before the first run
         own_code: CPU milliseconds by task, with 100 messages: "parse" of the DAG file, "cpu" of the task's
-            code, "imports" of that; all above bare Airflow
+            code, "imports" in it; all above bare Airflow
     """
 
     cores: int
@@ -107,8 +107,11 @@ def measure(ground: Ground, most: int, rounds: int, console: Console) -> Found:
     Raises:
         RunFailed, WrongRows: a run did not do what it should
     """
+    if not wait_until(ground.airflow.knows_the_dag, PARSED_WITHIN_SECONDS, every=0.5):
+        raise RunFailed(f"Airflow has not parsed the DAG within {PARSED_WITHIN_SECONDS} s")
     load = round(os.getloadavg()[0], 2)
-    own_code = _own_code(ground, feed(min(FEW, most)))
+    with console.step("each task outside Airflow"):
+        own_code = _own_code(ground, feed(min(FEW, most)))
     runs, drains = [], []
     for count in sorted({min(FEW, most), most}) * rounds:
         messages = feed(count)
@@ -139,33 +142,17 @@ def _drain(ground: Ground, messages: Feed) -> Drain:
 
 
 def _own_code(ground: Ground, messages: Feed) -> dict[str, dict[str, int]]:
-    """Each task once, as a process of its own, outside Airflow's scheduler."""
     _send(ground, messages)
-    found, batch = {}, None
-    for task in TASKS:
-        given = {"extract": {"depth": {}}, "mask": {"batch": batch}, "load": {"batch": batch}}.get(task, {})
-        found[task] = _in_own_process(ground, task, given)
-        result = found[task].pop("result")
-        batch = result[0] if task == "extract" else batch
-    _check(ground, messages)
-    return found
-
-
-def _in_own_process(ground: Ground, task: str, given: dict[str, Any]) -> dict[str, Any]:
-    command = [sys.executable, "-m", "tests.bench.airflow_own_code", task, "own-code", json.dumps(given)]
+    command = [sys.executable, "-m", "tests.bench.airflow_own_code"]
     env = environment.for_child(ground.settings)
-    run = subprocess.run(
-        command, cwd=ground.settings.root, env=env, capture_output=True, text=True, check=False
-    )
+    run = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
     if run.returncode:
-        raise RunFailed(f"{task} failed outside Airflow: {run.stderr.strip()[-2000:]}")
+        raise RunFailed(f"a task failed outside Airflow: {run.stderr.strip()[-2000:]}")
+    _check(ground, messages)
     return dict(json.loads(run.stdout.splitlines()[-1]))
 
 
 def _send(ground: Ground, messages: Feed) -> None:
-    """When no run of the schedule could take them."""
-    if not wait_until(lambda: ground.airflow.is_quiet(CLEAR_SECONDS), QUIET_WITHIN_SECONDS, every=0.5):
-        raise RunFailed("Airflow does not come to rest")
     with tempfile.NamedTemporaryFile(suffix=".jsonl") as file:
         file.write(b"\n".join(messages.bodies) + b"\n")
         file.flush()
@@ -173,21 +160,29 @@ def _send(ground: Ground, messages: Feed) -> None:
 
 
 def _check(ground: Ground, messages: Feed) -> None:
-    keyset = environment.keyset_file(ground.settings)
-    problems = problems_of_rows(ground.database, messages)
-    problems += problems_of_bookkeeping(ground.database, messages, keyset)
-    if left := ground.messages_left():
+    check(ground.database, environment.keyset_file(ground.settings), ground.messages_left(), messages)
+    ground.empty()
+
+
+def check(database: Database, keyset_file: Path, left: int, messages: Feed) -> None:
+    """Are the rows right, and is nothing left on the queue?
+
+    Raises:
+        WrongRows: they are not
+    """
+    problems = problems_of_rows(database, messages)
+    problems += problems_of_bookkeeping(database, messages, keyset_file)
+    if left:
         problems.append(f"{left} messages are left on the queue")
     if problems:
         raise WrongRows("; ".join(problems))
-    ground.empty()
 
 
 def table(found: Found) -> str:
     """The figures, for people."""
     return "\n\n".join(
         [
-            f"{found.cores} cores, load {found.load} before the first run; DAG active, on its schedule",
+            f"{found.cores} cores, load {found.load} before the first run; the DAG active, its schedule off",
             _own_code_table(found),
             *[_run_table(run) for run in found.runs],
             "\n".join(_comparison(count, found) for count in sorted({run.messages for run in found.runs})),

@@ -1,25 +1,27 @@
-"""What one task costs above bare Airflow: the parse of its DAG file, and its own code with what that imports.
+"""What each task costs above bare Airflow: the parse of its DAG file, and its own code with its imports.
 
-    python -m tests.bench.airflow_own_code extract RUN_ID '{"depth": {...}}'    # one line of JSON
+    python -m tests.bench.airflow_own_code    # one line of JSON: CPU milliseconds by task
 
-A process of its own for each task, as Airflow has it. Airflow itself is imported before the clock starts: a
-task of the LocalExecutor is forked from a process that has it. Reads the connections of the stack's
-environment and really does the task, without a scheduler.
+As under the LocalExecutor, each task is a fork of a process that has Airflow. Takes the connections of a
+stack's environment and really does the tasks, one batch of each, without a scheduler.
 """
 
 import builtins
 import contextlib
+import gc
 import json
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from multiprocessing import get_context
 from types import SimpleNamespace
 from typing import Any
 
 from tests.bench.airflow_runs import DAG
 from tests.bench.contenders import ROOT
 
+RUN = "own-code"
 TASKS = ("sense", "extract", "mask", "load", "finish")
 
 
@@ -51,16 +53,28 @@ class ImportClock:
 
 
 def main() -> int:
-    """Does one task and says what it took."""
-    task_id, run_id, given = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
+    """Does the tasks of a run and says what each took."""
     import_airflow()
-    parse_seconds, dag = measured(parsed_dag)
-    clock = ImportClock()
-    with clock.running():
-        cpu_seconds, result = measured(lambda: done(dag.get_task(task_id), run_id, given))
-    found = {"parse": parse_seconds, "imports": clock.seconds, "cpu": cpu_seconds}
-    print(json.dumps({**{name: round(seconds * 1000) for name, seconds in found.items()}, "result": result}))
+    found: dict[str, dict[str, int]] = {}
+    batch = None
+    gc.freeze()  # as the LocalExecutor does: a collection would touch, and so copy, all that the fork shares
+    with get_context("fork").Pool(1, maxtasksperchild=1) as forks:
+        for task in TASKS:
+            given = {"extract": {"depth": {}}, "mask": {"batch": batch}, "load": {"batch": batch}}.get(task)
+            found[task], result = forks.apply(of_task, (task, given or {}))
+            batch = result[0] if task == "extract" else batch
+    print(json.dumps(found))
     return 0
+
+
+def of_task(task_id: str, given: Mapping[str, Any]) -> tuple[dict[str, int], Any]:
+    """CPU milliseconds of one task with the arguments `given`, and its result."""
+    clock = ImportClock()
+    parse, dag = measured(parsed_dag)
+    with clock.running():
+        cpu, result = measured(lambda: done(dag.get_task(task_id), given))
+    seconds = {"parse": parse, "cpu": cpu, "imports": clock.seconds}
+    return {name: round(value * 1000) for name, value in seconds.items()}, result
 
 
 def import_airflow() -> None:
@@ -87,15 +101,13 @@ def measured(action: Callable[[], Any]) -> tuple[float, Any]:
     return time.process_time() - started, result
 
 
-def done(task: Any, run_id: str, given: dict[str, Any]) -> Any:
-    """Does the task with the arguments `given`; its result."""
+def done(task: Any, given: Mapping[str, Any]) -> Any:
+    """Does the task; its result."""
     from airflow.sdk.definitions.context import Context
     from airflow.sdk.execution_time.context import set_current_context
 
-    ti = SimpleNamespace(
-        dag_id=DAG, run_id=run_id, try_number=1, max_tries=4, get_ti_count=lambda *_, **__: 0
-    )
-    context = Context(run_id=run_id, params=task.dag.params.dump(), ti=ti, dag=task.dag)
+    ti = SimpleNamespace(dag_id=DAG, run_id=RUN, try_number=1, max_tries=4, get_ti_count=lambda *_, **__: 0)
+    context = Context(run_id=RUN, params=task.dag.params.dump(), ti=ti, dag=task.dag)
     with set_current_context(context):
         if task.task_id == "sense":
             task.render_template_fields(context)

@@ -15,8 +15,7 @@ import psycopg
 
 DAG = "user_logins"
 STATE = "SELECT state FROM dag_run WHERE dag_id = %s AND run_id = %s"
-UNDER_WAY = "SELECT count(*) FROM dag_run WHERE state IN ('queued', 'running')"
-SECONDS_TO_NEXT = "SELECT extract(epoch FROM next_dagrun_create_after - now()) FROM dag WHERE dag_id = %s"
+KNOWN = "SELECT count(*) FROM serialized_dag WHERE dag_id = %s"
 ENDED = "SELECT extract(epoch FROM end_date) FROM dag_run WHERE dag_id = %s AND run_id = %s"
 TASKS = """
     SELECT task_id, count(*),
@@ -69,10 +68,9 @@ class Airflow:
         self._post(f"/api/v2/dags/{DAG}/dagRuns", asked, {"Authorization": f"Bearer {token}"})
         return StartedRun(self, run_id, triggered)
 
-    def is_quiet(self, seconds: float) -> bool:
-        """Whether no run of any DAG is under way, and the schedule has none for so long."""
-        to_next = self.rows(SECONDS_TO_NEXT, DAG)
-        return bool(to_next) and to_next[0][0] > seconds and not self.rows(UNDER_WAY)[0][0]
+    def knows_the_dag(self) -> bool:
+        """Whether the DAG has been parsed."""
+        return bool(self.rows(KNOWN, DAG)[0][0])
 
     def rows(self, question: str, *values: object) -> list[tuple]:
         """Asks the metadata database."""

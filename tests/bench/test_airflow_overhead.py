@@ -1,0 +1,89 @@
+"""`./dev bench --airflow` runs, and sees what is wrong. No time is asserted."""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from include.queue_etl.keyset import Keyset
+from tests.bench import airflow_ground, airflow_overhead
+from tests.bench.airflow_overhead import DagRun, Drain, Found, WrongRows, check, table
+from tests.bench.airflow_own_code import TASKS, ImportClock
+from tests.bench.airflow_runs import TaskTimes
+from tests.bench.contenders import ROOT
+from tests.bench.feed import feed
+from tests.bench.scratch import Server
+
+TIMES = TaskTimes(instances=1, started=0.2, ended=0.9, waited=0.1, lasted=0.7, tries=1)
+
+
+@pytest.mark.timeout(600)
+def test_a_run_by_the_scheduler_loads_the_right_rows_and_shows_when_each_task_ran():
+    with tempfile.TemporaryDirectory(prefix="queue-etl-") as state:
+        command = [str(ROOT / "dev"), "bench", "--airflow", "--messages=100", "--json"]
+        env = {**os.environ, "DEV_STATE": state}
+        run = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+        assert run.returncode == 0, run.stderr
+        assert not list(Path(state, "bench").glob("run/*"))
+    found = json.loads(run.stdout)
+    assert [(one["messages"], set(one["tasks"])) for one in found["runs"]] == [(100, set(TASKS))]
+    tasks = found["runs"][0]["tasks"]
+    assert sorted(tasks, key=lambda name: tasks[name]["started"]) == list(TASKS)
+    assert all(task["tries"] == task["instances"] == 1 for task in tasks.values())
+    assert found["runs"][0]["seconds"] >= tasks["finish"]["ended"] > tasks["finish"]["started"] > 0
+    assert found["runs"][0]["airflow_cpu_seconds"] > 0
+    assert found["drains"][0]["messages"] == 100
+    assert set(found["own_code"]) == set(TASKS)
+    assert all(ms["cpu"] >= ms["imports"] > 0 and ms["parse"] > 0 for ms in found["own_code"].values())
+
+
+def test_wrong_rows_end_the_benchmark():
+    server = Server(os.environ["QUEUE_ETL_OWNER_DSN"])
+    with server.database() as database, tempfile.TemporaryDirectory() as path:
+        keyset = Path(path, "keyset.json")
+        keyset.write_text(Keyset.new_json())
+        with pytest.raises(WrongRows, match=r"expected Totals\(rows=20(.|\n)*; 3 messages are left"):
+            check(database, keyset, 3, feed(20))
+
+
+def test_wrong_rows_print_no_figure_and_are_exit_status_1(monkeypatch, capsys):
+    def wrong(*_):
+        raise WrongRows("user_logins holds nothing")
+
+    monkeypatch.setattr(airflow_ground, "running", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr(airflow_overhead, "measure", wrong)
+    monkeypatch.setattr(sys, "argv", ["bench"])
+    assert airflow_overhead.main() == 1
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err) == ("", "\nbench: user_logins holds nothing\n")
+
+
+def test_the_table_tells_what_airflow_adds_by_the_median_of_the_rounds():
+    runs = [DagRun(100, seconds, 3.0, {"sense": TIMES}) for seconds in (9.0, 6.0, 5.0)]
+    drains = [Drain(100, seconds) for seconds in (2.0, 2.5, 9.0)]
+    said = table(Found(2, 0.5, {"sense": {"parse": 11, "cpu": 30, "imports": 20}}, runs, drains))
+    assert "100 messages: DAG 6.0 s, drain 2.5 s, Airflow 3.5 s more" in said
+    assert "sense           11          30              20" in said
+    assert "sense         1       0.2       0.9       0.1       0.7      1" in said
+
+
+def test_the_clock_of_imports_counts_nested_ones_once(tmp_path, monkeypatch):
+    busy = "sum(range(1_000_000))\n"
+    (tmp_path / "clocked_outer.py").write_text(f"{busy}import clocked_inner\n")
+    (tmp_path / "clocked_inner.py").write_text(busy)
+    monkeypatch.syspath_prepend(tmp_path)
+    clock, before = ImportClock(), __builtins__["__import__"]
+    with clock.running():
+        import clocked_outer  # noqa: F401
+    once = clock.seconds
+    with clock.running():
+        sum(range(1_000_000))
+        import clocked_inner  # noqa: F401
+    assert 0 < once < 1
+    assert clock.seconds - once < once / 2
+    assert __builtins__["__import__"] is before
