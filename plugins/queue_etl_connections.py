@@ -53,16 +53,16 @@ def open_pipeline(contract_name: str) -> "Pipeline":
     from include.queue_etl.pipeline import Pipeline, Run
     from include.queue_etl.settings import Settings
 
-    context = get_current_context()
+    context, aws = get_current_context(), aws_connection()
     return Pipeline(
         load_contract(contract_name),
         Run(contract_name, context["run_id"]),
         Settings.from_environment(os.environ, **_given_limit(context["params"])),
         session=aws_session,
-        endpoint_urls=endpoint_urls(),
+        endpoint_urls=endpoint_urls(aws),
         warehouse_dsn=warehouse_dsn(),
         keyset_json=keyset_json(),
-        access=aws_access(os.environ),
+        access=aws_access(aws, os.environ),
     )
 
 
@@ -112,7 +112,7 @@ def _opened(kind: type[SomePipeline], contract_name: str, conn_id: str) -> SomeP
         Run(contract_name, f"{context['dag'].dag_id}__{context['run_id']}"),
         Settings.from_environment(os.environ),
         session=aws_session,
-        endpoint_urls=endpoint_urls(),
+        endpoint_urls=endpoint_urls(aws_connection()),
         warehouse_dsn=warehouse_dsn(conn_id),
         keyset_json=keyset_json(),
     )
@@ -138,45 +138,56 @@ def aws_session() -> "boto3.Session":
     return AwsGenericHook(aws_conn_id=AWS, client_type="sqs").get_session()
 
 
-def aws_access(environment: Mapping[str, str]) -> "Access | None":
+def aws_connection() -> "Connection | None":
+    """`aws_default`; None where no secrets backend has it: then the machine's own credentials hold."""
+    return _connection(AWS)
+
+
+def aws_access(connection: "Connection | None", environment: Mapping[str, str]) -> "Access | None":
     """Access to SQS where connection and environment say all there is to say; None where it takes boto3.
 
-    A key with its secret in `aws_default`, and in its extra no more than FIXED; or no such connection.
+    That is: a key with its secret in the connection, and in its extra no more than FIXED; or no connection.
     """
     from airflow.configuration import conf
 
     from include.queue_etl.aws import from_environment
 
-    if conf.get("aws", "session_factory", fallback=None):
+    given = _variables(connection)
+    if given is None or conf.get("aws", "session_factory", fallback=None):
         return None
-    connection = _connection(AWS)
+    return from_environment({**environment, **given})
+
+
+def _variables(connection: "Connection | None") -> dict[str, str] | None:
+    """What the connection says, as variables: a session made with it reads all else from the environment.
+
+    None where variables cannot say it.
+    """
     if connection is None:
-        return from_environment(environment)
+        return {}
     extra = connection.extra_dejson
     if not (connection.login and connection.password) or extra.keys() - FIXED:
         return None
-    # A session with these credentials reads everything else from the environment.
-    token, endpoint = extra.get("aws_session_token") or "", endpoint_urls().get("sqs")
-    return from_environment(
-        {
-            **environment,
-            "AWS_ACCESS_KEY_ID": connection.login,
-            "AWS_SECRET_ACCESS_KEY": connection.password,
-            "AWS_SESSION_TOKEN": token,
-            "AWS_SECURITY_TOKEN": token,
-            **({"AWS_DEFAULT_REGION": extra["region_name"]} if extra.get("region_name") else {}),
-            **({"AWS_ENDPOINT_URL_SQS": endpoint} if endpoint else {}),
-        }
-    )
+    token = extra.get("aws_session_token") or ""
+    given = {
+        "AWS_DEFAULT_REGION": extra.get("region_name"),
+        "AWS_ENDPOINT_URL_SQS": endpoint_urls(connection).get("sqs"),
+    }
+    return {
+        "AWS_ACCESS_KEY_ID": connection.login,
+        "AWS_SECRET_ACCESS_KEY": connection.password,
+        "AWS_SESSION_TOKEN": token,
+        "AWS_SECURITY_TOKEN": token,
+        **{name: value for name, value in given.items() if value},
+    }
 
 
-def endpoint_urls() -> dict[str, str]:
+def endpoint_urls(connection: "Connection | None") -> dict[str, str]:
     """Endpoints of SQS, S3 and KMS in the connection's extra; a service that is not there is AWS's own.
 
     `{"service_config": {"sqs": {"endpoint_url": ...}}}` wins over `{"endpoint_url": ...}`, as in the provider
     (`AwsConnectionWrapper.get_service_endpoint_url`), read here because importing the provider imports boto3.
     """
-    connection = _connection(AWS)
     extra = connection.extra_dejson if connection else {}
     special, general = extra.get("service_config", {}), extra.get("endpoint_url")
     found = {name: special.get(name, {}).get("endpoint_url") or general for name in ("sqs", "s3", "kms")}

@@ -80,13 +80,11 @@ def test_a_keyset_connection_without_keyset_is_said(connect: Connect) -> None:
 )
 def test_each_service_has_its_own_endpoint(connect: Connect, extra: Any, expected: dict[str, str]) -> None:
     connect("aws_default", extra=extra)
-    assert connections.endpoint_urls() == expected
+    assert connections.endpoint_urls(connections.aws_connection()) == expected
 
 
-def test_without_an_aws_connection_the_machine_decides(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("AIRFLOW_CONN_AWS_DEFAULT", raising=False)
-    monkeypatch.setattr(connections, "_connection", lambda _conn_id: None)
-    assert connections.endpoint_urls() == {}
+def test_without_an_aws_connection_the_machine_decides() -> None:
+    assert connections.endpoint_urls(None) == {}
 
 
 @pytest.fixture
@@ -113,17 +111,17 @@ def test_a_key_in_the_connection_needs_no_boto3_and_gives_what_boto3_would(
     monkeypatch.setenv("AWS_SESSION_TOKEN", "of-the-environment")
     monkeypatch.setenv("AWS_SECURITY_TOKEN", "of-the-environment")
     connect("aws_default", conn_type="aws", **fields)
-    access, session = connections.aws_access(os.environ), connections.aws_session()
-    client = session.client("sqs", endpoint_url=connections.endpoint_urls().get("sqs"))
+    connection, session = connections.aws_connection(), connections.aws_session()
+    access = connections.aws_access(connection, os.environ)
+    client = session.client("sqs", endpoint_url=connections.endpoint_urls(connection).get("sqs"))
     assert access is not None
     assert (access.endpoint, access.region) == (client.meta.endpoint_url, client.meta.region_name)
     assert tuple(access.credentials) == tuple(session.get_credentials().get_frozen_credentials())[:3]
 
 
 @pytest.mark.usefixtures("no_files")
-def test_without_an_aws_connection_the_environment_may_say_it_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "_connection", lambda _conn_id: None)
-    access = connections.aws_access(os.environ)
+def test_without_an_aws_connection_the_environment_may_say_it_all() -> None:
+    access = connections.aws_access(None, os.environ)
     assert access is not None
     assert access.credentials.access_key == os.environ["AWS_ACCESS_KEY_ID"]
 
@@ -142,7 +140,7 @@ def test_without_an_aws_connection_the_environment_may_say_it_all(monkeypatch: p
 @pytest.mark.usefixtures("no_files")
 def test_what_needs_more_than_a_key_is_left_to_boto3(connect: Connect, fields: dict[str, Any]) -> None:
     connect("aws_default", conn_type="aws", **fields)
-    assert connections.aws_access(os.environ) is None
+    assert connections.aws_access(connections.aws_connection(), os.environ) is None
 
 
 @pytest.mark.usefixtures("no_files")
@@ -151,4 +149,4 @@ def test_a_session_factory_of_the_platform_is_asked(
 ) -> None:
     connect("aws_default", conn_type="aws", **KEY)
     monkeypatch.setenv("AIRFLOW__AWS__SESSION_FACTORY", "company.aws.SessionFactory")
-    assert connections.aws_access(os.environ) is None
+    assert connections.aws_access(connections.aws_connection(), os.environ) is None
