@@ -271,27 +271,40 @@ class _Settled:
     deleted: int = 0
     delete_failed: int = 0  # they come back, the ledger knows them, a later run deletes them
     released: int = 0
-    unsettled: int = 0  # batches whose receipts could not be read or whose calls failed to the last
+    unsettled: int = 0  # batches whose receipts could not be read, or that an outage left behind
 
 
 def _settle(pipeline: Pipeline, proven: Mapping[str, bytes], last_attempt: bool) -> _Settled:
-    """Delete the messages of batches whose commit record matches their receipts; give back all others."""
+    """Delete the messages of batches whose commit record matches their receipts; give back all others.
+
+    An outage ends it, at the last attempt too: to wait for SQS or S3 once a batch could take days.
+    """
     settled = _Settled()
-    for batch in _receipted(pipeline, last_attempt):
+    batches = _receipted(pipeline, last_attempt)
+    for number, batch in enumerate(batches):
         try:
-            receipts = _staged(pipeline, BatchFile(batch, Kind.RECEIPTS), Receipts)
-            if proven.get(batch) == receipts.digest:
-                outcome = pipeline.queue.delete(receipts.receipts)
-                settled.deleted += outcome.done
-                settled.delete_failed += sum(outcome.failed.values())
-            else:
-                settled.released += _release(pipeline, receipts.receipts, "they are not proven loaded")
-        except (TransientError, QueueRefused, StagedFileDamaged) as error:
-            if isinstance(error, TransientError) and not last_attempt:
-                raise
+            _settle_batch(pipeline, batch, proven.get(batch), settled)
+        except (QueueRefused, StagedFileDamaged) as error:
             settled.unsettled += 1
             log.error("batch %s: %s; its messages come back by %s", batch, error, _back_by(pipeline))
+        except TransientError as error:
+            if not last_attempt:
+                raise
+            settled.unsettled += len(batches) - number
+            text = "batch %s and %d after it: %s; their messages come back by %s"
+            log.error(text, batch, len(batches) - number - 1, error, _back_by(pipeline))
+            break
     return settled
+
+
+def _settle_batch(pipeline: Pipeline, batch: str, proof: bytes | None, settled: _Settled) -> None:
+    receipts = _staged(pipeline, BatchFile(batch, Kind.RECEIPTS), Receipts)
+    if proof == receipts.digest:
+        outcome = pipeline.queue.delete(receipts.receipts)
+        settled.deleted += outcome.done
+        settled.delete_failed += sum(outcome.failed.values())
+    else:
+        settled.released += _release(pipeline, receipts.receipts, "they are not proven loaded")
 
 
 def _receipted(pipeline: Pipeline, last_attempt: bool) -> list[str]:

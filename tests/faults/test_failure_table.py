@@ -367,7 +367,9 @@ def test_a_run_that_may_not_delete_is_closed_as_failed_and_its_messages_come_bac
     assert _on_table(lane) == sum(one.reason is None for one in sent)
 
 
-def test_without_sqs_a_finish_is_retried_and_at_last_closes_the_run_as_failed(lane: Lane) -> None:
+def test_without_sqs_a_finish_is_retried_and_at_last_closes_the_run_as_failed(
+    lane: Lane, caplog: pytest.LogCaptureFixture
+) -> None:
     sent = some(lane.tag, 20)
     with _stub(sent) as stub:
         options = {"endpoint_url": stub.url, "queue": sqs_stub.QUEUE, **LONG}
@@ -378,6 +380,9 @@ def test_without_sqs_a_finish_is_retried_and_at_last_closes_the_run_as_failed(la
                 finish(lane, last_attempt=False, **options)
             with pytest.raises(RunFailed):
                 finish(lane, last_attempt=True, **options)
+        # It does not wait for SQS once a batch.
+        assert "and 1 after it: queue" in caplog.text
+        assert caplog.text.count("messages come back by") == 1
         stub.always.clear()
         _let_expire(stub)
 
