@@ -3,6 +3,7 @@
 import json
 import stat
 import threading
+from collections.abc import Iterator
 from dataclasses import replace
 
 import boto3
@@ -206,7 +207,6 @@ def test_remask_goes_on_where_it_was_stopped(office: Office, monkeypatch):
     office.send(*sent)
     office.drain()
     old, _ = rotate(office)
-    monkeypatch.setattr("include.queue_etl.privacy.rotation.BLOCKS", 1)
     monkeypatch.setattr("include.queue_etl.privacy.remasker.BLOCKS", 1)
     move, calls = rotation.Remasker.move_rows, []
 
@@ -241,6 +241,46 @@ def test_rows_loaded_while_remask_is_at_work_are_whole_and_moved(office: Office)
     assert tokens_of(office, old) == 0
     assert tokens_of(office, new) == 2_600
     assert office.originals() == {*first.values(), *later.values()}
+
+
+@pytest.fixture
+def partitioned(office: Office) -> Iterator[Office]:
+    """The table in four partitions, by user id, one of them partitioned itself."""
+    columns = "LIKE public.plain_logins INCLUDING ALL"
+    with office.database.owner() as connection:
+        connection.execute("ALTER TABLE public.user_logins RENAME TO plain_logins")
+        connection.execute(f"CREATE TABLE public.user_logins ({columns}) PARTITION BY HASH (user_id)")
+        for number in range(4):
+            of = f"PARTITION OF public.user_logins FOR VALUES WITH (MODULUS 4, REMAINDER {number})"
+            below = " PARTITION BY HASH (user_id)" if number == 3 else ""
+            connection.execute(f"CREATE TABLE public.part_{number} {of}{below}")
+        connection.execute(
+            "CREATE TABLE public.part_3_0 PARTITION OF public.part_3 FOR VALUES WITH (MODULUS 1, REMAINDER 0)"
+        )
+        connection.execute("GRANT INSERT ON public.user_logins TO etl_loader")
+        connection.execute(
+            "GRANT SELECT (ctid, masked_ip, masked_device_id), UPDATE (masked_ip, masked_device_id)"
+            " ON public.user_logins TO etl_remasker"
+        )
+    yield office
+    with office.database.owner() as connection:
+        connection.execute("DROP TABLE public.user_logins")
+        connection.execute("ALTER TABLE public.plain_logins RENAME TO user_logins")
+
+
+@pytest.mark.parametrize("blocks", [1, 128])
+def test_remask_moves_the_rows_of_every_partition(blocks: int, partitioned: Office, monkeypatch):
+    monkeypatch.setattr("include.queue_etl.privacy.remasker.BLOCKS", blocks)
+    sent = logins("a", 400)
+    # Equal tokens at equal places of two partitions, too.
+    partitioned.send(*sent, *(login(f"twin{n}", ip="10.9.9.9", device_id="twin") for n in range(40)))
+    partitioned.drain()
+    old, new = rotate(partitioned)
+    assert remask(partitioned)["rows"] == 440
+    assert (tokens_of(partitioned, old), tokens_of(partitioned, new)) == (0, 880)
+    twins = {(f"twin{n}", "10.9.9.9", "twin") for n in range(40)}
+    assert partitioned.originals() == {*sent.values(), *twins}
+    assert remask(partitioned)["rows"] == 0
 
 
 def test_remask_without_another_key_changes_nothing(office: Office):

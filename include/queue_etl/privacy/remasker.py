@@ -55,18 +55,23 @@ def resealed(keyset: Keyset, contract: Contract, message_id: str, sealed: bytes)
 class Remasker(AuditedWarehouse):
     """The warehouse as role etl_remasker, which sees tokens but not whose they are."""
 
-    def blocks(self, contract: Contract) -> int:
-        """Length of the contract's table, in blocks."""
-        return int(self._execute(SELECT_BLOCKS, table=contract.table)[0][0])
+    def stretches(self, contract: Contract) -> list[range]:
+        """The blocks of the contract's table, cut so that one transaction deals with BLOCKS of them.
 
-    def move_rows(self, contract: Contract, masker: Masker, heads: Sequence[str], first: int) -> Moved:
-        """Move the rows of BLOCKS blocks, from `first` on, that bear one of these heads."""
+        Of a partitioned table a stretch is that of every partition, and so shorter.
+        """
+        partitions, length = self._execute(SELECT_LENGTH, table=contract.table)[0]
+        step = max(1, BLOCKS // max(1, partitions))
+        return [range(first, first + step) for first in range(0, length, step)]
+
+    def move_rows(self, contract: Contract, masker: Masker, heads: Sequence[str], blocks: range) -> Moved:
+        """Move the rows of these blocks that bear one of these heads."""
         columns = contract.recoverable
         find, move = _row_statements(contract, columns)
 
         def work(connection: Connection) -> Moved:
-            blocks = {"from": f"({first},0)", "to": f"({first + BLOCKS},0)"}
-            rows = connection.execute(find, {"heads": list(heads), **blocks}).fetchall()
+            places = {"from": f"({blocks.start},0)", "to": f"({blocks.stop},0)"}
+            rows = connection.execute(find, {"heads": list(heads), **places}).fetchall()
             changed, unopened = _moved_rows(masker, columns, rows, set(heads))
             if not changed:
                 return Moved(0, unopened)
@@ -133,7 +138,11 @@ class Remasker(AuditedWarehouse):
 
 
 def _row_statements(contract: Contract, columns: Sequence[Personal]) -> tuple[sql.Composed, sql.Composed]:
-    """Find rows by block and head; move rows by their place, if they are still what they were."""
+    """Find rows by block and head; move rows by their place, if they are still what they were.
+
+    Partitions have the same places. A row of another partition that has the place and the old tokens too gets
+    the new tokens of these, which is right as well.
+    """
     table = sql.Identifier(*contract.table.split("."))
     names = [sql.Identifier(column.column) for column in columns]
     find = sql.SQL(
@@ -184,8 +193,12 @@ def _head(key_id: int) -> bytes:
     return b"\x01" + key_id.to_bytes(4, "big")
 
 
-SELECT_BLOCKS: LiteralString = """
-    SELECT pg_relation_size(to_regclass(%(table)s)) / current_setting('block_size')::bigint
+SELECT_LENGTH: LiteralString = """
+    SELECT count(leaf.relid),
+           greatest(max(pg_relation_size(given)), max(pg_relation_size(leaf.relid)))
+               / current_setting('block_size')::bigint
+    FROM to_regclass(%(table)s) AS given
+    LEFT JOIN LATERAL pg_partition_tree(given) AS leaf ON leaf.isleaf
 """
 SELECT_SEALED: LiteralString = """
     SELECT queue_id, sent_day, message_id::text, payload FROM etl.quarantine

@@ -20,7 +20,7 @@ from include.queue_etl.masking import NULL, Masker, token_heads
 from include.queue_etl.pipeline import Pipeline
 from include.queue_etl.privacy import keys
 from include.queue_etl.privacy.audit import Purpose
-from include.queue_etl.privacy.remasker import BLOCKS, Remasker, Sealed, moved, resealed
+from include.queue_etl.privacy.remasker import Remasker, Sealed, moved, resealed
 from include.queue_etl.privacy.retained import Change, Row, rewrite
 from include.queue_etl.staging import BatchFile
 
@@ -167,12 +167,12 @@ def _remask_table(
     masker = Masker(contract, pipeline.keyset)
     while heads and contract.recoverable:
         rows = unopened = 0
-        blocks = pipeline.warehouse.blocks(contract)
-        for first in range(0, blocks, BLOCKS):
-            done = pipeline.warehouse.move_rows(contract, masker, heads, first)
+        stretches = pipeline.warehouse.stretches(contract)
+        for number, blocks in enumerate(stretches, 1):
+            done = pipeline.warehouse.move_rows(contract, masker, heads, blocks)
             rows, unopened = rows + done.moved, unopened + done.unopened
             if done.moved:
-                log.info("%s: %d rows moved, block %d of %d", contract.table, rows, first, blocks)
+                log.info("%s: %d rows moved, part %d of %d", contract.table, rows, number, len(stretches))
         counts["rows"] += rows
         if not rows:
             counts["unopened"] += unopened
