@@ -36,12 +36,14 @@ class Conditions:
     """What is the same for all contenders.
 
     Attributes:
-        preload: rows in the table, and ids in the ledger, from before
+        earlier: messages in table and ledger before, of earlier days
+        today: the same, of today, whose part of the ledger is the one that is written
     """
 
     server: Server
     latency_ms: float
-    preload: int
+    earlier: int
+    today: int
 
 
 def main() -> int:
@@ -51,7 +53,8 @@ def main() -> int:
     options = parser.parse_args()
     found = {name: Result() for name in options.only}
     try:
-        conditions = Conditions(Server(os.environ["QUEUE_ETL_OWNER_DSN"]), options.latency, options.preload)
+        server = Server(os.environ["QUEUE_ETL_OWNER_DSN"])
+        conditions = Conditions(server, options.latency, options.preload, options.preload_today)
         for _ in range(options.rounds):
             for name in found:
                 run_once(name, feed(share(name, options.messages)), conditions, found[name])
@@ -79,7 +82,7 @@ def run_once(name: str, messages: Feed, conditions: Conditions, result: Result) 
     _say(f"  {LABELS.get(name, name)}, {messages.count:,} messages ...")
     with (
         tempfile.TemporaryDirectory(prefix="bench-") as path,
-        conditions.server.database(conditions.preload) as database,
+        conditions.server.database(conditions.earlier, conditions.today) as database,
         stub_process.serving(messages, Path(path), conditions.latency_ms) as stub,
     ):
         env = contenders.environment(Path(path), stub.url, database.owner_dsn, database.loader_dsn)

@@ -19,18 +19,17 @@ CLIENTS = """
     WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() AND datname ~ '^bench_[0-9a-f]{8}$'
 """
 LEAVE_WITHIN_SECONDS = 30
-# Rows of earlier days, spread over ten of them, as a table in use has them.
+# Messages of a day, as a table in use has them.
 PRELOAD = """
-    SELECT etl.ensure_ledger_partition(current_date - day) FROM generate_series(0, 9) AS day;
-    INSERT INTO etl.queues (name) VALUES ('login-queue');
     INSERT INTO etl.ledger (queue_id, sent_day, message_id, run_id, status)
-        SELECT 1, current_date - (number % 10)::int, gen_random_uuid(), gen_random_uuid(), 'L'
-        FROM generate_series(1, {rows}) AS number;
+        SELECT 1, current_date - {days_ago}, gen_random_uuid(), gen_random_uuid(), 'L'
+        FROM generate_series(1, {messages});
     INSERT INTO public.user_logins
         SELECT gen_random_uuid()::text, 'ios', repeat('x', 52), repeat('y', 52), 'DE', 2,
-               current_date - (number % 10)::int
-        FROM generate_series(1, {rows}) AS number;
+               current_date - {days_ago}
+        FROM generate_series(1, {messages});
 """
+EARLIER_DAYS = 10
 
 
 class Server:
@@ -65,8 +64,8 @@ class Server:
         self._connection.execute("CHECKPOINT")
 
     @contextmanager
-    def database(self, preload: int = 0) -> Iterator["Database"]:
-        """A migrated database, dropped at the end; with that many rows from before."""
+    def database(self, earlier: int = 0, today: int = 0) -> Iterator["Database"]:
+        """A migrated database, dropped at the end; with so many messages of earlier days, and of today."""
         name, password = f"bench_{secrets.token_hex(4)}", secrets.token_urlsafe(16)
         created = sql.Identifier(name)
         self._connection.execute(sql.SQL("CREATE DATABASE {}").format(created))
@@ -77,12 +76,9 @@ class Server:
             create = sql.SQL("CREATE ROLE {} LOGIN PASSWORD {} IN ROLE etl_loader")
             self._connection.execute(create.format(created, sql.Literal(password)))
             loader = make_conninfo(owner, user=name, password=password, options="-c role=etl_loader")
-            if preload:
-                with psycopg.connect(owner) as connection:
-                    connection.execute(PRELOAD.format(rows=preload).encode())
-                    connection.commit()
-                    connection.autocommit = True
-                    connection.execute("VACUUM ANALYZE")
+            if earlier or today:
+                per_day = earlier // EARLIER_DAYS
+                _preload(owner, {0: today, **dict.fromkeys(range(1, EARLIER_DAYS + 1), per_day)})
             yield Database(owner, loader)
         finally:
             self._connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(created))
@@ -114,3 +110,12 @@ class Database:
         """Answers a question, as the owner."""
         with psycopg.connect(self.owner_dsn) as connection:
             return connection.execute(question.encode()).fetchall()
+
+
+def _preload(owner_dsn: str, messages_by_days_ago: dict[int, int]) -> None:
+    with psycopg.connect(owner_dsn, autocommit=True) as connection:
+        connection.execute("INSERT INTO etl.queues (name) VALUES ('login-queue')")
+        for days_ago, messages in messages_by_days_ago.items():
+            connection.execute("SELECT etl.ensure_ledger_partition(current_date - %s)", [days_ago])
+            connection.execute(PRELOAD.format(days_ago=days_ago, messages=messages).encode())
+        connection.execute("VACUUM ANALYZE")
