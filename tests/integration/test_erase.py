@@ -3,6 +3,7 @@
 import io
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -170,6 +171,32 @@ def test_files_of_an_open_run_are_left_alone_and_counted(loaded: Office):
         steps.finish(pipeline)
     again = run(loaded, "user_id", "anna")
     assert (again["open_runs"], again["rows"], again["file_rows"]) == (0, 1, 1)
+
+
+def damage_one_file(office: Office) -> Path:
+    """The first masked file of the oldest run."""
+    path = min(Path(office.settings.staging).glob("*/*.masked"))
+    path.write_bytes(path.read_bytes()[:-1])
+    return path
+
+
+def test_a_damaged_file_holds_up_nothing_and_is_counted(loaded: Office):
+    whole = run(loaded, "ip", ADDRESS, dry_run=True)
+    damage_one_file(loaded)
+    counts = run(loaded, "ip", ADDRESS)
+    assert (whole["damaged"], counts["damaged"]) == (0, 1)
+    assert counts["files"] < whole["files"]
+    assert (counts["rows"], counts["quarantined"]) == (whole["rows"], whole["quarantined"])
+    assert not any(is_of(row, "ip", ADDRESS) for row in loaded.originals())
+
+
+def test_a_damaged_file_keeps_its_key_and_holds_up_no_remask(loaded: Office):
+    text, new = keys.added(loaded.key_file.read_text())
+    loaded.key_file.write_text(keys.promoted(text, new))
+    damaged = damage_one_file(loaded)
+    with loaded.rotation() as pipeline:
+        counts = rotation.remask(pipeline, loaded.contracts(), PURPOSE)
+    assert (counts["damaged"], counts["left"]) == (1, len(list(damaged.parent.glob(f"{damaged.stem}.*"))))
 
 
 def test_a_payload_that_does_not_open_is_counted_and_stays(loaded: Office):

@@ -115,13 +115,12 @@ def erase(
     Returns:
         "dry_run"; "rows" of the table, overwritten with NULL; "quarantined" messages, deleted; "files"
         retained by closed runs, rewritten, and in these "file_rows" and "file_messages"; "unopened":
-        quarantined messages that no key opens, and that so could not be looked at; "open_runs" whose files
-        were left alone
+        quarantined messages that no key opens, and "damaged" batches of files that do not open, and that so
+        could not be looked at; "open_runs" whose files were left alone
 
     Raises:
         PreflightError: warehouse or keyset are not ready
-        WarehouseUnavailable, WarehouseRefused, StagingUnavailable, StagedFileDamaged: a repetition does the
-            rest
+        WarehouseUnavailable, WarehouseRefused, StagingUnavailable: a repetition does the rest
     """
     pipeline.check_warehouse()
     wanted = subject.stored(pipeline.keyset_json)
@@ -159,6 +158,7 @@ def _erase_files(
         counts["files"] += found["files"]
         counts["file_rows"] += found["rows"]
         counts["file_messages"] += found["payloads"]
+        counts["damaged"] += found["damaged"]
 
 
 def _erasing(subject: Subject, wanted: set[str], keyset: Keyset) -> Change:

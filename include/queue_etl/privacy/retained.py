@@ -1,15 +1,18 @@
 """The staged files that closed runs leave for `reconcile`, rewritten: for erasure and for new keys."""
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from include.queue_etl.batches import MaskedBatch, RejectedBatch
 from include.queue_etl.contract import Contract
+from include.queue_etl.errors import StagedFileDamaged
 from include.queue_etl.staging import BatchFile, Kind, Staging
 
 Row = list[str]  # COPY text of one row, in the order of the contract's columns
 REASON, PAYLOAD, SIZE = 4, 5, 6  # columns of a quarantine line (copytext.quarantine_line)
+log = logging.getLogger(__name__)
 ERASED = "erased"  # the reason that stands where a message was
 
 
@@ -43,29 +46,45 @@ def rewrite(
         dry_run: only count
 
     Returns:
-        "files" rewritten, "rows" and "payloads" changed
+        "files" rewritten, "rows" and "payloads" changed; "damaged" batches, which do not open and stay as
+        they are
 
     Raises:
-        StagedFileDamaged, StagingUnavailable: files rewritten so far stay so; a repetition does the rest
+        StagingUnavailable: files rewritten so far stay so; a repetition does the rest
     """
     counts: Counter[str] = Counter()
     for batch in staging.batches(Kind.MASKED):
-        masked = staging.open(BatchFile(batch, Kind.MASKED), MaskedBatch)
-        if masked is None or masked.contract not in contracts:
+        try:
+            counts += _rewrite_batch(staging, batch, contracts, change_of, to_key, dry_run)
+        except StagedFileDamaged as error:  # nobody can read it, so nothing of it can be loaded either
+            log.warning("%s; it is left alone", error)
+            counts["damaged"] += 1
+    return counts
+
+
+def _rewrite_batch(
+    staging: Staging,
+    batch: str,
+    contracts: Mapping[str, Contract],
+    change_of: Callable[[Contract], Change],
+    to_key: int | None,
+    dry_run: bool,
+) -> Counter[str]:
+    masked = staging.open(BatchFile(batch, Kind.MASKED), MaskedBatch)
+    if masked is None or masked.contract not in contracts:
+        return Counter()
+    change = change_of(contracts[masked.contract])
+    rejected = staging.open(BatchFile(batch, Kind.REJECTED), RejectedBatch)
+    found = {Kind.MASKED: _rows(masked, change, to_key), Kind.REJECTED: _payloads(rejected, change)}
+    counts = Counter(rows=found[Kind.MASKED], payloads=found[Kind.REJECTED])
+    # Rejected first: the masked file stands for the whole of the batch.
+    for kind, content in ((Kind.REJECTED, rejected), (Kind.MASKED, masked)):
+        file = BatchFile(batch, kind)
+        if content is None or not (found[kind] or (to_key and staging.key_of(file) != to_key)):
             continue
-        change = change_of(contracts[masked.contract])
-        rejected = staging.open(BatchFile(batch, Kind.REJECTED), RejectedBatch)
-        found = {Kind.MASKED: _rows(masked, change, to_key), Kind.REJECTED: _payloads(rejected, change)}
-        counts["rows"] += found[Kind.MASKED]
-        counts["payloads"] += found[Kind.REJECTED]
-        # Rejected first: the masked file stands for the whole of the batch.
-        for kind, content in ((Kind.REJECTED, rejected), (Kind.MASKED, masked)):
-            file = BatchFile(batch, kind)
-            if content is None or not (found[kind] or (to_key and staging.key_of(file) != to_key)):
-                continue
-            counts["files"] += 1
-            if not dry_run:
-                staging.seal(file, content)
+        counts["files"] += 1
+        if not dry_run:
+            staging.seal(file, content)
     return counts
 
 

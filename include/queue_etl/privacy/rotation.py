@@ -14,9 +14,10 @@ from functools import cached_property
 from typing import Any
 
 from include.queue_etl.contract import Contract, Personal, Scheme
+from include.queue_etl.copytext import NULL
 from include.queue_etl.errors import KeyInUse
 from include.queue_etl.keyset import Keyset
-from include.queue_etl.masking import NULL, Masker, token_heads
+from include.queue_etl.masking import Masker, token_heads
 from include.queue_etl.pipeline import Pipeline
 from include.queue_etl.privacy import keys
 from include.queue_etl.privacy.audit import Purpose
@@ -59,8 +60,9 @@ def remask(pipeline: RotationPipeline, contracts: Contracts, purpose: Purpose) -
     Returns:
         "rows", "payloads" and "files" moved; "unopened": those that no key of the keyset opens; "one_way":
         tokens of other keys, which cannot be moved; "left": what else still bears another key of the keyset:
-        0, or something did not open, or pipelines with an older keyset are at work; "open_runs": runs whose
-        files could not be looked at, as they are not closed
+        0, or something did not open, or pipelines with an older keyset are at work; "damaged": batches of
+        staged files that do not open and stay until maintenance removes them; "open_runs": runs whose files
+        could not be looked at, as they are not closed
 
     Raises:
         PreflightError: warehouse or keyset are not ready
@@ -69,7 +71,8 @@ def remask(pipeline: RotationPipeline, contracts: Contracts, purpose: Purpose) -
     pipeline.check_warehouse()
     primary, *others = keys.key_ids(pipeline.keyset_json)
     pipeline.warehouse.record("remask", purpose, {"to_key": primary, "from_keys": others})
-    counts: Counter[str] = Counter(rows=0, payloads=0, files=0, unopened=0, one_way=0, left=0, open_runs=0)
+    names = ("rows", "payloads", "files", "unopened", "one_way", "left", "damaged", "open_runs")
+    counts: Counter[str] = Counter(dict.fromkeys(names, 0))
     for contract in contracts.values():
         _remask_table(pipeline, contract, others, counts)
         _remask_quarantine(pipeline, contract, others, counts)
@@ -204,6 +207,7 @@ def _remask_files(
             to_key=primary,
         )
         counts["files"] += changed["files"]
+        counts["damaged"] += changed["damaged"]
 
 
 def moving(contract: Contract, keyset: Keyset) -> Change:
