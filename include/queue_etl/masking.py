@@ -102,18 +102,17 @@ class Masker:
 
     def _digests(self, personal: Personal, values: Sequence[str | None]) -> list[bytes]:
         canonical, null = self._canonical_form(personal), NULL.encode()
-        digest = _keyed_digest(self._keyset, self._context(personal))
-        if personal.is_weak:
-            name = personal.scheme.value
-            return [
-                hashlib.new(name, value.encode(), usedforsecurity=False).hexdigest().encode()
-                if value is not None and canonical(value)
-                else null
-                for value in values
-            ]
+        digest = _unkeyed_digest(personal) if personal.is_weak else self._keyed_digest(personal)
         return [
-            digest(plain) if value is not None and (plain := canonical(value)) else null for value in values
+            digest(value, plain) if value is not None and (plain := canonical(value)) else null
+            for value in values
         ]
+
+    def _keyed_digest(self, personal: Personal) -> Callable[[str, bytes], bytes]:
+        prefix, key = self._keyset.one_way_key(self._context(personal))
+        return lambda value, plain: binascii.b2a_base64(
+            prefix + hmac.digest(key, plain, "sha256"), newline=False
+        )
 
     def _canonical_form(self, personal: Personal) -> Callable[[str], bytes]:
         return self._address if personal.canonical is Canonical.IP else self._text
@@ -167,9 +166,9 @@ def token_heads(key_id: int) -> list[str]:
     return [to_text(prefix + bytes([rest << 6]))[:7] for rest in range(4)]
 
 
-def _keyed_digest(keyset: Keyset, context: bytes) -> Callable[[bytes], bytes]:
-    prefix, key = keyset.one_way_key(context)
-    return lambda plain: binascii.b2a_base64(prefix + hmac.digest(key, plain, "sha256"), newline=False)
+def _unkeyed_digest(personal: Personal) -> Callable[[str, bytes], bytes]:
+    name = personal.scheme.value
+    return lambda value, plain: hashlib.new(name, value.encode(), usedforsecurity=False).hexdigest().encode()
 
 
 def _readable(plain: bytes) -> str:
