@@ -131,6 +131,23 @@ def test_answers_of_sqs_that_never_come_are_asked_for_again(lane: Lane, sent: li
     drain_the_rest(lane, sent)
 
 
+def test_an_sqs_that_falls_silent_before_finish_is_waited_for_once_and_its_messages_come_back(
+    lane: Lane, sent: list[Sent], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("include.queue_etl.sqs_transport.ATTEMPTS", 2)
+    with bad_network(lane, "sqs") as (between, _):
+        options: Any = {"endpoint_url": between.url, "request_timeout_seconds": 1}
+        runs.up_to_load(lane, **options)
+        between.mute_after_bytes = 0
+        started = time.monotonic()
+        with pytest.raises(RunFailed):
+            runs.finish(lane, **options)
+        assert time.monotonic() - started < 15
+
+    assert "and 2 after it" in caplog.text
+    drain_the_rest(lane, sent)
+
+
 def test_a_postgres_that_accepts_and_never_answers_stops_the_run_before_it_receives(
     lane: Lane, sent: list[Sent]
 ) -> None:
