@@ -33,10 +33,13 @@ class Ground:
     database: Database
     messages_left: Callable[[], int]
 
-    def cpu_seconds(self) -> float:
-        """User and system time of Airflow's processes so far: its own, and of their children that ended."""
+    def cpu_seconds(self) -> dict[str, float]:
+        """User and system time of Airflow's processes so far, of children that ended too; by part.
+
+        Tasks are children of the scheduler.
+        """
         parts = orchestrator.parts(self.settings)
-        return sum(_cpu_seconds(pid) for pid in {pid for part in parts for pid in processes.members(part)})
+        return {part.name: sum(map(_cpu_seconds, processes.members(part))) for part in parts}
 
     def empty(self) -> None:
         """Forgets what was loaded."""

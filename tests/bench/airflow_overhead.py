@@ -49,13 +49,13 @@ class DagRun:
 
     Attributes:
         seconds: from trigger to success
-        airflow_cpu_seconds: of all Airflow's processes, tasks included, from before the trigger until then
+        cpu_seconds: of Airflow's processes until then, by part; tasks are the scheduler's
         tasks: in order of their start
     """
 
     messages: int
     seconds: float
-    airflow_cpu_seconds: float
+    cpu_seconds: dict[str, float]
     tasks: dict[str, TaskTimes]
 
 
@@ -127,9 +127,9 @@ def _dag_run(ground: Ground, messages: Feed) -> DagRun:
     before = ground.cpu_seconds()
     run = ground.airflow.trigger()
     seconds = run.seconds(RUN_WITHIN_SECONDS)
-    used = ground.cpu_seconds() - before
+    used = {part: round(now - before[part], 1) for part, now in ground.cpu_seconds().items()}
     _check(ground, messages)
-    return DagRun(messages.count, round(seconds, 1), round(used, 1), run.tasks())
+    return DagRun(messages.count, round(seconds, 1), used, run.tasks())
 
 
 def _drain(ground: Ground, messages: Feed) -> Drain:
@@ -203,8 +203,8 @@ def _run_table(run: DagRun) -> str:
         line(name, task.instances, task.started, task.ended, task.waited, task.lasted, task.tries)
         for name, task in run.tasks.items()
     ]
-    title = f"{run.messages:,} messages: {run.seconds:.1f} s from trigger to success, "
-    title += f"{run.airflow_cpu_seconds:.1f} s of CPU in Airflow's processes"
+    cpu = ", ".join(f"{part} {seconds:.1f}" for part, seconds in run.cpu_seconds.items())
+    title = f"{run.messages:,} messages: {run.seconds:.1f} s from trigger to success; CPU s: {cpu}"
     return "\n".join([title, line("seconds", "n", "from", "to", "queued", "each", "tries"), *rows])
 
 
