@@ -48,11 +48,13 @@ class UnmaskWhenApproved(ApprovalOperator):
         """Go on with the answer, which comes from Airflow's own record of it.
 
         Raises:
+            PreflightError: warehouse or keyset are not ready
             AirflowSkipException: somebody rejected it; that is on record
             NotApproved: no second person is known to have approved; that is on record
         """
         asked, params = context["dag_run"].triggering_user_name or "", context["params"]
         with self.open_pipeline(params["contract"]) as pipeline:
+            pipeline.check_warehouse()
             if why := refusal(asked, event):
                 record_refusal(pipeline, why, asked, event, params)
                 rejected = event.get("chosen_options") == [self.REJECT]
@@ -121,7 +123,6 @@ def unmask_to_file(
     from include.queue_etl.privacy.audit import Purpose
 
     folder = unmasked_folder()
-    pipeline.check_warehouse()
     column = unmask.personal_field(pipeline.contract, params["field"])
     tokens = [(column, token) for token in params["tokens"]]
     entry, values = unmask.unmask(pipeline, tokens, Purpose(params["reason"], params["ticket"]), **people)

@@ -70,6 +70,15 @@ def test_every_role_and_scheme_is_explained():
     assert {scheme.value for scheme in Scheme} <= told
 
 
+def test_every_test_that_the_page_names_exists():
+    tests = {path: path.read_text(encoding="utf-8") for path in (DOCS.parent / "tests").rglob("test_*.py")}
+    defined = {name for text in tests.values() for name in re.findall(r"def (test_\w+)", text)}
+    files = {path.stem for path in tests}
+    named = set(re.findall(r"\btest_\w+", PRIVACY))
+    assert len(named) > 8
+    assert named - defined - files == set()
+
+
 def test_the_rate_of_unkeyed_hashes_can_be_measured_again():
     script = (
         (DOCS / "privacy/hash_rate.py").read_text(encoding="utf-8").replace("SECONDS = 2.0", "SECONDS = 0.05")
