@@ -116,4 +116,4 @@ class StagedFileDamaged(PermanentError):
 
 
 class RunFailed(PermanentError):
-    """A task before finish failed. The run is closed and recorded: every message is deleted or given back."""
+    """The run is closed and recorded as failed: each message is deleted, given back, or comes back by itself."""
