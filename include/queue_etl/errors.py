@@ -116,4 +116,4 @@ class StagedFileDamaged(PermanentError):
 
 
 class RunFailed(PermanentError):
-    """The run is closed and recorded as failed: each message is deleted, given back, or comes back by itself."""
+    """The run is closed as failed: each message is deleted, given back, or comes back by itself."""
