@@ -8,7 +8,7 @@ import secrets
 import time
 import urllib.request
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import psycopg
@@ -60,10 +60,10 @@ class Airflow:
     password: str
     metadata_dsn: str
 
-    def trigger(self, conf: dict[str, Any] | None = None) -> "StartedRun":
+    def trigger(self) -> "StartedRun":
         """Starts a run, as the UI does."""
         run_id, token = f"bench__{secrets.token_hex(4)}", self._token()
-        asked = {"dag_run_id": run_id, "logical_date": None, "conf": conf or {}}
+        asked = {"dag_run_id": run_id, "logical_date": None, "conf": {}}
         triggered = time.time()
         self._post(f"/api/v2/dags/{DAG}/dagRuns", asked, {"Authorization": f"Bearer {token}"})
         return StartedRun(self, run_id, triggered)
@@ -117,11 +117,6 @@ class StartedRun:
 
     def _state(self) -> str:
         return str(self.airflow.rows(STATE, DAG, self.run_id)[0][0])
-
-
-def as_json(tasks: dict[str, TaskTimes]) -> dict[str, Any]:
-    """The times, by task."""
-    return {name: asdict(times) for name, times in tasks.items()}
 
 
 def wait_until(holds: Callable[[], bool], seconds: float, every: float) -> bool:
