@@ -10,7 +10,7 @@ import boto3
 import pytest
 
 from include.contracts.user_logins import CONTRACT
-from include.queue_etl import __main__ as cli
+from include.queue_etl import command_line as cli
 from include.queue_etl.commands import connections, terminal
 from include.queue_etl.commands import privacy as privacy_commands
 from include.queue_etl.keyset import Keyset

@@ -9,7 +9,7 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from include.contracts.user_logins import CONTRACT
-from include.queue_etl import __main__ as cli
+from include.queue_etl import command_line as cli
 from include.queue_etl import steps
 from include.queue_etl.contract import Contract
 from include.queue_etl.errors import PreflightError

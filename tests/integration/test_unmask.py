@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from include.contracts.user_logins import CONTRACT
-from include.queue_etl import __main__ as cli
+from include.queue_etl import command_line as cli
 from include.queue_etl.batches import RawBatch
 from include.queue_etl.keyset import Keyset
 from include.queue_etl.masking import Masker

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from include.queue_etl import __main__ as cli
+from include.queue_etl import command_line as cli
 from tests.integration.scratch import Database
 from tests.integration.upkeep import KEYSET
 

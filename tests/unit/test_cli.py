@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from include.queue_etl import __main__ as cli
+from include.queue_etl import command_line as cli
 from include.queue_etl import steps
 from include.queue_etl.commands import connections, pipeline
 from include.queue_etl.errors import RunFailed
