@@ -12,13 +12,13 @@ from include.contracts import contract_names
 DOC = """
 Recovers the values behind tokens of one field, when **somebody else than who triggered it** approves (Required
 Actions). The values go to a file on the worker that its owner alone can read, in the folder that
-`QUEUE_ETL_UNMASKED_FOLDER` names: never to XCom, the log or the UI. Request and answer are in the audit before
-anything is opened, also a no (then the task is skipped) and no answer. Clearing the task asks again. Paused
-until somebody wants it; it needs the connection `postgres_officer`.
+`QUEUE_ETL_UNMASKED_FOLDER` names: never to XCom, the log or the UI. The request is in the audit before anybody is
+asked, and the answer before anything is opened, also a no (then the task is skipped) and no answer. A run asks
+once: clearing it opens nothing. Paused until somebody wants it; it needs the connection `postgres_officer`.
 
 | if this task fails | what you see | where your data is | what to do |
 |---|---|---|---|
-| `unmask` | that one person asked and approved, that nobody answered within a day, that the hour's allowance is used up, or a token that does not open | nothing but what the file holds was opened; the audit says what was asked for | mend what the error names; trigger it again |
+| `unmask` | that one person asked and approved, that nobody answered within a day, that it was cleared, that the hour's allowance is used up, a token that does not open, or "state mismatch" in the run's events where the answer came within about a second | nothing but what the file holds was opened; the audit says what was asked for | mend what the error names; trigger it again |
 """  # noqa: E501 - a row of a table is a line
 
 
@@ -48,6 +48,7 @@ with DAG(
     start_date=datetime(2025, 1, 1, tzinfo=UTC),
     catchup=False,
     is_paused_upon_creation=True,
+    allowed_run_types=["manual"],  # a DAG that started it would lend it the name of its own asker
     default_args={**DEFAULT_ARGS, "retries": 0},  # each try is an entry of the audit
     params=form(),
     tags=["personal-data"],

@@ -1,7 +1,9 @@
 """The task of the DAG `pii_unmask`: it waits for a second person, then writes a file of values."""
 
+import json
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,17 +19,62 @@ if TYPE_CHECKING:
     from include.queue_etl.privacy.officer import OfficerPipeline
 
 FOLDER = "QUEUE_ETL_UNMASKED_FOLDER"
+ASKED = "unmask asked"
 
 
 class NotApproved(PermanentError):
     """No second person approved; what was asked for is on record as refused."""
 
 
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What one run of the DAG asks for.
+
+    Attributes:
+        run: id of the run; the audit has it in each entry of this request
+        asked: who triggered the run; empty where Airflow does not know
+        params: the run's form
+    """
+
+    run: str
+    asked: str
+    params: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, context: "Context") -> "Request":
+        """The request that a task instance belongs to."""
+        return cls(context["run_id"], context["dag_run"].triggering_user_name or "", context["params"])
+
+    def record(self, pipeline: "OfficerPipeline", action: str, **more: Any) -> None:
+        """Enter the request into the audit, with what more there is to say of it."""
+        from include.queue_etl.privacy.audit import Purpose
+
+        details = {
+            "contract": self.params["contract"],
+            "fields": [self.params["field"]],
+            "tokens": len(self.params["tokens"]),
+            "requested_by": self.asked,
+            "run": self.run,
+        }
+        pipeline.warehouse.record(
+            action, Purpose(self.params["reason"], self.params["ticket"]), {**details, **more}
+        )
+
+    def on_record(self, pipeline: "OfficerPipeline") -> list[str]:
+        """Actions that the audit has of this run, the oldest first."""
+        entries = (json.loads(entry.said) for entry in pipeline.warehouse.audit_entries())
+        return [action for *_, action, _, _, details in entries if details.get("run") == self.run]
+
+
 class UnmaskWhenApproved(ApprovalOperator):
     """Asks for approval and, when a second person gives it, recovers the values.
 
     One task and not two: what one task tells another (XCom) can be edited by whoever may start the DAG, and
-    would then say that somebody else approved. For the same reason a cleared task asks again.
+    would then say that somebody else approved.
+
+    A run asks once and is answered once, and the audit knows whether it was. A run that is made to go again
+    keeps the name of its first asker, who need not know of it; and Airflow does not always count it: a task
+    can be cleared without its run, or deleted and made anew.
     """
 
     def __init__(self, *, open_pipeline: "Callable[[str], OfficerPipeline]", **settings: Any) -> None:
@@ -36,12 +83,21 @@ class UnmaskWhenApproved(ApprovalOperator):
         self.open_pipeline = open_pipeline
 
     def execute(self, context: "Context") -> Any:
-        """Ask, once it is known that an approval would not be in vain."""
+        """Put the request on record and ask, once it is known that an approval would not be in vain.
+
+        Raises:
+            ValueError, SettingsError, PreflightError: it would be
+            NotApproved: this run has asked before; that is on record
+        """
         from include.queue_etl.privacy import unmask
 
-        params = context["params"]
-        unmask.personal_field(load_contract(params["contract"]), params["field"])
+        request = Request.of(context)
+        unmask.personal_field(load_contract(request.params["contract"]), request.params["field"])
         unmasked_folder()
+        with self.open_pipeline(request.params["contract"]) as pipeline:
+            pipeline.check_warehouse()
+            require_history(pipeline, request, [])
+            request.record(pipeline, ASKED)
         return super().execute(context)
 
     def execute_complete(self, context: "Context", event: dict[str, Any]) -> dict[str, Any]:
@@ -50,16 +106,25 @@ class UnmaskWhenApproved(ApprovalOperator):
         Raises:
             PreflightError: warehouse or keyset are not ready
             AirflowSkipException: somebody rejected it; that is on record
-            NotApproved: no second person is known to have approved; that is on record
+            NotApproved: no second person is known to have approved, or an answer was there before; on record
         """
-        asked, params = context["dag_run"].triggering_user_name or "", context["params"]
-        with self.open_pipeline(params["contract"]) as pipeline:
+        request = Request.of(context)
+        with self.open_pipeline(request.params["contract"]) as pipeline:
             pipeline.check_warehouse()
-            if why := refusal(asked, event):
-                record_refusal(pipeline, why, asked, event, params)
+            require_history(pipeline, request, [ASKED])
+            if why := refusal(request.asked, event):
+                record_refusal(pipeline, request, why, answered_by=next(iter(names(event)), None))
                 rejected = event.get("chosen_options") == [self.REJECT]
                 raise AirflowSkipException(why) if rejected else NotApproved(why)
-            return unmask_to_file(pipeline, {"requested_by": asked, "approved_by": names(event)[0]}, params)
+            return unmask_to_file(pipeline, request, approved_by=names(event)[0])
+
+
+def require_history(pipeline: "OfficerPipeline", request: Request, actions: list[str]) -> None:
+    """Raise NotApproved, and put that on record, unless the audit has just these actions of the run."""
+    if request.on_record(pipeline) != actions:
+        why = "cleared: a run asks once and is answered once; trigger the DAG again"
+        record_refusal(pipeline, request, why)
+        raise NotApproved(why)
 
 
 def refusal(asked: str, answer: Mapping[str, Any]) -> str | None:
@@ -87,30 +152,14 @@ def names(answer: Mapping[str, Any]) -> list[str]:
     return [str(user[key]) for key in ("name", "id") if user.get(key)]
 
 
-def record_refusal(
-    pipeline: "OfficerPipeline",
-    why: str,
-    asked: str,
-    answer: Mapping[str, Any],
-    params: Mapping[str, Any],
-) -> None:
+def record_refusal(pipeline: "OfficerPipeline", request: Request, why: str, **more: Any) -> None:
     """Enter into the audit what was asked for, by whom, and why it did not happen."""
-    from include.queue_etl.privacy.audit import REFUSED, Purpose
+    from include.queue_etl.privacy.audit import REFUSED
 
-    details = {
-        "contract": params["contract"],
-        "fields": [params["field"]],
-        "tokens": len(params["tokens"]),
-        "requested_by": asked,
-        "answered_by": next(iter(names(answer)), None),
-        "why": why,
-    }
-    pipeline.warehouse.record(f"unmask{REFUSED}", Purpose(params["reason"], params["ticket"]), details)
+    request.record(pipeline, f"unmask{REFUSED}", why=why, **more)
 
 
-def unmask_to_file(
-    pipeline: "OfficerPipeline", people: Mapping[str, str], params: Mapping[str, Any]
-) -> dict[str, Any]:
+def unmask_to_file(pipeline: "OfficerPipeline", request: Request, approved_by: str) -> dict[str, Any]:
     """Recover the tokens of the run's form into a file that its owner alone can read.
 
     Returns:
@@ -122,10 +171,11 @@ def unmask_to_file(
     from include.queue_etl.privacy import unmask
     from include.queue_etl.privacy.audit import Purpose
 
-    folder = unmasked_folder()
+    folder, params = unmasked_folder(), request.params
     column = unmask.personal_field(pipeline.contract, params["field"])
     tokens = [(column, token) for token in params["tokens"]]
-    entry, values = unmask.unmask(pipeline, tokens, Purpose(params["reason"], params["ticket"]), **people)
+    told = {"requested_by": request.asked, "approved_by": approved_by, "run": request.run}
+    entry, values = unmask.unmask(pipeline, tokens, Purpose(params["reason"], params["ticket"]), **told)
     path = folder / f"unmasked-{entry.id}.csv"
     with unmask.private_file(path) as file:
         count = unmask.write_csv(values, file)

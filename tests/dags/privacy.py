@@ -2,12 +2,16 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator
+import secrets
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import psycopg
 import pytest
+from airflow.sdk.exceptions import TaskAwaitingInput
 from psycopg.conninfo import conninfo_to_dict
 
 from tests.dags.conftest import visible, wait_until
@@ -57,4 +61,25 @@ def form(tokens: list[str], **other: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-__all__ = ["ADDRESS", "form", "loaded", "officer"]
+def context_of(dags: Mapping[str, Any], asked: str | None, params: dict[str, Any]) -> dict[str, Any]:
+    """What Airflow tells the task of a new run."""
+    return {
+        "dag_run": SimpleNamespace(triggering_user_name=asked), "dag": dags["pii_unmask"],
+        "run_id": f"manual__{secrets.token_hex(8)}", "params": params,
+        "task_instance": SimpleNamespace(id=None),
+    }  # fmt: skip
+
+
+def ask(task: Any, context: dict[str, Any]) -> None:
+    """Run the task to where it waits for an answer."""
+    question = "airflow.providers.standard.operators.hitl.upsert_hitl_detail"
+    with (
+        patch("airflow.sdk.get_current_context", lambda: context),
+        patch(question) as asked,
+        pytest.raises(TaskAwaitingInput),
+    ):
+        task.execute(context)
+    asked.assert_called_once()
+
+
+__all__ = ["ADDRESS", "ask", "context_of", "form", "loaded", "officer"]

@@ -10,7 +10,6 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import boto3
@@ -21,7 +20,7 @@ from psycopg.conninfo import make_conninfo
 from include.queue_etl import steps
 from include.queue_etl.errors import WarehouseUnavailable
 from tests.dags.conftest import visible, wait_until
-from tests.dags.privacy import form, officer
+from tests.dags.privacy import ask, context_of, form, officer
 from tests.dags.runs import Outcome, run_dag
 from tests.faults import canaries
 from tests.faults.bodies import some
@@ -136,12 +135,12 @@ def unmasked(
         [f"{TAG}-%"],
     ).fetchall()
     params = form([token for (token,) in found], field="device_id")
-    run = SimpleNamespace(triggering_user_name="bob")
-    context = {"dag_run": run, "dag": dags["pii_unmask"], "run_id": "manual__canaries", "params": params}
+    task, context = dags["pii_unmask"].get_task("unmask"), context_of(dags, "bob", params)
+    ask(task, context)
     approval = {"chosen_options": ["Approve"], "responded_by_user": {"id": "7", "name": "ada"}}
     with monkeypatch.context() as patch:
         patch.setattr("airflow.sdk.get_current_context", lambda: context)
-        result = dags["pii_unmask"].get_task("unmask").execute_complete(context, approval)
+        result = task.execute_complete(context, approval)
     assert result["values"] == len(found) == 200
     return Path(result["file"])
 

@@ -1,6 +1,7 @@
 """The DAGs `pii_unmask` and `queue_etl_remask`: two people, no value anywhere but in the file."""
 
 import csv
+import json
 import stat
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -15,17 +16,12 @@ from airflow.sdk.exceptions import AirflowSkipException
 
 from include.contracts import contract_names
 from include.queue_etl.errors import PermanentError, SettingsError
-from tests.dags.privacy import ADDRESS, form, loaded, officer
+from tests.dags.privacy import ADDRESS, ask, context_of, form, loaded, officer
 
 __all__ = ["loaded", "officer"]
 PROJECT = Path(__file__).resolve().parents[2]
 TASKS = {"pii_unmask": {"unmask"}, "queue_etl_remask": {"remask"}}
 ADA = {"chosen_options": ["Approve"], "responded_by_user": {"id": "7", "name": "ada"}}
-
-
-def context_of(dags: Mapping[str, Any], asked: str | None, params: dict[str, Any]) -> dict[str, Any]:
-    run = SimpleNamespace(triggering_user_name=asked)
-    return {"dag_run": run, "dag": dags["pii_unmask"], "run_id": "manual__1", "params": params}
 
 
 # What they promise
@@ -48,6 +44,11 @@ def test_people_start_them_and_unmask_is_paused_until_it_is_wanted(dags: Mapping
     assert dags["pii_unmask"].is_paused_upon_creation is True
     assert dags["queue_etl_remask"].is_paused_upon_creation is False
     assert {task.retries for task in dags["pii_unmask"].tasks} == {0}
+
+
+def test_only_people_start_unmask_and_no_other_dag(dags: Mapping[str, Any]) -> None:
+    """A run that another DAG starts has the name of who started that one."""
+    assert {str(kind.value) for kind in dags["pii_unmask"].allowed_run_types} == {"manual"}
 
 
 def test_nothing_is_unmasked_without_an_approval_within_a_day(dags: Mapping[str, Any]) -> None:
@@ -130,9 +131,10 @@ def test_unmask_writes_the_values_to_a_private_file_and_nowhere_else(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    context = context_of(dags, "bob", form([loaded]))
+    task, context = dags["pii_unmask"].get_task("unmask"), context_of(dags, "bob", form([loaded]))
+    ask(task, context)
     monkeypatch.setattr("airflow.sdk.get_current_context", lambda: context)
-    result = dags["pii_unmask"].get_task("unmask").execute_complete(context, ADA)
+    result = task.execute_complete(context, ADA)
     path = Path(result.pop("file"))
     assert path.parent == officer
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -145,21 +147,60 @@ def test_unmask_writes_the_values_to_a_private_file_and_nowhere_else(
     assert ADDRESS not in f"{result}{entry}{caplog.text}"
 
 
-def test_whatever_is_refused_is_on_record(dags: Mapping[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whatever_is_refused_is_on_record(
+    dags: Mapping[str, Any], recorded: list[tuple[str, dict[str, Any]]]
+) -> None:
     """A rejection skips the task and everything else fails it, each with an entry of the audit first."""
     from queue_etl_privacy import NotApproved
 
-    task, recorded = dags["pii_unmask"].get_task("unmask"), []
-    warehouse = SimpleNamespace(record=lambda *entry: recorded.append(entry))
-    pipeline = nullcontext(SimpleNamespace(warehouse=warehouse, check_warehouse=lambda: None))
-    monkeypatch.setattr(task, "open_pipeline", lambda name: pipeline)
-    context = context_of(dags, None, form(["A", "B"]))
+    task = dags["pii_unmask"].get_task("unmask")
+    unknown, rejected = context_of(dags, None, form(["A", "B"])), context_of(dags, "bob", form(["A"]))
+    ask(task, unknown)
     with pytest.raises(NotApproved):
-        task.execute_complete(context, ADA)
+        task.execute_complete(unknown, ADA)
+    ask(task, rejected)
     with pytest.raises(AirflowSkipException):
-        task.execute_complete(context_of(dags, "bob", form(["A"])), {**ADA, "chosen_options": ["Reject"]})
-    assert [entry[0] for entry in recorded] == ["unmask refused"] * 2
-    assert recorded[0][2]["tokens"] == 2
+        task.execute_complete(rejected, {**ADA, "chosen_options": ["Reject"]})
+    assert [action for action, _ in recorded] == ["unmask asked", "unmask refused"] * 2
+    assert recorded[1][1]["tokens"] == 2
+
+
+def test_a_run_asks_once_and_is_answered_once(
+    dags: Mapping[str, Any], recorded: list[tuple[str, dict[str, Any]]]
+) -> None:
+    """Whatever Airflow was made to do with the run: the audit knows it."""
+    from queue_etl_privacy import NotApproved
+
+    task, context = dags["pii_unmask"].get_task("unmask"), context_of(dags, "bob", form(["A"]))
+    with pytest.raises(NotApproved, match="trigger the DAG again"):
+        task.execute_complete(context, ADA)
+    for again in (task.execute, lambda context: task.execute_complete(context, ADA)):
+        context = context_of(dags, "bob", form(["A"]))
+        ask(task, context)
+        with pytest.raises(AirflowSkipException):
+            task.execute_complete(context, {**ADA, "chosen_options": ["Reject"]})
+        with pytest.raises(NotApproved, match="cleared: a run asks once and is answered once"):
+            again(context)
+    assert [action for action, _ in recorded].count("unmask asked") == 2
+    assert recorded[-1][0] == "unmask refused"
+    assert recorded[-1][1]["why"].startswith("cleared")
+
+
+@pytest.fixture
+def recorded(
+    dags: Mapping[str, Any], officer: Path, monkeypatch: pytest.MonkeyPatch
+) -> list[tuple[str, dict[str, Any]]]:
+    """What an audit in memory gets: each action with its details."""
+    entries: list[tuple[str, dict[str, Any]]] = []
+    warehouse = SimpleNamespace(
+        record=lambda action, purpose, details: entries.append((action, details)),
+        audit_entries=lambda: [
+            SimpleNamespace(said=json.dumps([0, "", "", a, "", "", d])) for a, d in entries
+        ],
+    )
+    pipeline = nullcontext(SimpleNamespace(warehouse=warehouse, check_warehouse=lambda: None))
+    monkeypatch.setattr(dags["pii_unmask"].get_task("unmask"), "open_pipeline", lambda name: pipeline)
+    return entries
 
 
 def test_remask_runs_as_a_dag(dags: Mapping[str, Any], loaded: str) -> None:

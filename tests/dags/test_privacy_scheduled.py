@@ -11,9 +11,10 @@ from typing import Any
 import httpx
 import psycopg
 import pytest
+from airflow.models.dagrun import DagRun
 from airflow.models.taskinstance import TaskInstance
 from airflow.utils.session import create_session
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from tests.dags.conftest import wait_until
 from tests.dags.privacy import ADDRESS, form, loaded, officer
@@ -53,8 +54,24 @@ def nobody_answers(run_id: str) -> None:
 
 
 def clear(person: httpx.Client, run_id: str) -> None:
+    """The task, as the UI does it."""
     body = {"dry_run": False, "dag_run_id": run_id, "task_ids": ["unmask"], "only_failed": False}
     person.post(f"{DAG}/clearTaskInstances", json=body).raise_for_status()
+
+
+def clear_uncounted(person: httpx.Client, run_id: str) -> None:
+    """The task, and then set the run to go on: `clear_number` stays 0."""
+    body = {"dry_run": False, "dag_run_id": run_id, "task_ids": ["unmask"], "only_failed": False}
+    person.post(f"{DAG}/clearTaskInstances", json={**body, "reset_dag_runs": False}).raise_for_status()
+    person.patch(f"{DAG}/dagRuns/{run_id}", json={"state": "queued"}).raise_for_status()
+
+
+def make_anew(person: httpx.Client, run_id: str) -> None:
+    """Delete the task and have it made again: `try_number` begins again at 1, `clear_number` stays 0."""
+    person.delete(f"{DAG}/dagRuns/{run_id}/taskInstances/unmask").raise_for_status()
+    body = {"dry_run": False, "only_new": True}
+    person.post(f"{DAG}/dagRuns/{run_id}/clear", json=body).raise_for_status()
+    person.patch(f"{DAG}/dagRuns/{run_id}", json={"state": "queued"}).raise_for_status()
 
 
 def wait_for(wanted: set[str], *run_ids: str) -> None:
@@ -93,7 +110,7 @@ def test_values_come_back_when_a_second_person_approves_and_only_then(
     wait_for_question(airflow, 1, *runs)
     assert list(officer.iterdir()) == []
     answers(bob, alone, "Approve")
-    answers(ada, rejected, "Reject")
+    answers(bob, rejected, "Reject")
     nobody_answers(unanswered)
     answers(ada, approved, "Approve")
     wait_for(ENDED, *runs)
@@ -106,32 +123,67 @@ def test_values_come_back_when_a_second_person_approves_and_only_then(
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     with path.open(newline="") as file:
         assert list(csv.DictReader(file)) == [{"field": "ip", "token": loaded, "value": ADDRESS}]
-    told = audited(warehouse)
-    assert told["yes"] == ("unmask", "bob", "ada", None)
-    assert told["alone"] == (
+    told = audited(warehouse, runs)
+    assert told["yes"] == [("unmask asked", "bob", None, None), ("unmask", "bob", "ada", None)]
+    assert told["alone"][1] == (
         "unmask refused", "bob", "bob", "bob asked for this and approved it: a second person has to",
     )  # fmt: skip
-    assert told["no"] == ("unmask refused", "bob", "ada", "ada rejected it")
-    assert told["nobody"] == ("unmask refused", "bob", None, "nobody answered in time")
+    assert told["no"][1] == ("unmask refused", "bob", "bob", "bob rejected it")
+    assert told["nobody"][1] == ("unmask refused", "bob", None, "nobody answered in time")
     visible = seen_in(ada, runs)
     assert "audit_entry" in visible
     logs = [log.read_text() for log in airflow.logs.rglob("*.log")]
     assert len(logs) >= len(runs)
     assert ADDRESS not in "\n".join([visible, *logs])
 
-    # Nor does an approval serve twice: a cleared task asks again.
-    clear(bob, approved)
-    wait_for_question(airflow, 2, approved)
-    answers(ada, approved, "Reject")
-    wait_for({"skipped"}, approved)
-    assert list(officer.iterdir()) == [path]
+
+@pytest.mark.timeout(300)
+def test_a_run_that_somebody_makes_go_again_asks_nobody(
+    people: tuple[httpx.Client, httpx.Client],
+    officer: Path,
+    loaded: str,
+    airflow: Airflow,
+    warehouse: psycopg.Connection[Any],
+) -> None:
+    """Else one person could open what another asked for long ago, and even rejected."""
+    bob, ada = people
+    ways = {"cleared": clear, "uncounted": clear_uncounted, "anew": make_anew, "waiting": clear}
+    runs = {ticket: asked(bob, loaded, ticket) for ticket in ways}
+    wait_for_question(airflow, 1, *runs.values())
+    rejected = [run_id for ticket, run_id in runs.items() if ticket != "waiting"]
+    for run_id in rejected:
+        answers(bob, run_id, "Reject")
+    wait_for({"skipped"}, *rejected)
+    wait_until(lambda: run_states(rejected) == {"success"}, START_SECONDS)
+    for ticket, again in ways.items():
+        again(ada, runs[ticket])
+    wait_for({"failed", *WAITING}, *runs.values())
+    assert {states()[run_id, "unmask"] for run_id in runs.values()} == {"failed"}
+    assert list(officer.iterdir()) == []
+    for ticket, entries in audited(warehouse, list(runs.values())).items():
+        assert [action for action, *_ in entries].count("unmask asked") == 1, ticket
+        assert entries[-1] == (
+            "unmask refused", "bob", None,
+            "cleared: a run asks once and is answered once; trigger the DAG again",
+        )  # fmt: skip
 
 
-def audited(warehouse: psycopg.Connection[Any]) -> dict[str, tuple[str, ...]]:
-    """Ticket -> action, who asked, who answered, why it was refused: of the latest four entries."""
+def run_states(run_ids: list[str]) -> set[str]:
+    with create_session() as session:
+        return {
+            str(state) for state in session.scalars(select(DagRun.state).where(DagRun.run_id.in_(run_ids)))
+        }
+
+
+def audited(warehouse: psycopg.Connection[Any], run_ids: list[str]) -> dict[str, list[tuple[str, ...]]]:
+    """Ticket -> (action, who asked, who answered, why it was refused) of each entry, the oldest first."""
     entries = warehouse.execute(
         "SELECT ticket, action, details ->> 'requested_by',"
         " coalesce(details ->> 'approved_by', details ->> 'answered_by'), details ->> 'why'"
-        " FROM pii.audit ORDER BY id DESC LIMIT 4"
+        " FROM pii.audit WHERE details ->> 'run' = ANY (%s) ORDER BY id",
+        [run_ids],
     ).fetchall()
-    return {ticket: tuple(rest) for ticket, *rest in entries}
+    told: dict[str, list[tuple[str, ...]]] = {}
+    for ticket, *rest in entries:
+        told.setdefault(ticket, []).append(tuple(rest))
+    return told
