@@ -12,6 +12,7 @@ Masked columns must allow NULL: a blank value is NULL, and an erased one too.
 
 import time
 from collections.abc import Callable, Mapping
+from math import inf
 from pathlib import Path
 
 import psycopg
@@ -70,7 +71,7 @@ def _migrate(owner_dsn: str) -> None:
 
 
 def _connect(owner_dsn: str) -> Connection:
-    connection = connect(owner_dsn)
+    connection = connect(owner_dsn, silence_seconds=inf)  # an index may take hours to build
     connection.autocommit = False
     return connection
 

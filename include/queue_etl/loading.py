@@ -157,7 +157,7 @@ def copy_all(connection: Connection, load: Load) -> Written:
     A message seen before raises a unique violation; then `insert_unseen` has to do it.
     """
     entries = _copy_entries(connection, sql.Identifier("etl", "ledger"), load.masked.entries)
-    rows = _copy(connection, _identifier(load.table), load.columns, load.masked.rows)
+    rows = _copy(connection, identifier(load.table), load.columns, load.masked.rows)
     sealed = _copy(connection, sql.Identifier("etl", "quarantine"), QUARANTINE, load.rejected.lines)
     _check_counts(load, entries, rows, sealed)
     return Written(load.masked.accepted, load.masked.rejected)
@@ -266,7 +266,7 @@ def write_staged(connection: Connection, load: Load, statement: LiteralString) -
     formatted = sql.SQL(statement).format(
         ledger_columns=_list(LEDGER),
         quarantine_columns=_list(QUARANTINE),
-        table=_identifier(load.table),
+        table=identifier(load.table),
         columns=_list(load.columns),
         line=LINE,
     )
@@ -285,12 +285,13 @@ def _stage(connection: Connection, load: Load) -> None:
 
 
 def _typed_columns(connection: Connection, load: Load) -> sql.Composed:
-    values = {"table": _identifier(load.table).as_string(connection), "columns": list(load.columns)}
+    values = {"table": identifier(load.table).as_string(connection), "columns": list(load.columns)}
     found: list[tuple[str, LiteralString]] = connection.execute(COLUMN_TYPES, values).fetchall()
     return sql.SQL(", ").join(sql.Identifier(name) + sql.SQL(" ") + sql.SQL(kind) for name, kind in found)
 
 
-def _identifier(table: str) -> sql.Identifier:
+def identifier(table: str) -> sql.Identifier:
+    """The name of a table, which may say its schema."""
     return sql.Identifier(*table.split("."))
 
 

@@ -5,7 +5,9 @@ from time import monotonic
 from typing import Any, TypeVar
 
 import psycopg
+from psycopg import waiting
 from psycopg.conninfo import conninfo_to_dict
+from psycopg.pq import TransactionStatus
 
 from include.queue_etl.errors import QueueEtlError, WarehouseRefused, WarehouseUnavailable
 
@@ -58,12 +60,17 @@ class _Watched(Connection):
 
     silence_seconds = SILENCE_SECONDS
 
-    # psycopg passes every wait for an answer through here, and comes by ten times a second meanwhile.
-    def wait(self, gen: Generator[Any, Any, T], *arguments: Any, **named: Any) -> T:
+    # psycopg passes every wait for an answer through here, and comes by ten times a second meanwhile. Its own
+    # `wait` asks the server to cancel at Ctrl-C: a COMMIT that waits for its standby would then show as done
+    # although no standby has it (docs/decisions/0014-silence-is-measured-here.md).
+    def wait(self, gen: Generator[Any, Any, T], interval: float = 0.1, timeout: float | None = None) -> T:
+        waited_for = _watched(gen, self.silence_seconds)
         try:
-            return super().wait(_watched(gen, self.silence_seconds), *arguments, **named)
-        except Silent:
-            self.close()  # or leaving the transaction would wait as long once more, for its ROLLBACK
+            return waiting.wait(waited_for, self.pgconn.socket, interval=interval, timeout=timeout)
+        except BaseException:
+            # The answer is still to come: leaving the transaction would wait for it, to send its ROLLBACK.
+            if self.pgconn.transaction_status == TransactionStatus.ACTIVE:
+                self.close()
             raise
 
 

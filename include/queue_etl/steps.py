@@ -145,7 +145,9 @@ def finish(pipeline: Pipeline, *, upstream_failed: bool = False, last_attempt: b
     log.info("run %s: %s", pipeline.run.airflow_run_id, summary)
     # Also when somebody else had closed it, as an attempt that was killed: the DAG run must not end green.
     if summary["state"] == "failed":
-        raise RunFailed("the run failed; each of its messages is deleted or back on the queue")
+        raise RunFailed(
+            "the run failed; each of its messages is deleted, given back, or comes back by itself"
+        )
     return summary
 
 
@@ -259,7 +261,7 @@ def _close(
         deleted=settled.deleted,
         delete_failed=settled.delete_failed,
         released=settled.released,
-        visible_after=_visible(pipeline),
+        visible_after=None if settled.outage else _visible(pipeline),  # SQS may be what is out
         finish_seconds=perf_counter() - started,
     )
 
@@ -272,6 +274,7 @@ class _Settled:
     delete_failed: int = 0  # they come back, the ledger knows them, a later run deletes them
     released: int = 0
     unsettled: int = 0  # batches whose receipts could not be read, or that an outage left behind
+    outage: bool = False
 
 
 def _settle(pipeline: Pipeline, proven: Mapping[str, bytes], last_attempt: bool) -> _Settled:
@@ -291,6 +294,7 @@ def _settle(pipeline: Pipeline, proven: Mapping[str, bytes], last_attempt: bool)
             if not last_attempt:
                 raise
             settled.unsettled += len(batches) - number
+            settled.outage = True
             text = "batch %s and %d after it: %s; their messages come back by %s"
             log.error(text, batch, len(batches) - number - 1, error, _back_by(pipeline))
             break

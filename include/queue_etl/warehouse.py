@@ -12,13 +12,14 @@ from typing import Any, LiteralString, NamedTuple, Self, TypeVar
 from uuid import UUID
 
 import psycopg
+from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from include.migrations import head_revision
 from include.queue_etl.batches import MaskedBatch, RejectedBatch
 from include.queue_etl.contract import Contract
 from include.queue_etl.errors import KeysetError, QueueEtlError, WarehouseRefused
-from include.queue_etl.loading import BatchCounts, Load, copy_all, insert_unseen, load_batch
+from include.queue_etl.loading import BatchCounts, Load, copy_all, identifier, insert_unseen, load_batch
 from include.queue_etl.postgres import SILENCE_SECONDS, Connection, Deadlocked, connect, translated
 
 __all__ = ["BatchCounts", "RunState", "Warehouse"]
@@ -85,7 +86,11 @@ class Warehouse:
         """
         try:
             return self._transaction(schema_problems) or self._transaction(
-                lambda connection: _table_problems(connection, contract) or _denied(connection, contract)
+                lambda connection: (
+                    _table_problems(connection, contract)
+                    or _denied(connection, contract)
+                    or _locked(connection, contract)
+                )
             )
         except QueueEtlError as error:
             return [str(error)]
@@ -266,6 +271,20 @@ def _denied(connection: Connection, contract: Contract | None) -> list[str]:
     ]
 
 
+def _locked(connection: Connection, contract: Contract | None) -> list[str]:
+    """Else each run would receive messages and give them back, until they count as received too often."""
+    if contract is None:
+        return []
+    tables = [contract.table, "etl.ledger"]
+    try:
+        with connection.transaction():
+            connection.execute(LOCK_PATIENCE)
+            connection.execute(LOCK_TABLES.format(sql.SQL(", ").join(map(identifier, tables))))
+    except psycopg.errors.LockNotAvailable:
+        return [f"another session holds a lock on {' or '.join(tables)}: pg_locks names it"]
+    return []
+
+
 def _close_run(connection: Connection, values: Mapping[str, Any]) -> bool:
     """Whether the run was open. Locks first: the sums must be taken after the last load has committed."""
     if connection.execute(LOCK_RUN, values).rowcount == 0:
@@ -307,6 +326,8 @@ DENIED: LiteralString = """
     )
     SELECT current_user, object, privilege FROM denied
 """
+LOCK_PATIENCE: LiteralString = "SET LOCAL lock_timeout = '5s'"
+LOCK_TABLES = sql.SQL("LOCK TABLE {} IN ROW EXCLUSIVE MODE")  # as a load does
 # Looks first: each ON CONFLICT uses up one of the 32,767 numbers of the identity.
 INSERT_QUEUE: LiteralString = """
     INSERT INTO etl.queues (name) SELECT %(queue)s

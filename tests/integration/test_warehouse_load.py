@@ -452,7 +452,7 @@ def test_a_day_is_made_once_however_many_ask_for_it_and_without_stopping_loads(
         list(threads.map(ask, days * 6, timeout=30))
     found = clean_database.rows(
         "SELECT relname FROM pg_inherits JOIN pg_class ON oid = inhrelid"
-        " WHERE inhparent = 'etl.ledger'::regclass AND relname LIKE 'ledger_2007%'"
+        " WHERE inhparent = 'etl.ledger'::regclass AND relname LIKE 'ledger_200701%'"
     )
     assert sorted(found) == [(f"ledger_2007010{n}",) for n in range(1, 5)]
 

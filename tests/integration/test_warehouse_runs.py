@@ -1,9 +1,13 @@
 """What the warehouse knows of runs and keys, and what it says when something is wrong."""
 
 import logging
+import os
+import signal
 import socket
+import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from uuid import uuid4
 
 import psycopg
@@ -227,6 +231,56 @@ def test_a_forgotten_lock_ends_a_load_with_one_clear_line_and_nothing_of_it_come
     assert clean_database.counts() == (3, 3, 0)
 
 
+def test_what_waits_for_a_forgotten_lock_leaves_no_session_behind(clean_database: Database) -> None:
+    waiting = "FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    with Warehouse(clean_database.loader_dsn, silence_seconds=0.5) as warehouse:
+        run_id = open_run(warehouse)
+        with clean_database.owner() as forgetful, forgetful.transaction():
+            forgetful.execute("LOCK TABLE user_logins IN ACCESS EXCLUSIVE MODE")
+            for _ in range(2):
+                with pytest.raises(WarehouseUnavailable):
+                    load(warehouse, run_id, new_messages(3))
+            assert clean_database.rows(f"SELECT count(*) {waiting}") == [(2,)]
+            clean_database.wait_for(f"SELECT count(*) = 0 {waiting}")  # 10 s: migration 0004
+            close(warehouse, run_id, "failed")
+
+
+@contextmanager
+def unreachable_standby(database: Database) -> Iterator[None]:
+    """Every COMMIT waits for a standby that does not exist."""
+    with database.owner() as connection:
+        connection.execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
+        connection.execute("SELECT pg_reload_conf()")
+        try:
+            yield
+        finally:
+            connection.execute("ALTER SYSTEM RESET synchronous_standby_names")
+            connection.execute("SELECT pg_reload_conf()")
+
+
+def test_a_commit_that_is_interrupted_while_it_waits_for_its_standby_does_not_count_as_done(
+    clean_database: Database,
+) -> None:
+    waits = "SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+
+    def interrupt() -> None:
+        clean_database.wait_for(waits)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with Warehouse(clean_database.loader_dsn) as warehouse:
+        run_id = open_run(warehouse)
+        load(warehouse, run_id, new_messages(1))  # makes the ledger's day
+        with unreachable_standby(clean_database):
+            thread = threading.Thread(target=interrupt)
+            thread.start()
+            with pytest.raises(KeyboardInterrupt):
+                load(warehouse, run_id, new_messages(3), "0001")
+            thread.join()
+            assert list(warehouse.committed_batches(run_id)) == ["0000"]
+        clean_database.wait_for("SELECT count(*) = 2 FROM etl.batches")
+    assert clean_database.counts() == (4, 4, 0)
+
+
 def test_a_statement_that_goes_on_bringing_something_may_take_long(clean_database: Database) -> None:
     # Postgres sends what it has when it has 8 KiB.
     slow = "SELECT repeat('x', 9000), pg_sleep(0.2) FROM generate_series(1, 6)"
@@ -257,6 +311,18 @@ def test_what_the_connection_string_says_wins_over_our_defaults(clean_database: 
 def problems_of(dsn: str) -> list[str]:
     with Warehouse(dsn) as warehouse:
         return warehouse.problems(CONTRACT)
+
+
+def test_a_lock_on_the_table_is_said_before_anything_is_received(
+    clean_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("include.queue_etl.warehouse.LOCK_PATIENCE", "SET LOCAL lock_timeout = '100ms'")
+    with clean_database.owner() as forgetful, forgetful.transaction():
+        forgetful.execute("LOCK TABLE user_logins IN SHARE MODE")
+        assert problems_of(clean_database.loader_dsn) == [
+            "another session holds a lock on public.user_logins or etl.ledger: pg_locks names it"
+        ]
+    assert problems_of(clean_database.loader_dsn) == []
 
 
 def test_a_warehouse_that_is_ready_has_no_problems(clean_database: Database) -> None:
