@@ -187,9 +187,14 @@ def endpoint_urls(connection: "Connection | None") -> dict[str, str]:
 
     `{"service_config": {"sqs": {"endpoint_url": ...}}}` wins over `{"endpoint_url": ...}`, as in the provider
     (`AwsConnectionWrapper.get_service_endpoint_url`), read here because importing the provider imports boto3.
+
+    Raises:
+        SettingsError: `service_config` is no object
     """
     extra = connection.extra_dejson if connection else {}
     special, general = extra.get("service_config", {}), extra.get("endpoint_url")
+    if not isinstance(special, dict):  # a URI can only say text
+        raise SettingsError([f"connection {AWS}: service_config has to be an object; write it as JSON"])
     found = {name: special.get(name, {}).get("endpoint_url") or general for name in ("sqs", "s3", "kms")}
     return {name: url for name, url in found.items() if url}
 

@@ -83,6 +83,12 @@ def test_each_service_has_its_own_endpoint(connect: Connect, extra: Any, expecte
     assert connections.endpoint_urls(connections.aws_connection()) == expected
 
 
+def test_a_service_config_that_is_text_is_said(connect: Connect) -> None:
+    connect("aws_default", extra={"service_config": '{"sqs": {}}'})
+    with pytest.raises(SettingsError, match="service_config has to be an object"):
+        connections.endpoint_urls(connections.aws_connection())
+
+
 def test_without_an_aws_connection_the_machine_decides() -> None:
     assert connections.endpoint_urls(None) == {}
 
