@@ -159,6 +159,7 @@ def test_a_run_that_somebody_makes_go_again_asks_nobody(
         again(ada, runs[ticket])
     wait_for({"failed", *WAITING}, *runs.values())
     assert {states()[run_id, "unmask"] for run_id in runs.values()} == {"failed"}
+    assert counted(runs["anew"]) == (0, 1)  # by what Airflow counts, it never ran before
     assert list(officer.iterdir()) == []
     for ticket, entries in audited(warehouse, list(runs.values())).items():
         assert [action for action, *_ in entries].count("unmask asked") == 1, ticket
@@ -173,6 +174,14 @@ def run_states(run_ids: list[str]) -> set[str]:
         return {
             str(state) for state in session.scalars(select(DagRun.state).where(DagRun.run_id.in_(run_ids)))
         }
+
+
+def counted(run_id: str) -> tuple[int, int]:
+    """How often the run was cleared, and which try its task is at."""
+    with create_session() as session:
+        run = session.scalars(select(DagRun).where(DagRun.run_id == run_id)).one()
+        task = session.scalars(select(TaskInstance).where(TaskInstance.run_id == run_id)).one()
+        return run.clear_number, task.try_number
 
 
 def audited(warehouse: psycopg.Connection[Any], run_ids: list[str]) -> dict[str, list[tuple[str, ...]]]:
