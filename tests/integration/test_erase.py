@@ -173,9 +173,9 @@ def test_files_of_an_open_run_are_left_alone_and_counted(loaded: Office):
     assert (again["open_runs"], again["rows"], again["file_rows"]) == (0, 1, 1)
 
 
-def damage_one_file(office: Office) -> Path:
-    """The first masked file of the oldest run."""
-    path = min(Path(office.settings.staging).glob("*/*.masked"))
+def damage_one_file(office: Office, kind: Kind = Kind.MASKED) -> Path:
+    """The first file of this kind of the oldest run."""
+    path = min(Path(office.settings.staging).glob(f"*/*.{kind}"))
     path.write_bytes(path.read_bytes()[:-1])
     return path
 
@@ -190,13 +190,33 @@ def test_a_damaged_file_holds_up_nothing_and_is_counted(loaded: Office):
     assert not any(is_of(row, "ip", ADDRESS) for row in loaded.originals())
 
 
-def test_a_damaged_file_keeps_its_key_and_holds_up_no_remask(loaded: Office):
+@pytest.mark.parametrize(("damaged", "erased"), [(Kind.MASKED, (0, 3)), (Kind.REJECTED, (3, 0))])
+def test_what_lies_beside_a_damaged_file_is_erased(damaged, erased, loaded: Office):
+    path = damage_one_file(loaded, damaged)
+    before = path.read_bytes()
+    counts = run(loaded, "ip", ADDRESS)
+    assert (counts["file_rows"], counts["file_messages"], counts["damaged"]) == (*erased, 1)
+    again = run(loaded, "ip", ADDRESS)
+    assert (again["file_rows"], again["file_messages"], again["damaged"]) == (0, 0, 1)
+    assert path.read_bytes() == before
+
+
+def test_a_rejected_file_that_lies_alone_is_erased(loaded: Office):
+    min(Path(loaded.settings.staging).glob("*/*.masked")).unlink()
+    counts = run(loaded, "ip", ADDRESS)
+    assert (counts["files"], counts["file_messages"], counts["damaged"]) == (1, 3, 0)
+    assert run(loaded, "ip", ADDRESS)["file_messages"] == 0
+
+
+@pytest.mark.parametrize("kind", [Kind.MASKED, Kind.REJECTED])
+def test_a_damaged_file_keeps_its_key_and_holds_up_no_remask(kind, loaded: Office):
     text, new = keys.added(loaded.key_file.read_text())
     loaded.key_file.write_text(keys.promoted(text, new))
-    damaged = damage_one_file(loaded)
+    damage_one_file(loaded, kind)
     with loaded.rotation() as pipeline:
         counts = rotation.remask(pipeline, loaded.contracts(), PURPOSE)
-    assert (counts["damaged"], counts["left"]) == (1, len(list(damaged.parent.glob(f"{damaged.stem}.*"))))
+        assert pipeline.staged_keys()[new] == 1
+    assert (counts["damaged"], counts["left"]) == (1, 1)
 
 
 def test_a_payload_that_does_not_open_is_counted_and_stays(loaded: Office):

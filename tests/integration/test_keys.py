@@ -3,7 +3,8 @@
 import json
 import stat
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import boto3
@@ -11,7 +12,7 @@ import pytest
 
 from include.queue_etl import steps
 from include.queue_etl.contract import Scheme
-from include.queue_etl.errors import KeyInUse, KeysetError, PreflightError
+from include.queue_etl.errors import KeyInUse, KeysetError, PreflightError, WarehouseRefused
 from include.queue_etl.keyset import Keyset
 from include.queue_etl.masking import Masker, token_heads
 from include.queue_etl.operations.redrive import redrive
@@ -281,6 +282,65 @@ def test_remask_moves_the_rows_of_every_partition(blocks: int, partitioned: Offi
     twins = {(f"twin{n}", "10.9.9.9", "twin") for n in range(40)}
     assert partitioned.originals() == {*sent.values(), *twins}
     assert remask(partitioned)["rows"] == 0
+
+
+def test_remask_reads_a_partitioned_table_a_few_times_however_many_transactions_it_takes(
+    partitioned: Office, monkeypatch
+):
+    """A plan that reads whole partitions for each of the 40 transactions reads each row 40 times."""
+    monkeypatch.setattr("include.queue_etl.privacy.remasker.BLOCKS", 1)
+    partitioned.send(*logins("a", 80))
+    partitioned.drain()
+    with partitioned.database.owner() as connection:
+        connection.execute(
+            "INSERT INTO public.user_logins SELECT login.* FROM public.user_logins AS login,"
+            " generate_series(1, 99)"
+        )
+    rotate(partitioned)
+    assert remask(partitioned)["rows"] == 8_000
+    others = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    while partitioned.database.rows(others):  # a session tells its counts when it ends
+        time.sleep(0.02)
+    ((read,),) = partitioned.database.rows(
+        "SELECT sum(seq_tup_read) FROM pg_stat_user_tables WHERE relname LIKE 'part\\_%'"
+    )
+    assert 8_000 < read < 10 * 8_000
+
+
+@pytest.fixture
+def child(office: Office) -> Iterator[Callable[[str], None]]:
+    """Makes a child table of user_logins, as partitions were before they had a syntax."""
+    with office.database.owner() as connection:
+        connection.execute("CREATE FOREIGN DATA WRAPPER nowhere")
+        connection.execute("CREATE SERVER nowhere FOREIGN DATA WRAPPER nowhere")
+
+    def make(kind: str, place: str = "") -> None:
+        with office.database.owner() as connection:
+            connection.execute(f"CREATE {kind} public.child () INHERITS (public.user_logins) {place}")
+
+    yield make
+    with office.database.owner() as connection:
+        connection.execute("DROP FOREIGN DATA WRAPPER nowhere CASCADE")
+        connection.execute("DROP TABLE IF EXISTS public.child")
+
+
+def test_remask_moves_the_rows_of_child_tables(office: Office, child):
+    child("TABLE")
+    office.send(*logins("a", 80))
+    office.drain()
+    with office.database.owner() as connection:
+        connection.execute("INSERT INTO public.child SELECT * FROM public.user_logins")
+        connection.execute("TRUNCATE ONLY public.user_logins")
+    old, _ = rotate(office)
+    counts = remask(office)
+    assert (counts["rows"], counts["left"], tokens_of(office, old)) == (80, 0, 0)
+
+
+def test_remask_says_that_it_cannot_walk_foreign_tables(office: Office, child):
+    child("FOREIGN TABLE", "SERVER nowhere")
+    rotate(office)
+    with pytest.raises(WarehouseRefused, match="user_logins has foreign parts"):
+        remask(office)
 
 
 def test_remask_without_another_key_changes_nothing(office: Office):

@@ -115,7 +115,7 @@ def erase(
     Returns:
         "dry_run"; "rows" of the table, overwritten with NULL; "quarantined" messages, deleted; "files"
         retained by closed runs, rewritten, and in these "file_rows" and "file_messages"; "unopened":
-        quarantined messages that no key opens, and "damaged" batches of files that do not open, and that so
+        quarantined messages that no key opens, and "damaged" files, which do not open either, and that so
         could not be looked at; "open_runs" whose files were left alone
 
     Raises:

@@ -8,7 +8,7 @@ from uuid import UUID
 from psycopg import sql
 
 from include.queue_etl.contract import Contract, Personal
-from include.queue_etl.errors import KeysetError
+from include.queue_etl.errors import KeysetError, WarehouseRefused
 from include.queue_etl.keyset import Keyset
 from include.queue_etl.masking import Masker, token_heads
 from include.queue_etl.postgres import Connection
@@ -58,11 +58,21 @@ class Remasker(AuditedWarehouse):
     def stretches(self, contract: Contract) -> list[range]:
         """The blocks of the contract's table, cut so that one transaction deals with BLOCKS of them.
 
-        Of a partitioned table a stretch is that of every partition, and so shorter.
+        A stretch is one of every part (partition, child table), and so shorter the more parts reach it.
+
+        Raises:
+            WarehouseRefused: a part lies on another server
         """
-        partitions, length = self._execute(SELECT_LENGTH, table=contract.table)[0]
-        step = max(1, BLOCKS // max(1, partitions))
-        return [range(first, first + step) for first in range(0, length, step)]
+        parts = self._execute(SELECT_PARTS, table=contract.table)
+        if any(foreign for foreign, _ in parts):
+            raise WarehouseRefused(
+                f"{contract.table} has foreign parts, which remask cannot walk: detach them first"
+            )
+        found, first = [], 0
+        while reached := sum(length > first for _, length in parts):
+            found.append(range(first, first + max(1, BLOCKS // reached)))
+            first = found[-1].stop
+        return found
 
     def move_rows(self, contract: Contract, masker: Masker, heads: Sequence[str], blocks: range) -> Moved:
         """Move the rows of these blocks that bear one of these heads."""
@@ -76,7 +86,7 @@ class Remasker(AuditedWarehouse):
             if not changed:
                 return Moved(0, unopened)
             values = [list(column) for column in zip(*changed, strict=True)]
-            return Moved(connection.execute(move, values).rowcount, unopened)
+            return Moved(connection.execute(move, [*values, *places.values()]).rowcount, unopened)
 
         return self._transaction(work)
 
@@ -140,6 +150,7 @@ class Remasker(AuditedWarehouse):
 def _row_statements(contract: Contract, columns: Sequence[Personal]) -> tuple[sql.Composed, sql.Composed]:
     """Find rows by block and head; move rows by their place, if they are still what they were.
 
+    Moving names the blocks too: from the places alone the planner reads every partition whole, each time.
     Partitions have the same places. A row of another partition that has the place and the old tokens too gets
     the new tokens of these, which is right as well.
     """
@@ -156,6 +167,7 @@ def _row_statements(contract: Contract, columns: Sequence[Personal]) -> tuple[sq
     news = [sql.Identifier(f"new_{index}") for index in range(len(names))]
     move = sql.SQL(
         "UPDATE {} AS t SET {} FROM unnest(%s::tid[], {}) AS v (place, {}) WHERE t.ctid = place AND {}"
+        " AND t.ctid >= %s::tid AND t.ctid < %s::tid"
     ).format(
         table,
         sql.SQL(", ").join(sql.SQL("{} = {}").format(*pair) for pair in zip(names, news, strict=True)),
@@ -193,12 +205,13 @@ def _head(key_id: int) -> bytes:
     return b"\x01" + key_id.to_bytes(4, "big")
 
 
-SELECT_LENGTH: LiteralString = """
-    SELECT count(leaf.relid),
-           greatest(max(pg_relation_size(given)), max(pg_relation_size(leaf.relid)))
-               / current_setting('block_size')::bigint
-    FROM to_regclass(%(table)s) AS given
-    LEFT JOIN LATERAL pg_partition_tree(given) AS leaf ON leaf.isleaf
+SELECT_PARTS: LiteralString = """
+    WITH RECURSIVE part AS (
+        SELECT to_regclass(%(table)s)::oid AS relid
+        UNION SELECT inhrelid FROM pg_inherits JOIN part ON inhparent = relid
+    )
+    SELECT relkind = 'f', coalesce(pg_relation_size(relid), 0) / current_setting('block_size')::bigint
+    FROM part JOIN pg_class ON oid = relid
 """
 SELECT_SEALED: LiteralString = """
     SELECT queue_id, sent_day, message_id::text, payload FROM etl.quarantine

@@ -2,13 +2,13 @@
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from include.queue_etl.batches import MaskedBatch, RejectedBatch
 from include.queue_etl.contract import Contract
 from include.queue_etl.errors import StagedFileDamaged
-from include.queue_etl.staging import BatchFile, Kind, Staging
+from include.queue_etl.staging import RETAINED, BatchFile, Content, Kind, Staging
 
 Row = list[str]  # COPY text of one row, in the order of the contract's columns
 REASON, PAYLOAD, SIZE = 4, 5, 6  # columns of a quarantine line (copytext.quarantine_line)
@@ -46,19 +46,16 @@ def rewrite(
         dry_run: only count
 
     Returns:
-        "files" rewritten, "rows" and "payloads" changed; "damaged" batches, which do not open and stay as
+        "files" rewritten, "rows" and "payloads" changed; "damaged" files, which do not open and stay as
         they are
 
     Raises:
         StagingUnavailable: files rewritten so far stay so; a repetition does the rest
     """
     counts: Counter[str] = Counter()
-    for batch in staging.batches(Kind.MASKED):
-        try:
-            counts += _rewrite_batch(staging, batch, contracts, change_of, to_key, dry_run)
-        except StagedFileDamaged as error:  # nobody can read it, so nothing of it can be loaded either
-            log.warning("%s; it is left alone", error)
-            counts["damaged"] += 1
+    # Either kind may lie there alone: a task that was killed had written no more.
+    for batch in sorted({batch for kind in RETAINED for batch in staging.batches(kind)}):
+        counts += _rewrite_batch(staging, batch, contracts, change_of, to_key, dry_run)
     return counts
 
 
@@ -70,22 +67,40 @@ def _rewrite_batch(
     to_key: int | None,
     dry_run: bool,
 ) -> Counter[str]:
-    masked = staging.open(BatchFile(batch, Kind.MASKED), MaskedBatch)
-    if masked is None or masked.contract not in contracts:
-        return Counter()
-    change = change_of(contracts[masked.contract])
-    rejected = staging.open(BatchFile(batch, Kind.REJECTED), RejectedBatch)
-    found = {Kind.MASKED: _rows(masked, change, to_key), Kind.REJECTED: _payloads(rejected, change)}
-    counts = Counter(rows=found[Kind.MASKED], payloads=found[Kind.REJECTED])
+    counts: Counter[str] = Counter()
+    masked = _opened(staging, BatchFile(batch, Kind.MASKED), MaskedBatch, counts)
+    # Without the masked file nobody knows whose messages were rejected. A payload opens only as what it is.
+    concerned = contracts if masked is None else contracts.keys() & {masked.contract}
+    changes = [change_of(contracts[name]) for name in concerned]
+    if not changes:
+        return counts
+    rejected = _opened(staging, BatchFile(batch, Kind.REJECTED), RejectedBatch, counts)
+    counts["rows"] = _rows(masked, changes[0], to_key) if masked else 0
+    counts["payloads"] = _payloads(rejected, changes) if rejected else 0
     # Rejected first: the masked file stands for the whole of the batch.
-    for kind, content in ((Kind.REJECTED, rejected), (Kind.MASKED, masked)):
+    for kind, content, found in (
+        (Kind.REJECTED, rejected, counts["payloads"]),
+        (Kind.MASKED, masked, counts["rows"]),
+    ):
         file = BatchFile(batch, kind)
-        if content is None or not (found[kind] or (to_key and staging.key_of(file) != to_key)):
+        if content is None or not (found or (to_key and staging.key_of(file) != to_key)):
             continue
         counts["files"] += 1
         if not dry_run:
             staging.seal(file, content)
     return counts
+
+
+def _opened(
+    staging: Staging, file: BatchFile, content_type: type[Content], counts: Counter[str]
+) -> Content | None:
+    """The file's content; None where there is none, or it is damaged, which is counted."""
+    try:
+        return staging.open(file, content_type)
+    except StagedFileDamaged as error:  # nobody can read it, so nothing of it can be loaded either
+        log.warning("%s; it is left alone", error)
+        counts["damaged"] += 1
+        return None
 
 
 def _rows(masked: MaskedBatch, change: Change, to_key: int | None) -> int:
@@ -98,19 +113,19 @@ def _rows(masked: MaskedBatch, change: Change, to_key: int | None) -> int:
     return sum(before != after for before, after in zip(rows, new, strict=True))
 
 
-def _payloads(rejected: RejectedBatch | None, change: Change) -> int:
+def _payloads(rejected: RejectedBatch, changes: Sequence[Change]) -> int:
     """Change the payloads of a batch's rejected messages; returns how many changed."""
-    if rejected is None:
-        return 0
     lines = [line.split("\t") for line in rejected.lines.decode().split("\n")[:-1]]
-    new = [_line(line, change) for line in lines]
+    new = [_line(line, changes) for line in lines]
     rejected.lines = "".join(["\t".join(line) + "\n" for line in new]).encode()
     return sum(before != after for before, after in zip(lines, new, strict=True))
 
 
-def _line(line: list[str], change: Change) -> list[str]:
+def _line(line: list[str], changes: Sequence[Change]) -> list[str]:
     head = r"\\x"
-    payload = change.payload(line[2], bytes.fromhex(line[PAYLOAD].removeprefix(head)))
+    payload = bytes.fromhex(line[PAYLOAD].removeprefix(head))
+    for change in changes:
+        payload = change.payload(line[2], payload)
     new = [*line]
     new[PAYLOAD] = head + payload.hex()
     if not payload:

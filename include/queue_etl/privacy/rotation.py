@@ -60,8 +60,8 @@ def remask(pipeline: RotationPipeline, contracts: Contracts, purpose: Purpose) -
     Returns:
         "rows", "payloads" and "files" moved; "unopened": those that no key of the keyset opens; "one_way":
         tokens of other keys, which cannot be moved; "left": what else still bears another key of the keyset:
-        0, or something did not open, or pipelines with an older keyset are at work; "damaged": batches of
-        staged files that do not open and stay until maintenance removes them; "open_runs": runs whose files
+        0, or something did not open, or pipelines with an older keyset are at work; "damaged": staged
+        files that do not open and stay until maintenance removes them; "open_runs": runs whose files
         could not be looked at, as they are not closed
 
     Raises:
