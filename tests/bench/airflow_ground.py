@@ -54,6 +54,7 @@ def running(base: Settings, console: Console) -> Iterator[Ground]:
     """
     # Inherited by the scheduler. Its own runs, one every five minutes, would take the messages.
     os.environ["AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE"] = "False"
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else changed files are compiled anew for each task
     stack.ensure(base, console, airflow_database=True)
     with (
         tempfile.TemporaryDirectory(prefix="bench-") as folder,
