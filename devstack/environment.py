@@ -136,8 +136,8 @@ def _airflow(settings: Settings) -> dict[str, str]:
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(password_file(settings)),
         # The default, 1 s, leaves most of a short run's time between its tasks.
         "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.1",
-        # An executor's slot may stay taken for one interval (5 s) after its task has ended: the supervisor looks
-        # again no sooner where the sockets close before the process has gone. As many seconds of failures (3).
+        # A slot of the executor may stay taken for one interval (5 s) after its task has ended: where sockets
+        # close before the process is gone, the supervisor looks again no sooner. Fails after as many seconds.
         "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
         "AIRFLOW__WORKERS__MAX_FAILED_HEARTBEATS": "15",
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": metadata.url(AIRFLOW, "postgresql+psycopg2"),
