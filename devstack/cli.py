@@ -227,8 +227,8 @@ def _add_checks(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     )
     test.add_argument("suite", nargs="?", choices=suite.SUITES, help="only these tests (default: everything)")
     test.epilog = (
-        "`faults` with one of --kills N, --messages N, --restarts N, --staging folder|s3, --seed N, --json is the"
-        " kill run: it prints what became of the messages, and exit code 1 says that it is not what should."
+        "`faults` with one of --kills N, --messages N, --restarts N, --staging folder|s3, --seed N, --json is"
+        " the kill run: it prints what became of the messages; exit code 1 where that is not what should."
     )
     race = _add(
         commands, "bench", _bench, "the pipeline against two baselines: CPU, speed, memory", answers=True
