@@ -7,7 +7,7 @@ from queue_etl_connections import open_officer
 from queue_etl_policy import DEFAULT_ARGS
 from queue_etl_privacy import UnmaskWhenApproved
 
-from include.contracts import contract_names
+from include.contracts import DEFAULT_CONTRACT, contract_names
 
 DOC = """
 Recovers the values behind tokens of one field, when **somebody else than who triggered it** approves (Required
@@ -26,7 +26,7 @@ def form() -> dict[str, Param]:
     """What is asked for when it is triggered: tokens, never personal values."""
     text = {"type": "string", "minLength": 1}
     return {
-        "contract": Param(contract_names()[0], type="string", enum=contract_names(), title="Contract"),
+        "contract": Param(DEFAULT_CONTRACT, type="string", enum=contract_names(), title="Contract"),
         "field": Param("ip", title="Field", description="The event field the tokens stand for.", **text),
         "tokens": Param(
             [],

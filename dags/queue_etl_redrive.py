@@ -6,7 +6,7 @@ from airflow.sdk import DAG, Param, task
 from queue_etl_connections import open_upkeep
 from queue_etl_policy import DEFAULT_ARGS
 
-from include.contracts import contract_names
+from include.contracts import DEFAULT_CONTRACT, contract_names
 
 DOC = """
 Takes messages out of quarantine that the current contract accepts: each becomes a row, once. What is rejected
@@ -39,7 +39,7 @@ with DAG(
             True, type="boolean", title="Dry run", description="Only say what would become of them."
         ),
         "contract": Param(
-            contract_names()[0],
+            DEFAULT_CONTRACT,
             type="string",
             enum=contract_names(),
             title="Contract",

@@ -5,6 +5,8 @@ from importlib import import_module
 
 from include.queue_etl.contract import Contract
 
+DEFAULT_CONTRACT = "user_logins"  # of commands and forms where nobody names one
+
 
 def contract_names() -> list[str]:
     """Names of all contracts, sorted; each is also a DAG id."""

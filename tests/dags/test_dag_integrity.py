@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk import TriggerRule
 
-from include.contracts import contract_names
+import include.contracts
+from include.contracts import DEFAULT_CONTRACT, contract_names
 from include.queue_etl import errors
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -22,6 +24,16 @@ TASKS = ("sense", "extract", "mask", "load", "finish")
 def test_there_is_one_dag_for_each_contract(dags: Mapping[str, Any]) -> None:
     assert sorted(dags) == sorted([*contract_names(), *OPERATIONS, *PRIVACY])
     assert "user_logins" in dags
+
+
+def test_a_second_contract_gets_its_dag_and_changes_no_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = str(PROJECT / "tests" / "contracts")
+    monkeypatch.setattr(include.contracts, "__path__", [*include.contracts.__path__, folder])
+    bag = DagBag(str(PROJECT / "dags"))
+    assert "newsletter_signups" in bag.dags
+    for form in ("queue_etl_redrive", "pii_unmask"):
+        contract = bag.dags[form].params.get_param("contract")
+        assert (contract.value, contract.schema["enum"]) == (DEFAULT_CONTRACT, contract_names())
 
 
 def test_edges_are_sense_extract_mask_load_finish(dags: Mapping[str, Any]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from include.contracts import contract_names
+from include.contracts import DEFAULT_CONTRACT, contract_names
 
 Arguments = argparse.Namespace
 
@@ -23,7 +23,7 @@ def add(
     summary = (command.__doc__ or "").strip()
     parser: argparse.ArgumentParser = commands.add_parser(name, help=summary, description=summary)
     parser.set_defaults(command=command, name=name, misused=parser.error)
-    parser.add_argument("--contract", choices=contract_names(), default="user_logins")
+    parser.add_argument("--contract", choices=contract_names(), default=DEFAULT_CONTRACT)
     parser.add_argument(
         "--run-id", default=None, help="name of the run; give an earlier one to go on with it"
     )
