@@ -80,8 +80,9 @@ def _demo(options: argparse.Namespace, stack_settings: Settings, console: Consol
 
 
 def _up(_options: argparse.Namespace, stack_settings: Settings, console: Console) -> int:
-    stack.ensure(stack_settings, console, airflow_database=True)
-    stack.ensure_airflow(stack_settings, console)
+    with locks.held(stack_settings.state / "demo.lock", console):  # the scheduler would disturb its run
+        stack.ensure(stack_settings, console, airflow_database=True)
+        stack.ensure_airflow(stack_settings, console)
     console.note(f"\nAirflow:  http://localhost:{stack_settings.ui_port}")
     console.note(f"user:     {environment.UI_USER}, password in {environment.password_file(stack_settings)}")
     console.note(f"shell:    source '{stack_settings.state / 'env'}'")

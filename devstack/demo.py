@@ -56,10 +56,13 @@ class Outcome:
 def run(settings: Settings, console: Console, messages: Path) -> Outcome:
     """Bring the stack up, send the messages, run the DAG once and read what it recorded.
 
-    Whatever the queue held before is part of the run. Raises StackError for a messages file that is missing.
+    Whatever the queue held before is part of the run. Raises StackError for a messages file that is missing
+    or empty.
     """
     if not messages.is_file():
         raise StackError(f"no such file: {messages}")
+    if not messages.read_bytes().strip():
+        raise StackError(f"{messages} is empty: put one message body on each line")
     stack.ensure(settings, console, airflow_database=True)
     with console.step(f"send {messages.name}"):
         engine.output(settings, "send", str(messages))
@@ -86,7 +89,11 @@ def _finished_run(settings: Settings, since: str) -> dict[str, Any]:
 
 def show(settings: Settings, console: Console, outcome: Outcome) -> None:
     """Print the outcome for a person: rows, numbers, seconds, and what to try next."""
-    if not outcome.succeeded:
+    if outcome.exit_code == 0 and not outcome.run:
+        console.note(
+            "\nThe run found no messages: something else took them. See ./dev status."
+        )
+    elif not outcome.succeeded:
         tail = [line[:200] for line in outcome.log.read_text(errors="replace").splitlines()[-15:]]
         console.note("\n".join(["", *tail, "", f"The run failed. Its whole output is in {outcome.log}"]))
     if outcome.run:

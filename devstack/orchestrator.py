@@ -5,10 +5,11 @@ import json
 import subprocess
 import urllib.request
 
-from devstack import environment, ports, processes
+from devstack import environment, ports, postgres, processes
 from devstack.console import Console
 from devstack.credentials import secret, write_private
 from devstack.errors import StackError
+from devstack.postgres import AIRFLOW
 from devstack.processes import Part
 from devstack.settings import Settings
 
@@ -23,6 +24,20 @@ COMMANDS = {
     "dag-processor": ("dag-processor",),
     "triggerer": ("triggerer", "--skip-serve-logs"),
 }
+
+# Runs of `airflow dags test` that were stopped. Nobody goes on with them, but with max_active_runs=1 the
+# schedule waits until they time out; Airflow has no command that ends a run.
+END_STOPPED_TESTS = """
+with ended as (
+    update dag_run set state = 'failed', end_date = now()
+     where triggered_by = 'TEST' and state in ('queued', 'running') returning dag_id, run_id
+), tasks as (
+    update task_instance task set state = 'failed' from ended
+     where task.dag_id = ended.dag_id and task.run_id = ended.run_id
+       and task.state not in ('success', 'failed', 'skipped', 'upstream_failed', 'removed')
+)
+select count(*) from ended
+"""
 
 
 def parts(settings: Settings) -> list[Part]:
@@ -55,6 +70,8 @@ def start(settings: Settings, console: Console) -> None:
     processes.stop([part for part in missing if part.record()])
     if any(part.name == "api-server" for part in missing):
         ports.require_free(settings.ui_port, "DEV_UI_PORT", "the Airflow UI")
+    if any(part.name == "scheduler" for part in missing):
+        _end_stopped_tests(settings, console)
     with console.step(f"start Airflow ({len(missing)} of {len(COMMANDS)} processes)"):
         for part in missing:
             _start(part, settings)
@@ -74,6 +91,12 @@ def health(settings: Settings) -> dict[str, str]:
     return {**named, "api-server": "healthy"}
 
 
+def _end_stopped_tests(settings: Settings, console: Console) -> None:
+    ended = int(postgres.query(settings, END_STOPPED_TESTS, database=AIRFLOW))
+    if ended:
+        console.note(f"  ended {ended} DAG run(s) that `airflow dags test` left behind when it was stopped")
+
+
 def _start(part: Part, settings: Settings) -> None:
     command = airflow_command(settings, *COMMANDS[part.name])
     processes.start(part, command, environment.for_child(settings), settings.ui_port)
@@ -83,7 +106,10 @@ def _start(part: Part, settings: Settings) -> None:
 
 
 def _runs(part: Part, settings: Settings) -> bool:
-    return part.pid() is not None and part.record().get("port") == settings.ui_port
+    """Runs, on this port, and not since before Postgres was started anew: then it may be about to give up."""
+    if part.pid() is None or part.record().get("port") != settings.ui_port:
+        return False
+    return not part.is_older_than(postgres.part(settings))
 
 
 def _wait_until_healthy(settings: Settings) -> None:

@@ -61,6 +61,12 @@ class Part:
         process = find(record.get("pid", 0))
         return process.pid if process and process.started == record["started"] else None
 
+    def is_older_than(self, other: "Part") -> bool:
+        """Whether it was started before the other part's last start."""
+        records = [part.record_file for part in (self, other)]
+        own, others = [record.stat().st_mtime if record.exists() else 0 for record in records]
+        return own < others
+
     def log_tail(self, lines: int = 15) -> str:
         """Return the end of the log."""
         try:

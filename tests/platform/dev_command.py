@@ -23,11 +23,18 @@ class Launcher:
     def settings(self) -> Settings:
         return from_environment(self.env)
 
-    def start(self, *arguments: str, **changed: str) -> "subprocess.Popen[str]":
-        command = [sys.executable, str(ROOT / "dev"), *arguments]
-        env = {**self.env, **changed}
-        pipe = subprocess.PIPE
-        return subprocess.Popen(command, env=env, cwd="/", stdout=pipe, stderr=pipe, text=True)
+    def start(
+        self, *arguments: str, start_new_session: bool = False, **changed: str
+    ) -> "subprocess.Popen[str]":
+        return subprocess.Popen(
+            [sys.executable, str(ROOT / "dev"), *arguments],
+            env={**self.env, **changed},
+            cwd="/",
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=start_new_session,
+        )
 
     def run(self, *arguments: str, **changed: str) -> "subprocess.CompletedProcess[str]":
         process = self.start(*arguments, **changed)

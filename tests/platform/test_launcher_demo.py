@@ -1,0 +1,73 @@
+"""`./dev demo` and `./dev up` as a person runs them, whole and stopped half way."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from dev_command import Launcher
+
+from devstack import postgres, processes
+from devstack.demo import SAMPLE
+from devstack.postgres import AIRFLOW
+
+RUNS = "select coalesce(string_agg(state, ' '), '') from dag_run where triggered_by = 'TEST'"
+AIRFLOW_PARTS = ("api-server", "scheduler", "dag-processor", "triggerer")
+
+
+def states(launcher: Launcher) -> list[str]:
+    """Of all runs that `airflow dags test` made, in no order."""
+    return postgres.query(launcher.settings, RUNS, database=AIRFLOW).split()
+
+
+def test_the_demo_accounts_for_every_message_it_sent(launcher: Launcher) -> None:
+    done = launcher.run("demo", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    sent = len(SAMPLE.read_text().splitlines())
+    assert (found["received"], found["deleted"], found["left_on_queue"]) == (sent, sent, 0)
+    assert found["loaded"] + found["quarantined"] == sent
+
+
+def test_a_file_without_messages_is_one_clear_line(launcher: Launcher, tmp_path: Path) -> None:
+    path = tmp_path / "empty"
+    path.write_text("\n \n")
+    done = launcher.run("demo", "--messages", str(path))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"dev: {path} is empty: put one message body on each line\n"
+
+
+@pytest.fixture
+def stopped_demo(launcher: Launcher) -> Launcher:
+    """A demo that Ctrl-C ended once Airflow had begun its run."""
+    demo = launcher.start("demo", start_new_session=True)
+    begun = processes.wait_until(lambda: "running" in states(launcher), 60)
+    os.killpg(demo.pid, signal.SIGINT)
+    demo.communicate(timeout=60)
+    assert begun
+    assert demo.returncode == 130
+    return launcher
+
+
+def test_a_demo_that_was_stopped_does_not_hold_up_the_schedule(stopped_demo: Launcher) -> None:
+    assert "running" in states(stopped_demo)
+    up = stopped_demo.run("up")
+    assert up.returncode == 0, up.stderr
+    assert "ended 1 DAG run" in up.stdout
+    assert set(states(stopped_demo)) == {"success", "failed"}
+
+
+def test_airflow_is_started_anew_after_postgres(launcher: Launcher) -> None:
+    assert launcher.run("up").returncode == 0
+    before = [launcher.pid(name) for name in AIRFLOW_PARTS]
+    pid = launcher.pid("postgres")
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    assert processes.wait_until(lambda: launcher.pid("postgres") is None, 10)
+    up = launcher.run("up")
+    assert up.returncode == 0, up.stderr
+    after = [launcher.pid(name) for name in AIRFLOW_PARTS]
+    assert None not in after
+    assert not set(before) & set(after)
+    assert launcher.run("status").returncode == 0
