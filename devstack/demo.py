@@ -90,9 +90,7 @@ def _finished_run(settings: Settings, since: str) -> dict[str, Any]:
 def show(settings: Settings, console: Console, outcome: Outcome) -> None:
     """Print the outcome for a person: rows, numbers, seconds, and what to try next."""
     if outcome.exit_code == 0 and not outcome.run:
-        console.note(
-            "\nThe run found no messages: something else took them. See ./dev status."
-        )
+        console.note("\nThe run found no messages: something else took them. See ./dev status.")
     elif not outcome.succeeded:
         tail = [line[:200] for line in outcome.log.read_text(errors="replace").splitlines()[-15:]]
         console.note("\n".join(["", *tail, "", f"The run failed. Its whole output is in {outcome.log}"]))
