@@ -87,7 +87,7 @@ class Warehouse:
         try:
             return self._transaction(schema_problems) or self._transaction(
                 lambda connection: (
-                    _table_problems(connection, contract)
+                    table_problems(connection, contract)
                     or _denied(connection, contract)
                     or _locked(connection, contract)
                 )
@@ -251,7 +251,8 @@ def schema_problems(connection: Connection) -> list[str]:
     return [] if revision == needed else [f"the warehouse is at revision {revision}, not {needed}: {MIGRATE}"]
 
 
-def _table_problems(connection: Connection, contract: Contract | None) -> list[str]:
+def table_problems(connection: Connection, contract: Contract | None) -> list[str]:
+    """Whether the contract's table is there, with its columns."""
     if contract is None:
         return []
     there = {name for (name,) in connection.execute(TABLE_COLUMNS, {"table": contract.table})}

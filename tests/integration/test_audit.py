@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 import psycopg
 import pytest
 
-from include.queue_etl.errors import AuditBroken, RateExceeded, WarehouseRefused
-from include.queue_etl.privacy import audit, unmask
+from include.queue_etl.errors import AuditBroken, RateExceeded, WarehouseRefused, WarehouseUnavailable
+from include.queue_etl.privacy import audit, keys, unmask
 from include.queue_etl.privacy.audit import Purpose
 from include.queue_etl.privacy.officer import Officer
 from tests.integration.privacy import PURPOSE, WHY, Office, login, office
@@ -193,13 +193,57 @@ def test_the_command_prints_the_mark_and_takes_it(office: Office, capsys, clean_
     office.drain()
     path = office.key_file.with_name("out.csv")
     assert office.command("unmask", *WHY, "--output", str(path), "--user-id", "u1") == 0
-    mark = re.search(r"audit entry (1:[0-9a-f]{64})", capsys.readouterr().out)[1]
+    mark = re.search(r"audit entry (1:[0-9a-f]{64})\n", capsys.readouterr().err)[1]
     assert office.command("audit", "verify", "--mark", mark) == 0
     assert capsys.readouterr().out == f"the audit is whole; last entry {mark}\n"
     with clean_database.owner() as connection:
         connection.execute("UPDATE pii.audit SET ticket = 'other'")
     assert office.command("audit", "verify") == 1
     assert capsys.readouterr() == ("", "verify: audit entry 1 was changed\n")
+
+
+AUDITED = {
+    "unmask": ("unmask", "--stdout", "--user-id", "u1"),
+    "erased": ("erase", "--by", "ip", "--apply", "--json"),
+    "remask": ("remask", "--json"),
+    "destroy key": ("keys", "destroy", "{old}", "--print"),
+}
+
+
+@pytest.mark.parametrize("action", AUDITED)
+def test_every_audited_command_prints_its_mark_apart_from_its_result(
+    action, office: Office, capsys, monkeypatch
+):
+    old, new = keys.key_ids(office.key_file.read_text())[0], keys.added(office.key_file.read_text())
+    office.key_file.write_text(keys.promoted(*new))
+    monkeypatch.setattr("sys.stdin", io.StringIO("192.0.2.77\n"))
+    command = [part.format(old=old) for part in AUDITED[action]]
+    assert office.command(*command, *WHY) == 0
+    shown = capsys.readouterr()
+    (mark,) = re.findall(r"^audit entry (\S+)$", shown.err, re.MULTILINE)
+    assert "audit entry" not in shown.out
+    marks = office.database.rows("SELECT action, id || ':' || encode(hash, 'hex') FROM pii.audit ORDER BY id")
+    assert marks[-1] == (action, mark)
+    assert office.command("audit", "verify", "--mark", mark) == 0
+
+
+@pytest.mark.parametrize("command", [("erase", "--by", "ip"), ("keys", "destroy", "{primary}")])
+def test_what_left_no_entry_prints_no_mark(command, office: Office, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("192.0.2.77\n"))
+    primary = keys.key_ids(office.key_file.read_text())[0]
+    office.command(*(part.format(primary=primary) for part in command), *WHY)
+    assert "audit entry" not in capsys.readouterr().err
+    assert office.audit() == []
+
+
+def test_the_mark_is_printed_also_where_the_deed_fails(office: Office, capsys, monkeypatch):
+    def fail(*_: object) -> None:
+        raise WarehouseUnavailable("the connection to Postgres was lost")
+
+    monkeypatch.setattr(Officer, "overwrite", fail)
+    monkeypatch.setattr("sys.stdin", io.StringIO("192.0.2.77\n"))
+    assert office.command("erase", "--by", "ip", "--apply", *WHY) == 1
+    assert re.fullmatch(r"audit entry 1:[0-9a-f]{64}\nerase: the connection .*\n", capsys.readouterr().err)
 
 
 def test_tokens_may_come_from_a_file(office: Office, capsys, tmp_path):

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import pytest
 
 from include.queue_etl import steps
 from include.queue_etl.batches import MaskedBatch, RejectedBatch
-from include.queue_etl.contract import Scheme
+from include.queue_etl.contract import Personal, Scheme, SentDay, Text
+from include.queue_etl.errors import PreflightError
 from include.queue_etl.operations.reconcile import reconcile
 from include.queue_etl.privacy import keys, rotation
 from include.queue_etl.privacy.erase import Subject, erase
@@ -17,6 +19,7 @@ from include.queue_etl.staging import BatchFile, Kind
 from tests.integration.privacy import PURPOSE, WHY, Office, login, office
 
 __all__ = ["office"]
+CONTRIBUTING = Path(__file__).parents[2] / "CONTRIBUTING.md"
 ADDRESS, DEVICE = "192.0.2.7", "dévice, 7"
 BODIES = [
     login("anna", ip=ADDRESS, device_id=DEVICE),
@@ -261,12 +264,122 @@ def test_erasing_and_remasking_at_once_leaves_neither_undone(loaded: Office):
 
 
 @pytest.mark.parametrize(("field", "value", "told"), [
-    ("locale_", "x", "no field 'locale_' to erase by in user_logins: user_id, device_type, ip, device_id"),
+    ("locale", "x", "no field 'locale' to erase by in user_logins: one of user_id, ip, device_id"),
+    ("device_type", "ios", "no field 'device_type' to erase by"),
     ("ip", " ", "the value is blank"),
 ])  # fmt: skip
 def test_what_cannot_be_erased_by_is_said(field, value, told, office: Office):
     with pytest.raises(ValueError, match=told):
         Subject(office.contract, field, value)
+
+
+# What the role may -----------------------------------------------------------------------------------------
+
+
+MISSING = {  # field -> what is taken from the officer's role, and what the refusal says
+    "a column to overwrite": (
+        "user_id",
+        "REVOKE UPDATE (user_id) ON public.user_logins FROM pii_officer",
+        "GRANT UPDATE (user_id) ON public.user_logins TO pii_officer",
+    ),
+    "a personal column": (
+        "user_id",
+        "REVOKE UPDATE (masked_device_id) ON public.user_logins FROM pii_officer",
+        "GRANT UPDATE (masked_device_id) ON public.user_logins TO pii_officer",
+    ),
+    "the column to look in": (
+        "ip",
+        "REVOKE SELECT ON public.user_logins FROM pii_officer",
+        "GRANT SELECT (masked_ip) ON public.user_logins TO pii_officer",
+    ),
+    "the quarantine": (
+        "ip",
+        "REVOKE DELETE ON etl.quarantine FROM pii_officer",
+        "GRANT DELETE ON etl.quarantine TO pii_officer",
+    ),
+    "the audit": (
+        "ip",
+        "REVOKE EXECUTE ON FUNCTION pii.record FROM pii_officer",
+        "GRANT EXECUTE ON FUNCTION pii.record TO pii_officer",
+    ),
+    "the schema": (
+        "ip",
+        "REVOKE USAGE ON SCHEMA pii FROM pii_officer",
+        "GRANT USAGE ON SCHEMA pii TO pii_officer",
+    ),
+    "room for NULL": (
+        "user_id",
+        "ALTER TABLE public.user_logins ALTER user_id SET NOT NULL",
+        "ALTER TABLE public.user_logins ALTER user_id DROP NOT NULL",
+    ),
+}
+
+
+@pytest.fixture(params=MISSING)
+def lacking(request, loaded: Office):
+    """A project whose officer lacks something; the field that shows it, and the statement that mends it."""
+    field, taken, remedy = MISSING[request.param]
+    with loaded.database.owner() as connection:
+        connection.execute(taken)
+        yield loaded, field, remedy
+        connection.execute(remedy)
+        connection.execute("GRANT SELECT ON public.user_logins TO pii_officer")
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_what_the_role_may_not_is_named_with_its_remedy_before_anything_is_touched(dry_run, lacking):
+    office, field, remedy = lacking
+    before = snapshot(office)
+    with pytest.raises(PreflightError) as caught:
+        run(office, field, {"user_id": "anna", "ip": ADDRESS}[field], dry_run=dry_run)
+    (problem,) = caught.value.problems
+    assert problem.endswith(f": {remedy}")
+    assert snapshot(office) == before
+    assert office.audit() == []
+
+
+def test_the_remedy_that_is_named_is_enough(lacking):
+    office, field, remedy = lacking
+    with office.database.owner() as connection:
+        connection.execute(remedy)
+    assert run(office, field, {"user_id": "anna", "ip": ADDRESS}[field])["rows"] == 3
+
+
+def test_all_that_is_missing_is_named_at_once(loaded: Office):
+    columns = "user_id, masked_ip, masked_device_id"
+    with loaded.database.owner() as connection:
+        connection.execute(f"REVOKE UPDATE ({columns}) ON public.user_logins FROM pii_officer")
+        try:
+            with pytest.raises(PreflightError) as caught:
+                run(loaded, "user_id", "anna", dry_run=True)
+        finally:
+            connection.execute(f"GRANT UPDATE ({columns}) ON public.user_logins TO pii_officer")
+    assert len(caught.value.problems) == 3
+
+
+def test_a_table_that_is_not_there_is_said(office: Office):
+    office = replace(office, contract=replace(office.contract, table="public.signups"))
+    with pytest.raises(PreflightError, match=r"there is no table public\.signups"):
+        run(office, "ip", ADDRESS, dry_run=True)
+
+
+def test_a_table_made_as_contributing_says_can_be_erased_from(office: Office):
+    statements = re.search(r"```sql\n(.*?)```", CONTRIBUTING.read_text(encoding="utf-8"), re.DOTALL)[1]
+    contract = replace(
+        office.contract,
+        table="public.signups",
+        columns=(SentDay("day"), Personal("email_token", "device_id"), Text("newsletter", "device_type")),
+    )
+    with office.database.owner() as connection:
+        connection.execute(statements)
+        try:
+            counts = run(replace(office, contract=contract), "device_id", "ann@example.org")
+        finally:
+            connection.execute("DROP TABLE public.signups")
+    assert counts["rows"] == 0
+
+
+# The command ------------------------------------------------------------------------------------------------
 
 
 def test_the_command_counts_first_and_takes_the_value_from_standard_input(

@@ -16,6 +16,8 @@ from include.queue_etl import command_line as cli
 from include.queue_etl.batches import RawBatch
 from include.queue_etl.keyset import Keyset
 from include.queue_etl.masking import Masker
+from include.queue_etl.privacy.audit import Entry
+from include.queue_etl.privacy.officer import Officer
 from include.queue_etl.settings import Settings
 from include.queue_etl.transform import mask_batch
 from tests.integration.scratch import TODAY, open_run
@@ -123,17 +125,50 @@ def test_a_file_is_for_its_owner_alone_and_nothing_is_shown(officer, clean_datab
     assert [line["value"] for line in read(path.read_text())] == [ADDRESSES[0], DEVICES[0]]
     shown = capsys.readouterr()
     ((mark,),) = clean_database.rows("SELECT id || ':' || encode(hash, 'hex') FROM pii.audit")
-    assert shown.out == f"2 values in {path}, readable by you alone; audit entry {mark}\n"
-    assert shown.err == ""
+    assert shown.out == f"2 values in {path}, readable by you alone\n"
+    assert shown.err == f"audit entry {mark}\n"
 
 
 @pytest.mark.usefixtures("logins")
-def test_an_existing_file_is_never_overwritten(officer, capsys, tmp_path):
+def test_an_existing_file_is_never_overwritten_and_nothing_is_on_record(
+    officer, clean_database, capsys, tmp_path
+):
     path = tmp_path / "values.csv"
     path.write_text("mine")
     assert officer("--output", str(path), "--user-id", "u0") == 1
     assert path.read_text() == "mine"
-    assert ADDRESSES[0] not in "".join(capsys.readouterr())
+    assert capsys.readouterr() == ("", f"unmask: cannot make the file {path}: File exists\n")
+    assert audit(clean_database) == []
+
+
+@pytest.mark.usefixtures("logins")
+def test_a_file_that_cannot_be_made_is_named_before_anything_is_on_record(
+    officer, clean_database, capsys, tmp_path
+):
+    path = tmp_path / "nowhere" / "values.csv"
+    assert officer("--output", str(path), "--user-id", "u0") == 1
+    told = f"unmask: cannot make the file {path}: No such file or directory\n"
+    assert capsys.readouterr() == ("", told)
+    assert audit(clean_database) == []
+
+
+@pytest.mark.usefixtures("logins")
+def test_the_file_is_there_before_the_audit_entry_and_goes_when_nothing_is_opened(
+    officer, clean_database, monkeypatch, tmp_path
+):
+    path, seen = tmp_path / "values.csv", []
+
+    def record(self: Officer, *given: object, **named: object) -> Entry:
+        seen.append((stat.S_IMODE(path.stat().st_mode), path.read_text()))
+        return real(self, *given, **named)
+
+    real = Officer.record
+    monkeypatch.setattr(Officer, "record", record)
+    monkeypatch.setenv("QUEUE_ETL_UNMASK_PER_HOUR", "1")
+    assert officer("--output", str(path), "--user-id", "u0") == 1
+    assert seen == [(0o600, "")]
+    assert [line[0] for line in audit(clean_database)] == ["unmask refused"]
+    assert not path.exists()
 
 
 # The audit --------------------------------------------------------------------------------------------------
@@ -235,8 +270,9 @@ def test_a_foreign_token_is_one_clear_line(foreign, officer, clean_database, cap
     assert officer("--stdout", "--field", "ip", given) == 1
     shown = capsys.readouterr()
     assert read(shown.out) == []
-    assert len(shown.err.splitlines()) == 1
-    assert shown.err.startswith("unmask: not a token" if foreign == "no token" else "unmask: ")
+    mark, told = shown.err.splitlines()
+    assert mark.startswith("audit entry 1:")  # the attempt is on record
+    assert told.startswith("unmask: not a token" if foreign == "no token" else "unmask: ")
 
 
 @pytest.mark.usefixtures("logins")

@@ -81,6 +81,7 @@ def test_the_help_names_every_command_with_what_it_does(capsys):
         ["unmask", "token"],
         ["unmask", "--reason", "r", "--ticket", "t", "token"],  # neither --output nor --stdout
         ["unmask", "--reason", "r", "--ticket", "t", "--stdout", "--output", "file", "token"],
+        ["erase", "--reason", "r", "--ticket", "t"],  # of what
     ],
 )
 def test_wrong_usage_is_exit_code_two(arguments, capsys):
@@ -218,11 +219,56 @@ def test_an_existing_keyset_is_never_overwritten(tmp_path, capsys):
     assert "File exists" in capsys.readouterr().err
 
 
-def test_an_unknown_personal_field_is_named_with_those_there_are(monkeypatch, capsys):
-    monkeypatch.setenv("QUEUE_ETL_OFFICER_DSN", "host=127.0.0.1")
-    assert run("unmask", "--reason", "r", "--ticket", "t", "--stdout", "--field", "user_id", "x") == 1
-    expected = "unmask: no recoverable field 'user_id' in user_logins: one of ip, device_id\n"
-    assert capsys.readouterr() == ("", expected)
+WHY = ("--reason", "r", "--ticket", "t")
+
+
+def test_an_unknown_personal_field_is_named_with_those_there_are(capsys):
+    assert run("unmask", *WHY, "--stdout", "--field", "user_id", "x") == 2
+    expected = "unmask: error: no recoverable field 'user_id' in user_logins: one of ip, device_id\n"
+    assert capsys.readouterr().err.endswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--user-id", "u", "--field", "ip"], "not with --field"),
+        (["--user-id", "u", "--file", "f"], "not with --file"),
+        (["--user-id", "u", "token"], "not with TOKEN"),
+        (["--user-id", "u", "--field", "ip", "--file", "f", "token"], "not with TOKEN, --file, --field"),
+        (["--field", "ip", "--file", "f", "token"], "give TOKEN or --file, not both"),
+        (["token"], "give --field and its tokens, or --user-id"),
+        (["--file", "f"], "give --field and its tokens, or --user-id"),
+        ([], "give --field and its tokens, or --user-id"),
+    ],
+)
+def test_unmask_refuses_what_it_would_have_to_ignore(arguments, told, capsys):
+    assert run("unmask", *WHY, "--stdout", *arguments) == 2
+    assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("field", ["locale", "device_type", "app_version", "masked_ip", ""])
+def test_erase_is_by_user_or_personal_field_alone_and_says_which(field, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", None)  # refused before it asks for the value
+    assert run("erase", *WHY, "--by", field, "--apply") == 2
+    expected = f"no field '{field}' to erase by in user_logins: one of user_id, ip, device_id\n"
+    assert capsys.readouterr().err.endswith(expected)
+
+
+@pytest.mark.parametrize("blank", ["", " ", "\t\n"])
+@pytest.mark.parametrize("option", ["--reason", "--ticket"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["unmask", "--stdout", "--user-id", "u"],
+        ["erase", "--by", "ip"],
+        ["erase", "--by", "ip", "--apply"],
+        ["remask"],
+        ["keys", "destroy", "1"],
+    ],
+)
+def test_a_blank_reason_or_ticket_is_wrong_usage(command, option, blank, capsys):
+    assert run(*command, *WHY, option, blank) == 2
+    assert f"error: argument {option}: it is blank\n" in capsys.readouterr().err
 
 
 def test_a_stop_by_signal_is_an_exception_so_that_messages_are_given_back():

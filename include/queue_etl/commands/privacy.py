@@ -3,16 +3,19 @@
 import argparse
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from include.contracts import load_contract
 from include.queue_etl.commands import connections
 from include.queue_etl.commands.terminal import Arguments, add, lines, show
+from include.queue_etl.contract import Contract, Personal
 from include.queue_etl.keyset import Keyset
 
 if TYPE_CHECKING:
-    from include.queue_etl.privacy.audit import Purpose
+    from include.queue_etl.privacy.audit import AuditedWarehouse, Purpose
 
 
 MARK = re.compile(r"[1-9][0-9]*:[0-9a-f]{64}")  # Entry.mark
@@ -33,7 +36,12 @@ def add_to(commands: Any) -> None:
     where.add_argument("--stdout", action="store_true", help="CSV on standard output")
     _add_purpose(one)
     one = add(commands, erase)
-    one.add_argument("--by", required=True, metavar="FIELD", help="user_id, ip or device_id")
+    one.add_argument(
+        "--by",
+        required=True,
+        metavar="FIELD",
+        help="user_id, or a personal field of the contract, such as ip",
+    )
     one.add_argument("--file", type=Path, help="file that holds the value; default: standard input")
     one.add_argument("--apply", action="store_true", help="do it")
     one.add_argument("--json", action="store_true", help="print one JSON object")
@@ -87,36 +95,91 @@ def _add_keys(commands: Any) -> None:
 
 def _mark(text: str) -> str:
     if not MARK.fullmatch(text):
-        raise argparse.ArgumentTypeError("not a mark: give ID:HASH as a command printed it")
+        raise argparse.ArgumentTypeError("not a mark: give the whole ID:HASH as a command printed it")
+    return text
+
+
+def _said(text: str) -> str:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("it is blank")
     return text
 
 
 def _add_purpose(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--reason", required=True, help="why; kept in the audit")
-    parser.add_argument("--ticket", required=True, help="reference of the request; kept in the audit")
+    parser.add_argument("--reason", type=_said, required=True, help="why; kept in the audit")
+    parser.add_argument(
+        "--ticket", type=_said, required=True, help="reference of the request; kept in the audit"
+    )
 
 
 def unmask(arguments: Arguments) -> None:
     """Recover masked values, as the privacy officer, with an audit entry."""
     from include.queue_etl.privacy import unmask as recovery
+    from include.queue_etl.privacy.officer import USER
 
     contract, tokens = load_contract(arguments.contract), []
-    if arguments.user_id is not None:
-        recovery.require_user_id(contract)
-    else:
-        column = recovery.personal_field(contract, arguments.field or "")
+    with _usage(arguments):
+        column = _column_asked_for(arguments, contract)
+    if column is not None:
         tokens = [(column, token) for token in arguments.tokens or lines(arguments.file)]
-    with connections.officer(arguments) as pipeline:
+    with connections.officer(arguments) as pipeline, _mark_shown(pipeline.warehouse):
         pipeline.check_warehouse()
-        if arguments.user_id is not None:
-            tokens = pipeline.warehouse.tokens_where(contract, "user_id", arguments.user_id)
-        entry, values = recovery.unmask(pipeline, tokens, _purpose(arguments))
-        if arguments.output is None:
-            recovery.write_csv(values, sys.stdout)
-            return
-        with recovery.private_file(arguments.output) as file:
+        if column is None:
+            tokens = pipeline.warehouse.tokens_where(contract, USER, arguments.user_id)
+        with _destination(arguments.output) as file:
+            _, values = recovery.unmask(pipeline, tokens, _purpose(arguments))
             count = recovery.write_csv(values, file)
-    print(f"{count} values in {arguments.output}, readable by you alone; audit entry {entry.mark}")
+    if arguments.output:
+        print(f"{count} values in {arguments.output}, readable by you alone")
+
+
+def _column_asked_for(arguments: Arguments, contract: Contract) -> Personal | None:
+    """The column of --field, or None for all of a user; ValueError for what does not go together."""
+    from include.queue_etl.privacy import unmask as recovery
+
+    given = {"TOKEN": arguments.tokens, "--file": arguments.file, "--field": arguments.field}
+    named = [name for name, value in given.items() if value not in (None, [])]
+    if arguments.user_id is None:
+        if arguments.field is None:
+            raise ValueError("give --field and its tokens, or --user-id")
+        if arguments.tokens and arguments.file:
+            raise ValueError("give TOKEN or --file, not both")
+        return recovery.personal_field(contract, arguments.field)
+    if named:
+        raise ValueError(f"--user-id means all of a user: not with {', '.join(named)}")
+    recovery.require_user_id(contract)
+    return None
+
+
+@contextmanager
+def _destination(path: Path | None) -> Iterator[TextIO]:
+    """Where the values go. A file is there before anything is on record, and goes again if there are none."""
+    from include.queue_etl.privacy.unmask import private_file
+
+    if path is None:
+        yield sys.stdout
+        return
+    with private_file(path) as file:
+        yield file
+
+
+@contextmanager
+def _usage(arguments: Arguments) -> Iterator[None]:
+    """Say as wrong usage what only the contract could tell."""
+    try:
+        yield
+    except ValueError as error:
+        arguments.misused(str(error))
+
+
+@contextmanager
+def _mark_shown(warehouse: "AuditedWarehouse") -> Iterator[None]:
+    """Print the mark of the last audit entry that was made meanwhile, also where the deed itself failed."""
+    try:
+        yield
+    finally:
+        if entry := warehouse.last_entry:
+            print(f"audit entry {entry.mark}", file=sys.stderr)
 
 
 def verify_audit(arguments: Arguments) -> None:
@@ -129,14 +192,17 @@ def verify_audit(arguments: Arguments) -> None:
 
 
 def erase(arguments: Arguments) -> None:
-    """Erase a user, an address or a device; without --apply only count. The value comes on standard input."""
+    """Erase a user, or one personal value; without --apply only count. The value comes on standard input."""
     from include.queue_etl.privacy import erase as erasure
 
+    contract = load_contract(arguments.contract)
+    with _usage(arguments):
+        erasure.require_field(contract, arguments.by)
     values = lines(arguments.file)
     if len(values) != 1:
         raise ValueError(f"give one value, on a line of its own: there are {len(values)}")
-    subject = erasure.Subject(load_contract(arguments.contract), arguments.by, values[0])
-    with connections.officer(arguments) as pipeline:
+    subject = erasure.Subject(contract, arguments.by, values[0])
+    with connections.officer(arguments) as pipeline, _mark_shown(pipeline.warehouse):
         result = erasure.erase(pipeline, subject, _purpose(arguments), dry_run=not arguments.apply)
     show(result, arguments.json)
 
@@ -145,7 +211,7 @@ def remask(arguments: Arguments) -> None:
     """Move everything, of every contract, to the keyset's primary key; pipelines may run."""
     from include.queue_etl.privacy import rotation
 
-    with connections.rotation(arguments) as pipeline:
+    with connections.rotation(arguments) as pipeline, _mark_shown(pipeline.warehouse):
         show(rotation.remask(pipeline, connections.contracts(), _purpose(arguments)), arguments.json)
 
 
@@ -193,7 +259,7 @@ def destroy_key(arguments: Arguments) -> None:
     """Remove a key for good; refused while anything bears it."""
     from include.queue_etl.privacy import rotation
 
-    with connections.rotation(arguments) as pipeline:
+    with connections.rotation(arguments) as pipeline, _mark_shown(pipeline.warehouse):
         text = rotation.retire(
             pipeline,
             connections.contracts(),

@@ -1,4 +1,4 @@
-"""The right to erasure: everything kept of one user, address or device becomes NULL, or goes.
+"""The right to erasure: everything kept of one user, or of one personal value, becomes NULL, or goes.
 
 Out of reach, and so to be done again or waited for: messages still on the queues (at most 14 days), staged
 files of runs that are not closed, backups of database and staging (as long as they are kept), and what others
@@ -14,16 +14,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from ipaddress import ip_address
-from typing import Any
+from typing import Any, TypeGuard
 
-from include.queue_etl.contract import Canonical, Contract, Personal, Text
+from include.queue_etl.contract import Canonical, Column, Contract, Personal, Text
 from include.queue_etl.copytext import NULL, escaped
-from include.queue_etl.errors import KeysetError
+from include.queue_etl.errors import KeysetError, PreflightError
 from include.queue_etl.keyset import Keyset
 from include.queue_etl.masking import Masker
 from include.queue_etl.privacy import keys
 from include.queue_etl.privacy.audit import Purpose
-from include.queue_etl.privacy.officer import OfficerPipeline, Sealed
+from include.queue_etl.privacy.officer import USER, OfficerPipeline, Sealed
 from include.queue_etl.privacy.retained import Change, Row, rewrite
 from include.queue_etl.transform import quarantine_context
 
@@ -32,13 +32,29 @@ _WORDS = re.compile(r"[\s\"'{}\[\],=&<>()/\\]+")
 log = logging.getLogger(__name__)
 
 
+def require_field(contract: Contract, field: str) -> Personal | Text:
+    """The column of an event field that can be erased by: that of the user, or a personal one.
+
+    Raises:
+        ValueError: the field is none of these; the message lists them
+    """
+    found = {column.field: column for column in contract.columns if _is_of_a_person(column)}
+    if field not in found:
+        raise ValueError(f"no field {field!r} to erase by in {contract.name}: one of {', '.join(found)}")
+    return found[field]
+
+
+def _is_of_a_person(column: Column) -> TypeGuard[Personal | Text]:
+    return isinstance(column, Personal) or (isinstance(column, Text) and column.column == USER)
+
+
 @dataclass(frozen=True)
 class Subject:
     """Whom or what to erase.
 
     Attributes:
         contract: whose events are looked at
-        field: an event field: that of a personal column, or of a text column such as user_id
+        field: an event field: that of a personal column, or of the column user_id
         value: as it stands in events, in any of its forms
     """
 
@@ -47,23 +63,18 @@ class Subject:
     value: str
 
     def __post_init__(self) -> None:
-        known = [column.field for column in self.contract.columns if isinstance(column, Personal | Text)]
-        if self.field not in known:
-            raise ValueError(
-                f"no field {self.field!r} to erase by in {self.contract.name}: {', '.join(known)}"
-            )
+        require_field(self.contract, self.field)
         if not self.value.strip():
             raise ValueError("nothing to erase: the value is blank")
 
     @cached_property
     def column(self) -> Personal | Text:
         """The column that holds the field."""
-        columns = (c for c in self.contract.columns if isinstance(c, Personal | Text))
-        return next(column for column in columns if column.field == self.field)
+        return require_field(self.contract, self.field)
 
     @property
     def doomed(self) -> list[str]:
-        """Columns to overwrite in the rows found: of a person all that is personal, of a device itself."""
+        """Columns to overwrite in the rows found: of a user all that is personal, else the column itself."""
         if isinstance(self.column, Personal):
             return [self.column.column]
         return [self.column.column, *(column.column for column in self.contract.personal)]
@@ -119,10 +130,14 @@ def erase(
         could not be looked at; "open_runs" whose files were left alone
 
     Raises:
-        PreflightError: warehouse or keyset are not ready
+        PreflightError: warehouse or keyset are not ready, or the officer lacks a privilege, which it names;
+            of a dry run too
         WarehouseUnavailable, WarehouseRefused, StagingUnavailable: a repetition does the rest
     """
     pipeline.check_warehouse()
+    column = subject.column.column
+    if problems := pipeline.warehouse.erase_problems(subject.contract, column, subject.doomed):
+        raise PreflightError(problems)
     wanted = subject.stored(pipeline.keyset_json)
     counts: Counter[str] = Counter(unopened=0)
     if not dry_run:  # before the deed, as nothing may happen that is not on record
@@ -131,7 +146,6 @@ def erase(
     # Files before the quarantine before the table: the way a message goes when it is loaded or redriven.
     _erase_files(pipeline, subject, set(wanted), counts, dry_run)
     _erase_quarantined(pipeline, subject, counts, dry_run)
-    column = subject.column.column
     if dry_run:
         counts["rows"] = pipeline.warehouse.count_rows(subject.contract, column, wanted)
     else:

@@ -7,11 +7,22 @@ from typing import Any, LiteralString, NamedTuple
 from uuid import UUID
 
 from psycopg import sql
+from psycopg.types.json import Jsonb
 
 from include.queue_etl.contract import Contract, Personal
 from include.queue_etl.pipeline import Pipeline
 from include.queue_etl.postgres import Connection
 from include.queue_etl.privacy.audit import AuditedWarehouse
+from include.queue_etl.warehouse import table_problems
+
+USER = "user_id"  # the column that says whose a row is, where a contract has it
+# What erasing needs, apart from the contract's table: privilege, object
+ERASE_PRIVILEGES = (
+    ("SELECT", "etl.queues"),
+    ("SELECT", "etl.run_summary"),
+    ("SELECT", "etl.quarantine"),
+    ("DELETE", "etl.quarantine"),
+)
 
 
 class Sealed(NamedTuple):
@@ -43,6 +54,19 @@ class Officer(AuditedWarehouse):
             ).format(p=sql.Identifier(personal.column), t=_table(contract), c=sql.Identifier(column))
             found += [(personal, token) for (token,) in self._composed(query, value)]
         return found
+
+    def erase_problems(self, contract: Contract, column: str, columns: Sequence[str]) -> list[str]:
+        """Why `overwrite` or `delete_quarantined` would fail, a sentence each with the way to mend it."""
+
+        def run(connection: Connection) -> list[str]:
+            return (
+                _schemas_denied(connection, contract)
+                or table_problems(connection, contract)
+                or _denied(connection, contract, column, columns)
+                + _without_null(connection, contract, columns)
+            )
+
+        return self._transaction(run)
 
     def count_rows(self, contract: Contract, column: str, values: Collection[str]) -> int:
         """Rows whose `column` has one of these values."""
@@ -92,6 +116,36 @@ def _table(contract: Contract) -> sql.Identifier:
     return sql.Identifier(*contract.table.split("."))
 
 
+def _schemas_denied(connection: Connection, contract: Contract) -> list[str]:
+    schemas = ["etl", "pii", contract.table.partition(".")[0]]
+    return [
+        f"role {role} may not use schema {schema}: GRANT USAGE ON SCHEMA {schema} TO {role}"
+        for role, schema in connection.execute(DENIED_SCHEMAS, {"schemas": schemas})
+    ]
+
+
+def _denied(connection: Connection, contract: Contract, column: str, columns: Sequence[str]) -> list[str]:
+    table = contract.table
+    wanted = [
+        *((privilege, name, None) for privilege, name in ERASE_PRIVILEGES),
+        ("SELECT", table, column),
+        *(("UPDATE", table, name) for name in columns),
+    ]
+    return [
+        f"role {role} may not {what} on {name}: GRANT {what} ON {name} TO {role}"
+        for role, what, name in connection.execute(DENIED, {"wanted": Jsonb(wanted)})
+    ]
+
+
+def _without_null(connection: Connection, contract: Contract, columns: Sequence[str]) -> list[str]:
+    table = contract.table
+    found = connection.execute(NOT_NULL, {"table": table, "columns": list(columns)})
+    return [
+        f"column {name} of {table} does not allow NULL: ALTER TABLE {table} ALTER {name} DROP NOT NULL"
+        for (name,) in found
+    ]
+
+
 SELECT_QUARANTINED: LiteralString = """
     SELECT sent_day, message_id::text, payload FROM etl.quarantine JOIN etl.queues USING (queue_id)
     WHERE name = %(queue)s AND (%(after_id)s::uuid IS NULL
@@ -101,6 +155,24 @@ SELECT_QUARANTINED: LiteralString = """
 DELETE_QUARANTINED: LiteralString = """
     DELETE FROM etl.quarantine WHERE message_id = ANY (%(ids)s::uuid[])
       AND queue_id = (SELECT queue_id FROM etl.queues WHERE name = %(queue)s) RETURNING 1
+"""
+# USAGE first: without it the functions of DENIED fail.
+DENIED_SCHEMAS: LiteralString = """
+    SELECT current_user, name FROM unnest(%(schemas)s::text[]) AS name
+    WHERE has_schema_privilege(to_regnamespace(name)::oid, 'USAGE') IS NOT TRUE
+"""
+DENIED: LiteralString = """
+    SELECT current_user, concat(wanted ->> 0, ' (' || (wanted ->> 2) || ')'), wanted ->> 1
+    FROM jsonb_array_elements(%(wanted)s) AS wanted
+    WHERE NOT CASE WHEN wanted ->> 2 IS NULL THEN has_table_privilege(wanted ->> 1, wanted ->> 0)
+                   ELSE has_column_privilege(wanted ->> 1, wanted ->> 2, wanted ->> 0) END
+    UNION ALL
+    SELECT current_user, 'EXECUTE', 'FUNCTION pii.record'
+    WHERE NOT has_function_privilege('pii.record(text, text, text, jsonb, bigint)', 'EXECUTE')
+"""
+NOT_NULL: LiteralString = """
+    SELECT attname FROM pg_attribute
+    WHERE attrelid = to_regclass(%(table)s) AND attname = ANY (%(columns)s) AND attnotnull
 """
 SELECT_OPEN: LiteralString = """
     SELECT run_id FROM etl.run_summary WHERE state = 'running' AND run_id = ANY (%(ids)s::uuid[])

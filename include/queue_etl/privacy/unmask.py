@@ -12,7 +12,7 @@ from include.queue_etl.contract import Contract, Personal
 from include.queue_etl.errors import KeysetError, RateExceeded
 from include.queue_etl.masking import Masker
 from include.queue_etl.privacy.audit import REFUSED, Entry, Purpose
-from include.queue_etl.privacy.officer import OfficerPipeline
+from include.queue_etl.privacy.officer import USER, OfficerPipeline
 
 Tokens = Sequence[tuple[Personal, str]]
 Value = tuple[str, str, str]  # field, token, value
@@ -34,8 +34,8 @@ def personal_field(contract: Contract, field: str) -> Personal:
 
 def require_user_id(contract: Contract) -> None:
     """Raise ValueError unless the contract's table has a column `user_id` to look for."""
-    if "user_id" not in {column.column for column in contract.columns}:
-        raise ValueError(f"{contract.table} has no column user_id: give tokens and --field")
+    if USER not in {column.column for column in contract.columns}:
+        raise ValueError(f"{contract.table} has no column {USER}: give tokens and --field")
 
 
 def unmask(
@@ -97,9 +97,12 @@ def private_file(path: Path) -> Iterator[TextIO]:
     """A new file that only its owner can read; it is removed again when it cannot be written to its end.
 
     Raises:
-        FileExistsError: there is one of that name
+        OSError: it cannot be made: there is something of that name, or no such folder, ...
     """
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except OSError as error:
+        raise OSError(f"cannot make the file {path}: {error.strerror}") from None
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
             yield file
