@@ -21,10 +21,16 @@ def states(launcher: Launcher) -> list[str]:
     return postgres.query(launcher.settings, RUNS, database=AIRFLOW).split()
 
 
-def test_the_demo_accounts_for_every_message_it_sent(launcher: Launcher) -> None:
+@pytest.fixture(scope="module")
+def answer(launcher: Launcher) -> str:
+    """What the first demo of a new stack prints with --json."""
     done = launcher.run("demo", "--json")
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    return done.stdout
+
+
+def test_the_demo_accounts_for_every_message_it_sent(answer: str) -> None:
+    found = json.loads(answer)
     sent = len(SAMPLE.read_text().splitlines())
     assert (found["received"], found["deleted"], found["left_on_queue"]) == (sent, sent, 0)
     assert found["loaded"] + found["quarantined"] == sent
@@ -39,8 +45,8 @@ def test_a_file_without_messages_is_one_clear_line(launcher: Launcher, tmp_path:
 
 
 @pytest.fixture
-def stopped_demo(launcher: Launcher) -> Launcher:
-    """A demo that Ctrl-C ended once Airflow had begun its run."""
+def stopped_demo(launcher: Launcher, answer: str) -> Launcher:
+    """A second demo, which Ctrl-C ended once Airflow had begun its run."""
     demo = launcher.start("demo", start_new_session=True)
     begun = processes.wait_until(lambda: "running" in states(launcher), 60)
     os.killpg(demo.pid, signal.SIGINT)
