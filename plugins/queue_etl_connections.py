@@ -45,23 +45,29 @@ def open_pipeline(contract_name: str) -> "Pipeline":
     The same run gives the same pipeline, so a retried or cleared task goes on with the run's own batches.
 
     Raises:
-        SettingsError: a connection, a setting or a param is missing or wrong; says how to mend it
+        SettingsError: names every connection, setting or param that is missing or wrong, and how to mend it
     """
     from airflow.sdk import get_current_context
 
     from include.contracts import load_contract
     from include.queue_etl.pipeline import Pipeline, Run
-    from include.queue_etl.settings import Settings
+    from include.queue_etl.settings import Settings, read_all
 
     context, aws = get_current_context(), aws_connection()
+    settings, endpoints, dsn, keyset = read_all(
+        lambda: Settings.from_environment(os.environ, **_given_limit(context["params"])),
+        lambda: endpoint_urls(aws),
+        warehouse_dsn,
+        keyset_json,
+    )
     return Pipeline(
         load_contract(contract_name),
         Run(contract_name, context["run_id"]),
-        Settings.from_environment(os.environ, **_given_limit(context["params"])),
+        settings,
         session=aws_session,
-        endpoint_urls=endpoint_urls(aws),
-        warehouse_dsn=warehouse_dsn(),
-        keyset_json=keyset_json(),
+        endpoint_urls=endpoints,
+        warehouse_dsn=dsn,
+        keyset_json=keyset,
         access=aws_access(aws, os.environ),
     )
 
@@ -76,7 +82,7 @@ def open_upkeep(contract_name: str) -> "UpkeepPipeline":
     """What redrive and maintenance work with, as role etl_maintainer: a context manager, as `open_pipeline`.
 
     Raises:
-        SettingsError: a connection or a setting is missing or wrong; says how to mend it
+        SettingsError: names every connection or setting that is missing or wrong, and how to mend it
     """
     from include.queue_etl.operations.upkeep_pipeline import UpkeepPipeline
 
@@ -104,17 +110,23 @@ def _opened(kind: type[SomePipeline], contract_name: str, conn_id: str) -> SomeP
 
     from include.contracts import load_contract
     from include.queue_etl.pipeline import Run
-    from include.queue_etl.settings import Settings
+    from include.queue_etl.settings import Settings, read_all
 
     context = get_current_context()
+    settings, endpoints, dsn, keyset = read_all(
+        lambda: Settings.from_environment(os.environ),
+        lambda: endpoint_urls(aws_connection()),
+        lambda: warehouse_dsn(conn_id),
+        keyset_json,
+    )
     return kind(
         load_contract(contract_name),
         Run(contract_name, f"{context['dag'].dag_id}__{context['run_id']}"),
-        Settings.from_environment(os.environ),
+        settings,
         session=aws_session,
-        endpoint_urls=endpoint_urls(aws_connection()),
-        warehouse_dsn=warehouse_dsn(conn_id),
-        keyset_json=keyset_json(),
+        endpoint_urls=endpoints,
+        warehouse_dsn=dsn,
+        keyset_json=keyset,
     )
 
 

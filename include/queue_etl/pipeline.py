@@ -69,7 +69,7 @@ class Pipeline:
         session: "Callable[[], Session]",
         endpoint_urls: Mapping[str, str],
         warehouse_dsn: str,
-        keyset_json: str,
+        keyset_json: str | Callable[[], str],
         access: "Access | None" = None,
     ) -> None:
         """Connect to nothing yet.
@@ -81,7 +81,7 @@ class Pipeline:
             session: makes the boto3 session; called only by steps that talk to AWS
             endpoint_urls: by service (`sqs`, `s3`, `kms`), where boto3 does not find them itself
             warehouse_dsn: libpq connection string
-            keyset_json: Tink JSON keyset
+            keyset_json: Tink JSON keyset, or what reads it when it is needed (raises KeysetError)
             access: to SQS, where it needs no boto3 session
         """
         self.contract = contract
@@ -90,7 +90,7 @@ class Pipeline:
         self._session = session
         self._endpoint_urls = endpoint_urls
         self._warehouse_dsn = warehouse_dsn
-        self._keyset_json = keyset_json
+        self._given_keyset = keyset_json
         self._access = access
 
     def __enter__(self) -> Self:
@@ -112,6 +112,11 @@ class Pipeline:
     def keyset_json(self) -> str:
         """The keyset in the clear, for who needs its keys one by one; raises as `keyset` does."""
         return unwrapped(self._keyset_json, self.master_key)
+
+    @cached_property
+    def _keyset_json(self) -> str:
+        given = self._given_keyset
+        return given if isinstance(given, str) else given()
 
     @property
     def master_key(self) -> MasterKey | None:
@@ -174,8 +179,12 @@ class Pipeline:
             return []
         from include.queue_etl import production
 
+        try:
+            keyset_json = self._keyset_json
+        except KeysetError:
+            keyset_json = ""  # said where it is opened
         return production.problems(
-            production.Setup(self.contract, self._warehouse_dsn, self._keyset_json, self._endpoints())
+            production.Setup(self.contract, self._warehouse_dsn, keyset_json, self._endpoints())
         )
 
     def open_run(self, depth: Mapping[str, int] | None) -> "RunState":

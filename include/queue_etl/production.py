@@ -35,6 +35,7 @@ class Setup:
     """What a run is about to use.
 
     Attributes:
+        keyset_json: "" where it could not be read
         endpoints: URLs of the AWS services
     """
 
@@ -55,7 +56,7 @@ def problems(setup: Setup) -> list[str]:
 
 
 def _key_problems(text: str) -> Iterable[str]:
-    if not is_wrapped(text):
+    if text and not is_wrapped(text):
         yield "the keyset is in the clear: wrap it with a KMS key (`python -m include.queue_etl keys wrap`)"
     for key_id in _key_ids(text):
         if is_development(key_id):

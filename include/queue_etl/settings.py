@@ -1,7 +1,7 @@
 """Settings of the engine, read from environment variables that begin with QUEUE_ETL_."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -115,6 +115,23 @@ class Settings:
     @classmethod
     def _names(cls) -> list[str]:
         return [field.name for field in fields(cls)]
+
+
+def read_all(*readers: Callable[[], Any]) -> list[Any]:
+    """What each reader returns, in order.
+
+    Raises:
+        SettingsError: the problems of all readers that raised one
+    """
+    found, problems = [], list[str]()
+    for read in readers:
+        try:
+            found.append(read())
+        except SettingsError as error:
+            problems += error.problems
+    if problems:
+        raise SettingsError(problems)
+    return found
 
 
 def _problem(name: str, values: Mapping[str, int | str]) -> str | None:

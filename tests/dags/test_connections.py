@@ -2,8 +2,10 @@
 
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -53,6 +55,32 @@ def test_a_missing_connection_is_named_with_the_way_to_make_it(monkeypatch: pyte
     monkeypatch.delenv("AIRFLOW_CONN_PII_KEYSET", raising=False)
     with pytest.raises(SettingsError, match="no connection pii_keyset: airflow connections add pii_keyset"):
         connections.keyset_json()
+
+
+@pytest.mark.parametrize(
+    ("opened", "warehouse"),
+    [
+        (connections.open_pipeline, "postgres_default"),
+        (connections.open_upkeep, "postgres_maintenance"),
+    ],
+)
+def test_all_that_is_missing_is_named_at_once(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch, opened: Callable[[str], Any], warehouse: str
+) -> None:
+    for conn_id in (warehouse, "pii_keyset"):
+        monkeypatch.delenv(f"AIRFLOW_CONN_{conn_id.upper()}", raising=False)
+    connect("aws_default", extra={"service_config": "{}"})
+    monkeypatch.setenv("QUEUE_ETL_TRANSFERS", "0")
+    context = {"run_id": "manual__1", "params": {}, "dag": SimpleNamespace(dag_id="some_dag")}
+    monkeypatch.setattr("airflow.sdk.get_current_context", lambda: context)
+    with pytest.raises(SettingsError) as caught:
+        opened("user_logins")
+    assert [re.split("[:=]", problem)[0] for problem in caught.value.problems] == [
+        "QUEUE_ETL_TRANSFERS",
+        "connection aws_default",
+        f"no connection {warehouse}",
+        "no connection pii_keyset",
+    ]
 
 
 def test_the_keyset_may_be_the_extra(connect: Connect) -> None:

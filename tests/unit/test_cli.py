@@ -78,6 +78,8 @@ def test_the_help_names_every_command_with_what_it_does(capsys):
         ["drain", "--contract", "nothing"],
         ["send"],
         ["step", "nothing"],
+        ["step", "mask", "--run-id", "r", "--batch", "nope"],
+        ["step", "load", "--run-id", "r", "--batch", "0000-abcdef.masked"],
         ["unmask", "token"],
         ["unmask", "--reason", "r", "--ticket", "t", "token"],  # neither --output nor --stdout
         ["unmask", "--reason", "r", "--ticket", "t", "--stdout", "--output", "file", "token"],
@@ -123,12 +125,49 @@ def test_all_wrong_settings_are_named_at_once(monkeypatch, capsys):
     ]
 
 
-def test_a_keyset_file_that_is_not_there_is_one_line(monkeypatch, capsys):
-    monkeypatch.setenv("QUEUE_ETL_STAGING", "/nowhere")
-    monkeypatch.setenv("QUEUE_ETL_WAREHOUSE_DSN", "host=127.0.0.1")
+@pytest.mark.parametrize(
+    ("command", "dsn", "role"),
+    [
+        ("check", "QUEUE_ETL_WAREHOUSE_DSN", "etl_loader"),
+        ("drain", "QUEUE_ETL_WAREHOUSE_DSN", "etl_loader"),
+        ("maintain", "QUEUE_ETL_MAINTAINER_DSN", "etl_maintainer"),
+    ],
+)
+def test_all_missing_variables_are_named_beside_the_wrong_ones(monkeypatch, capsys, command, dsn, role):
+    monkeypatch.setenv("QUEUE_ETL_WAIT_SECONDS", "21")
+    assert run(command) == 1
+    written = "(`./dev` writes it to .dev/env)"
+    assert capsys.readouterr().err.splitlines() == [
+        f"{command}: settings to mend:",
+        f"  - {dsn} is not set: libpq connection string of role {role} {written}",
+        f"  - QUEUE_ETL_KEYSET_FILE is not set: file with the Tink JSON keyset {written}",
+        "  - QUEUE_ETL_STAGING is not set: give an absolute folder or s3://bucket/prefix",
+        "  - QUEUE_ETL_WAIT_SECONDS='21': must be a whole number from 0 to 20",
+    ]
+
+
+@pytest.mark.usefixtures("without_servers")
+@pytest.mark.parametrize("command", ["check", "drain"])
+def test_a_keyset_file_that_is_not_there_is_named_beside_all_else_that_is_wrong(monkeypatch, capsys, command):
     monkeypatch.setenv("QUEUE_ETL_KEYSET_FILE", "/nowhere/keyset.json")
+    assert run(command) == 1
+    heading, *problems = capsys.readouterr().err.splitlines()
+    assert heading == f"{command}: not started, nothing received:"
+    assert [problem.split()[1] for problem in problems] == [
+        "queue",
+        "Postgres",
+        "QUEUE_ETL_KEYSET_FILE='/nowhere/keyset.json':",
+    ]
+    assert problems[-1].endswith(": No such file or directory: give the file with the Tink JSON keyset")
+
+
+@pytest.mark.usefixtures("without_servers")
+def test_a_keyset_file_that_is_no_text_is_a_keyset_that_cannot_be_read(monkeypatch, capsys, tmp_path):
+    (tmp_path / "keyset.json").write_bytes(b"\x80canary")
     assert run("check") == 1
-    assert capsys.readouterr().err == "check: [Errno 2] No such file or directory: '/nowhere/keyset.json'\n"
+    shown = capsys.readouterr().err
+    assert "  - the keyset cannot be read: expected a Tink JSON keyset" in shown
+    assert "canary" not in shown
 
 
 @pytest.mark.parametrize("step", ["mask", "load", "finish"])

@@ -1,5 +1,6 @@
 """The parts of a run: connected on first use, checked before the first message, closed at the end."""
 
+from dataclasses import replace
 from uuid import UUID
 
 import pytest
@@ -97,6 +98,39 @@ def test_every_part_that_is_not_ready_is_named_at_once(pipeline, tmp_path):
         "the keyset cannot be read",
         "staging",
     ]
+
+
+def unread_keyset() -> str:
+    raise KeysetError("the keyset's file is gone")
+
+
+def test_a_keyset_that_cannot_be_fetched_is_named_beside_what_else_is_not_ready(pipeline):
+    give(pipeline, queue_error=QueueUnavailable("the queue is away"), problems=["no schema"])
+    pipeline._given_keyset = unread_keyset
+    with pytest.raises(PreflightError) as caught:
+        pipeline.preflight()
+    assert caught.value.problems == ("the queue is away", "no schema", "the keyset's file is gone")
+
+
+def test_in_production_too_a_keyset_that_cannot_be_fetched_is_named_and_nothing_else_said_of_it(pipeline):
+    give(pipeline)
+    pipeline.settings = replace(pipeline.settings, env="production")
+    pipeline._warehouse_dsn = "host=h user=u password=long-and-random sslmode=verify-full"
+    pipeline._endpoints = lambda: ["https://sqs.eu-west-1.amazonaws.com"]
+    pipeline._given_keyset = unread_keyset
+    with pytest.raises(PreflightError) as caught:
+        pipeline.preflight()
+    assert caught.value.problems == ("the keyset's file is gone",)
+
+
+def test_a_keyset_is_fetched_once_and_only_when_it_is_needed(pipeline, keyset_json):
+    fetched = []
+    pipeline._given_keyset = lambda: fetched.append(1) or keyset_json
+    give(pipeline)
+    assert fetched == []
+    pipeline.preflight()
+    assert pipeline.keyset_json == keyset_json
+    assert fetched == [1]
 
 
 def test_a_keyset_that_does_not_open_what_earlier_runs_masked_does_not_start(pipeline):

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from include.queue_etl.errors import SettingsError
-from include.queue_etl.settings import CHOICES, FORMS, LIMITS, Settings
+from include.queue_etl.settings import CHOICES, FORMS, LIMITS, Settings, read_all
 
 STAGING = {"QUEUE_ETL_STAGING": "/var/staging"}
 NAMES = [field.name for field in fields(Settings)]
@@ -87,6 +87,16 @@ def test_a_missing_setting_is_listed_beside_a_wrong_one():
         "QUEUE_ETL_ENV='staging': must be one of development, production",
         "QUEUE_ETL_TRANSFERS='0': must be a whole number from 1 to 128",
     )
+
+
+def test_what_several_readers_miss_is_listed_together_and_else_they_all_answer_in_order():
+    def wrong(*problems):
+        raise SettingsError(problems)
+
+    with pytest.raises(SettingsError) as caught:
+        read_all(lambda: 1, lambda: wrong("a", "b"), lambda: wrong("c"))
+    assert caught.value.problems == ("a", "b", "c")
+    assert read_all(lambda: 1, lambda: "two") == [1, "two"]
 
 
 def test_variables_that_are_no_settings_do_not_matter():

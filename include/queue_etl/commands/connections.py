@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, TypeVar
 from include.contracts import contract_names, load_contract
 from include.queue_etl.aws import from_environment
 from include.queue_etl.contract import Contract
-from include.queue_etl.errors import SettingsError
+from include.queue_etl.errors import KeysetError, SettingsError
 from include.queue_etl.pipeline import Pipeline, Run
-from include.queue_etl.settings import Settings
+from include.queue_etl.settings import Settings, read_all
 
 if TYPE_CHECKING:
     from boto3 import Session
@@ -31,8 +31,7 @@ SomePipeline = TypeVar("SomePipeline", bound=Pipeline)
 @contextmanager
 def pipeline(arguments: Arguments, **overrides: int) -> Iterator[Pipeline]:
     """The pipeline of one run, as role etl_loader."""
-    dsn = variable("QUEUE_ETL_WAREHOUSE_DSN", "libpq connection string of role etl_loader")
-    with _parts(Pipeline, arguments, dsn, **overrides) as pipeline:
+    with _parts(Pipeline, arguments, "QUEUE_ETL_WAREHOUSE_DSN", "etl_loader", **overrides) as pipeline:
         yield pipeline
 
 
@@ -41,8 +40,7 @@ def upkeep(arguments: Arguments) -> "Iterator[UpkeepPipeline]":
     """What redrive, reconcile, dead letters and maintenance work with, as role etl_maintainer."""
     from include.queue_etl.operations.upkeep_pipeline import UpkeepPipeline
 
-    dsn = variable("QUEUE_ETL_MAINTAINER_DSN", "libpq connection string of role etl_maintainer")
-    with _parts(UpkeepPipeline, arguments, dsn) as pipeline:
+    with _parts(UpkeepPipeline, arguments, "QUEUE_ETL_MAINTAINER_DSN", "etl_maintainer") as pipeline:
         yield pipeline
 
 
@@ -51,8 +49,7 @@ def officer(arguments: Arguments) -> "Iterator[OfficerPipeline]":
     """What unmask and erase work with, as role pii_officer."""
     from include.queue_etl.privacy.officer import OfficerPipeline
 
-    dsn = variable("QUEUE_ETL_OFFICER_DSN", "libpq connection string of role pii_officer")
-    with _parts(OfficerPipeline, arguments, dsn) as pipeline:
+    with _parts(OfficerPipeline, arguments, "QUEUE_ETL_OFFICER_DSN", "pii_officer") as pipeline:
         yield pipeline
 
 
@@ -61,22 +58,28 @@ def rotation(arguments: Arguments) -> "Iterator[RotationPipeline]":
     """What remask and the keys work with, as role etl_remasker."""
     from include.queue_etl.privacy.rotation import RotationPipeline
 
-    dsn = variable("QUEUE_ETL_REMASKER_DSN", "libpq connection string of role etl_remasker")
-    with _parts(RotationPipeline, arguments, dsn) as pipeline:
+    with _parts(RotationPipeline, arguments, "QUEUE_ETL_REMASKER_DSN", "etl_remasker") as pipeline:
         yield pipeline
 
 
-def _parts(kind: type[SomePipeline], arguments: Arguments, dsn: str, **overrides: int) -> SomePipeline:
+def _parts(
+    kind: type[SomePipeline], arguments: Arguments, dsn_variable: str, role: str, **overrides: int
+) -> SomePipeline:
+    dsn, file, settings = read_all(
+        lambda: variable(dsn_variable, f"libpq connection string of role {role}"),
+        _keyset_file,
+        lambda: Settings.from_environment(os.environ, **overrides),
+    )
     moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
     name = arguments.run_id or f"{arguments.name}__{moment}-{secrets.token_hex(2)}"
     return kind(
         load_contract(arguments.contract),
         Run(arguments.contract, name),
-        Settings.from_environment(os.environ, **overrides),
+        settings,
         session=session,
         endpoint_urls={},
         warehouse_dsn=dsn,
-        keyset_json=keyset_json(),
+        keyset_json=lambda: _keyset_json(file),
         access=from_environment(os.environ),
     )
 
@@ -115,15 +118,25 @@ def key_file() -> "KeyFile":
     from include.queue_etl.pipeline import kms_key
     from include.queue_etl.privacy.keys import KeyFile
 
-    path = Path(variable("QUEUE_ETL_KEYSET_FILE", "file with the Tink JSON keyset"))
-    uri = Settings.from_environment({"QUEUE_ETL_STAGING": "/", **os.environ}).kms_key_uri
+    path, settings = read_all(
+        _keyset_file, lambda: Settings.from_environment({"QUEUE_ETL_STAGING": "/", **os.environ})
+    )
+    uri = settings.kms_key_uri
     return KeyFile(path, (lambda: kms_key(uri, session())) if uri else None)
 
 
-def keyset_json() -> str:
-    """The keyset as it is in QUEUE_ETL_KEYSET_FILE."""
-    path = Path(variable("QUEUE_ETL_KEYSET_FILE", "file with the Tink JSON keyset"))
-    return path.read_text(encoding="utf-8")
+def _keyset_file() -> Path:
+    return Path(variable("QUEUE_ETL_KEYSET_FILE", "file with the Tink JSON keyset"))
+
+
+def _keyset_json(file: Path) -> str:
+    """The keyset as it is in the file; what is no text is found out by who opens it."""
+    try:
+        return file.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise KeysetError(
+            f"QUEUE_ETL_KEYSET_FILE={str(file)!r}: {error.strerror}: give the file with the Tink JSON keyset"
+        ) from None
 
 
 def variable(name: str, meaning: str) -> str:

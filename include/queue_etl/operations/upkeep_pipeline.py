@@ -38,5 +38,5 @@ class UpkeepPipeline(Pipeline):
             session=self._session,
             endpoint_urls=self._endpoint_urls,
             warehouse_dsn=self._warehouse_dsn,
-            keyset_json=self._keyset_json,
+            keyset_json=self._given_keyset,
         )
