@@ -109,7 +109,6 @@ def test_a_redrive_that_is_done_is_not_repeated_under_its_name(rejected: Project
     ("filters", "messages"),
     [
         ({"reason": "bad_version"}, 3),
-        ({"reason": "bad_json"}, 0),
         ({"since": datetime.now(UTC) + timedelta(hours=1)}, 0),
         ({"since": datetime.now(UTC) - timedelta(hours=1)}, 4),
         ({"until": datetime.now(UTC) - timedelta(hours=1)}, 0),
@@ -118,6 +117,37 @@ def test_a_redrive_that_is_done_is_not_repeated_under_its_name(rejected: Project
 )
 def test_filters_select_by_reason_and_time(rejected: Project, filters: dict, messages: int) -> None:
     assert redriven(rejected, dry_run=True, **filters)["messages"] == messages
+
+
+def test_a_reason_that_was_never_met_is_an_error_that_names_those_there_are(rejected: Project) -> None:
+    for dry_run in (True, False):
+        with pytest.raises(SettingsError) as caught:
+            redriven(rejected, dry_run=dry_run, reason="bad_verison")
+        (problem,) = caught.value.problems
+        assert problem == (
+            f"no message of {rejected.contract.queue} was ever rejected for 'bad_verison'; "
+            "there are: bad_version, missing_field"
+        )
+    assert rejected.database.rows("SELECT count(*) FROM etl.runs") == [(1,)]
+
+
+def test_where_nothing_was_ever_rejected_a_reason_says_so(project: Project) -> None:
+    with pytest.raises(SettingsError, match="rejected for 'bad_version'; there are none yet"):
+        redriven(project, reason="bad_version")
+
+
+def test_a_reason_that_another_took_the_place_of_is_still_known(rejected: Project) -> None:
+    strict = replace(rejected, settings=replace(rejected.settings, body_limit_bytes=10))
+    redriven(strict, name="redrive__1", reason="bad_version")
+    assert rejected.quarantined() == ["missing_field", *["too_large"] * 3]
+    assert redriven(strict, name="redrive__1", reason="bad_version")["messages"] == 0
+    assert redriven(strict, reason="bad_version")["messages"] == 0
+
+
+def test_reasons_of_another_queue_are_not_known(rejected: Project) -> None:
+    other = Selection("another-queue", "bad_version")
+    with rejected.upkeep() as pipeline, pytest.raises(SettingsError, match="there are none yet"):
+        redrive(pipeline, other)
 
 
 def test_messages_of_another_queue_stay(rejected: Project) -> None:
@@ -343,9 +373,9 @@ def test_times_are_utc_unless_they_say_otherwise(
     project: Project, text: str | None, expected: datetime | None
 ) -> None:
     with project.upkeep() as pipeline:
-        assert selection(pipeline, "", text, text) == Selection(
-            project.contract.queue, None, expected, expected
-        )
+        queue = project.contract.queue
+        assert selection(pipeline, "", text, None) == Selection(queue, since=expected)
+        assert selection(pipeline, "", None, text) == Selection(queue, until=expected)
 
 
 def test_what_is_no_time_is_said(project: Project) -> None:

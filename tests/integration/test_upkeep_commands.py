@@ -65,9 +65,35 @@ def test_without_its_connection_string_each_command_names_the_variable(
     assert "QUEUE_ETL_MAINTAINER_DSN is not set" in capsys.readouterr().err
 
 
-def test_a_time_that_is_none_is_one_clear_message(run: Command, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("redrive", "--since", "yesterday") == 1
-    assert "'yesterday' is no time" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("times", "told"),
+    [
+        (("--since", "yesterday"), "'yesterday' is no time"),
+        (
+            ("--since", "2026-11-21", "--until", "2026-11-20"),
+            "nothing lies between since 2026-11-21 and until 2026-11-20",
+        ),
+        (
+            ("--since", "2026-11-21T01:00+01:00", "--until", "2026-11-21"),
+            "nothing lies between since 2026-11-21T01:00+01:00 and until 2026-11-21",
+        ),
+    ],
+)
+def test_a_time_that_is_none_and_a_span_that_holds_nothing_are_wrong_usage(
+    run: Command, capsys: pytest.CaptureFixture[str], times: tuple[str, ...], told: str
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        run("redrive", *times)
+    assert f"redrive: error: {told}" in capsys.readouterr().err
+
+
+def test_a_reason_that_nothing_was_rejected_for_is_an_error(
+    run: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("redrive", "--reason", "nosuch") == 1
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "no message of login-queue was ever rejected for 'nosuch'" in shown.err
 
 
 def test_a_damaged_file_makes_reconcile_fail_after_its_counts(

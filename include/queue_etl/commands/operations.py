@@ -5,7 +5,7 @@ from typing import Any
 from include.contracts import load_contract
 from include.queue_etl.commands import connections
 from include.queue_etl.commands.terminal import Arguments, add, positive, show
-from include.queue_etl.errors import StagedFileDamaged
+from include.queue_etl.errors import SettingsError, StagedFileDamaged
 
 
 def add_to(commands: Any) -> None:
@@ -29,7 +29,10 @@ def redrive(arguments: Arguments) -> None:
     from include.queue_etl.operations import redrive as engine
 
     with connections.upkeep(arguments) as pipeline:
-        selection = engine.selection(pipeline, arguments.reason, arguments.since, arguments.until)
+        try:
+            selection = engine.selection(pipeline, arguments.reason, arguments.since, arguments.until)
+        except SettingsError as error:
+            arguments.misused("; ".join(error.problems))
         show(engine.redrive(pipeline, selection, dry_run=not arguments.apply), arguments.json)
 
 

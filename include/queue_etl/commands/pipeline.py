@@ -1,9 +1,11 @@
 """The pipeline itself, and what it needs to be there: queue, keyset, schema."""
 
+import argparse
 import json
 import os
+import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,13 +14,14 @@ from include.contracts import load_contract
 from include.queue_etl.commands import connections
 from include.queue_etl.commands.terminal import Arguments, add, positive, show
 from include.queue_etl.contract import Contract
-from include.queue_etl.errors import PreflightError, QueueEtlError, QueueRefused, RunFailed
+from include.queue_etl.errors import PreflightError, QueueEtlError, QueueRefused, RunFailed, StagedFileDamaged
 from include.queue_etl.keyset import Keyset
 from include.queue_etl.pipeline import Pipeline
 from include.queue_etl.staging import Kind
 
 MAX_RECEIVES_BEFORE_DEAD_LETTER = 100  # above max_receives: the quarantine should come first
 RETENTION_SECONDS = 14 * 86_400  # the longest SQS keeps a message
+BATCH = re.compile(r"[0-9]{4,}-[0-9a-f]{6}")  # staging.batch_name
 
 
 def add_to(commands: Any) -> None:
@@ -29,7 +32,9 @@ def add_to(commands: Any) -> None:
     one.add_argument("--json", action="store_true", help="print one JSON object")
     one = add(commands, step)
     one.add_argument("step", choices=("extract", "mask", "load", "finish"))
-    one.add_argument("--batch", help="for mask and load: a batch's name; default: all of the run, in turn")
+    one.add_argument(
+        "--batch", type=_batch, help="for mask and load: a batch's name; default: all of the run, in turn"
+    )
     one.add_argument("--upstream-failed", action="store_true", help="for finish: an earlier step failed")
     add(commands, send).add_argument("file", type=Path)
     add(commands, depth).add_argument("--json", action="store_true", help="print one JSON object")
@@ -79,10 +84,40 @@ def step(arguments: Arguments) -> None:
         else:
             one, kind = (steps.mask, Kind.RAW) if arguments.step == "mask" else (steps.load, Kind.MASKED)
             if arguments.batch:
-                result = one(pipeline, arguments.batch)
+                result = _of_batch(pipeline, one, arguments.batch)
             else:
                 result = [one(pipeline, batch) for batch in pipeline.staging.batches(kind)]
+                if not result:  # only now: mask does without Postgres, as long as there is something to do
+                    _require_started(pipeline)
     show(result, as_json=True)
+
+
+def _batch(text: str) -> str:
+    if not BATCH.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no name of a batch: give one such as 0003-9f2c1a")
+    return text
+
+
+def _of_batch(pipeline: Pipeline, one: Callable[[Pipeline, str], Any], batch: str) -> Any:
+    try:
+        return one(pipeline, batch)
+    except StagedFileDamaged:
+        staged = pipeline.staging.batches(Kind.RECEIPTS)  # the first file of each, and the last to go
+        if batch in staged:
+            raise
+        _require_started(pipeline)
+        there_are = ", ".join(staged) or "none"
+        raise ValueError(f"the run has no batch {batch!r}; its batches: {there_are}") from None
+
+
+def _require_started(pipeline: Pipeline) -> None:
+    """Raises RunFailed where the warehouse does not know the run."""
+    run = pipeline.run
+    if pipeline.warehouse.run_state(run.id) is None:
+        raise RunFailed(
+            f"the run never started: etl.run_summary has no airflow_run_id {run.airflow_run_id!r} "
+            f"of {run.contract}"
+        )
 
 
 def _finish(pipeline: Pipeline, upstream_failed: bool) -> dict[str, Any]:
@@ -91,13 +126,8 @@ def _finish(pipeline: Pipeline, upstream_failed: bool) -> dict[str, Any]:
     try:
         return steps.finish(pipeline, upstream_failed=upstream_failed)
     except RunFailed:
-        if pipeline.warehouse.run_state(pipeline.run.id):
-            raise
-        run = pipeline.run
-        raise RunFailed(
-            f"the run never started: etl.run_summary has no airflow_run_id {run.airflow_run_id!r} "
-            f"of {run.contract}"
-        ) from None
+        _require_started(pipeline)
+        raise
 
 
 def send(arguments: Arguments) -> None:

@@ -66,9 +66,11 @@ def redrive(pipeline: UpkeepPipeline, selection: Selection, *, dry_run: bool = T
 
     Raises:
         PreflightError: warehouse or keyset are not ready
+        SettingsError: no message of the queue was ever rejected for the selection's reason
         WarehouseUnavailable, WarehouseRefused: what was committed stays; a repetition does the rest
     """
     pipeline.check_warehouse()
+    _require_known(pipeline, selection)
     tally, started = _Tally(), perf_counter()
     if not dry_run:
         if pipeline.open_run(None).closed:
@@ -82,6 +84,17 @@ def redrive(pipeline: UpkeepPipeline, selection: Selection, *, dry_run: bool = T
         _close(pipeline, result["messages"], perf_counter() - started)
     log.info("redrive of %s: %s", selection.queue, result)
     return result
+
+
+def _require_known(pipeline: UpkeepPipeline, selection: Selection) -> None:
+    """A reason once met stays known, so that a redrive that is repeated finds nothing rather than fails."""
+    if selection.reason is None:
+        return
+    known = pipeline.warehouse.reasons(selection.queue)
+    if selection.reason not in known:
+        there_are = f"there are: {', '.join(known)}" if known else "there are none yet"
+        problem = f"no message of {selection.queue} was ever rejected for {selection.reason!r}; {there_are}"
+        raise SettingsError([problem])
 
 
 def _pages(pipeline: UpkeepPipeline, selection: Selection) -> Iterator[list[Quarantined]]:
@@ -166,9 +179,12 @@ def selection(
         until: the same
 
     Raises:
-        SettingsError: not a time
+        SettingsError: not a time, or no time lies between the two
     """
-    return Selection(pipeline.contract.queue, reason or None, _moment(since), _moment(until))
+    chosen = Selection(pipeline.contract.queue, reason or None, _moment(since), _moment(until))
+    if chosen.since and chosen.until and chosen.since >= chosen.until:
+        raise SettingsError([f"nothing lies between since {since} and until {until}: give an earlier since"])
+    return chosen
 
 
 def _moment(text: str | None) -> datetime | None:

@@ -81,6 +81,10 @@ class Upkeep(Warehouse):
         )
         return [Quarantined(*line) for line in found]
 
+    def reasons(self, queue: str) -> list[str]:
+        """For what messages of the queue were ever rejected, sorted; also those that are redriven or gone."""
+        return [reason for (reason,) in self._execute(SELECT_REASONS, queue=queue)]
+
     def redrive(self, load: Load) -> BatchCounts:
         """Put messages of the quarantine where the current contract wants them, in one transaction.
 
@@ -145,6 +149,14 @@ SELECT_QUARANTINED: LiteralString = """
     )
     SELECT queue_id, sent_day, message_id::text, reason, payload FROM waiting
     WHERE bytes_before < %(max_bytes)s ORDER BY sent_day, message_id
+"""
+SELECT_REASONS: LiteralString = """
+    SELECT reason FROM etl.quarantine_summary WHERE queue = %(queue)s
+    UNION
+    SELECT jsonb_object_keys(run_summary.quarantined_by_reason)
+    FROM etl.run_summary JOIN etl.runs USING (run_id) JOIN etl.queues USING (queue_id)
+    WHERE name = %(queue)s
+    ORDER BY 1
 """
 # Of the form of loading.INSERT_UNSEEN. Who holds a message's quarantine row decides on it; in the order of
 # the key, so that two redrives wait for each other instead of deadlocking. A ledger day that is dropped
