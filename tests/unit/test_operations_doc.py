@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from include.queue_etl import command_line, errors
 from include.queue_etl.settings import PREFIX, Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,5 +37,27 @@ def test_every_fault_table_has_the_same_columns() -> None:
 
 
 def test_each_setting_it_names_exists() -> None:
-    known = {PREFIX + field.name.upper() for field in fields(Settings)} | {"QUEUE_ETL_MAINTAINER_DSN"}
+    known = {PREFIX + field.name.upper() for field in fields(Settings)}
+    known |= {"QUEUE_ETL_MAINTAINER_DSN", "QUEUE_ETL_WAREHOUSE_DSN", "QUEUE_ETL_KEYSET_FILE"}
     assert set(re.findall(r"QUEUE_ETL_[A-Z_]+", TEXT)) <= known
+
+
+def test_each_error_it_names_exists() -> None:
+    named = set(re.findall(r"`([A-Z]\w+(?:Unavailable|Damaged|Refused|Failed|Error))`", TEXT))
+    assert {"WarehouseUnavailable", "StagedFileDamaged"} <= named
+    assert named <= set(dir(errors))
+
+
+def test_the_commands_that_it_says_take_json_take_it_and_no_other_of_its_commands_does() -> None:
+    (sentence,) = re.findall(r"[^.]*take `--json`", TEXT)
+    told = set(re.findall(r"`([a-z-]+)`", sentence))
+    listed = set(re.findall(r"^\| `python -m include\.queue_etl ([a-z-]+)", TEXT, re.MULTILINE))
+    assert told == {name for name in listed if _takes_json(name)}
+
+
+def _takes_json(command: str) -> bool:
+    arguments = [command, "finish"] if command == "step" else [command]
+    try:
+        return bool(command_line._parser().parse_args([*arguments, "--json"]).json)
+    except SystemExit:
+        return False
