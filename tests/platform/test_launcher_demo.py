@@ -46,13 +46,12 @@ def test_a_file_without_messages_is_one_clear_line(launcher: Launcher, tmp_path:
 
 @pytest.fixture
 def stopped_demo(launcher: Launcher, answer: str) -> Launcher:
-    """A second demo, which Ctrl-C ended once Airflow had begun its run."""
+    """A second demo, killed once Airflow had begun its run."""
     demo = launcher.start("demo", start_new_session=True)
     begun = processes.wait_until(lambda: "running" in states(launcher), 60)
-    os.killpg(demo.pid, signal.SIGINT)
+    os.killpg(demo.pid, signal.SIGKILL)  # with Ctrl-C Airflow ends the run itself if a task is at work
     demo.communicate(timeout=60)
     assert begun
-    assert demo.returncode == 130
     return launcher
 
 
