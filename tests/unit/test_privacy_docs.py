@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from include import migrations
+from include.queue_etl.command_line import _parser
 from include.queue_etl.contract import Scheme
 from include.queue_etl.keyset import WRAPPED
 
@@ -68,6 +70,20 @@ def test_every_role_and_scheme_is_explained():
     assert {*migrations.ROLES, "etl_owner"} <= rows
     told = set(re.findall(r"`(\w+)`", PRIVACY.partition("| `scheme` of")[2].partition("## Recover")[0]))
     assert {scheme.value for scheme in Scheme} <= told
+
+
+def test_every_command_can_be_typed_as_the_page_has_it():
+    blocks = re.findall(r"^```\w*\n(.*?)^```$", PRIVACY, re.MULTILINE | re.DOTALL)
+    lines = [line.partition(" <")[0] for block in blocks for line in block.splitlines()]
+    typed = [line for line in lines if line.startswith("python -m include.queue_etl ")]
+    keys = PRIVACY.partition("\n## Keys\n")[2].partition("```\n")[2].partition("```\n")[0]
+    # Its lines say after two blanks or more what the command does; ID stands for a number.
+    typed += [
+        re.split(r" {2,}", line.replace(" ID", " 7"))[0] for line in keys.splitlines() if line[:1].strip()
+    ]
+    assert len(typed) >= 11
+    for line in typed:
+        _parser().parse_args(shlex.split(line.removeprefix("python -m include.queue_etl ")))
 
 
 def test_every_test_that_the_page_names_exists():
