@@ -276,7 +276,7 @@ def test_what_cannot_be_erased_by_is_said(field, value, told, office: Office):
 # What the role may -----------------------------------------------------------------------------------------
 
 
-MISSING = {  # field -> what is taken from the officer's role, and what the refusal says
+MISSING = {  # field to erase by, what is taken away, the remedy that the refusal names
     "a column to overwrite": (
         "user_id",
         "REVOKE UPDATE (user_id) ON public.user_logins FROM pii_officer",
