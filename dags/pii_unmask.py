@@ -20,11 +20,12 @@ once: clearing it opens nothing. Paused until somebody wants it; it needs the co
 |---|---|---|---|
 | `unmask` | that one person asked and approved, that nobody answered within a day, that it was cleared, that the hour's allowance is used up, a token that does not open, or no error of its own, and "state mismatch" in Airflow's audit log: the answer came within about a second | nothing but what the file holds was opened; the audit says what was asked for | mend what the error names; trigger it again |
 """  # noqa: E501 - a row of a table is a line
+NOT_BLANK = r".*\S.*"
 
 
 def form() -> dict[str, Param]:
     """What is asked for when it is triggered: tokens, never personal values."""
-    text = {"type": "string", "minLength": 1}
+    text = {"type": "string", "pattern": NOT_BLANK}
     return {
         "contract": Param(DEFAULT_CONTRACT, type="string", enum=contract_names(), title="Contract"),
         "field": Param("ip", title="Field", description="The event field the tokens stand for.", **text),

@@ -18,6 +18,7 @@ the key**: whoever stored tokens elsewhere has to fetch them again.
 |---|---|---|---|
 | `remask` | `not started:` with a list, or Postgres or staging failing | every row bears one key or the other, and opens with the keyset | mend what the error names; clear the task: it goes on with what is left |
 """  # noqa: E501 - a row of a table is a line
+SAID = {"type": "string", "pattern": r".*\S.*", "description": "For the audit."}
 
 with DAG(
     "queue_etl_remask",
@@ -31,10 +32,8 @@ with DAG(
     dagrun_timeout=timedelta(hours=12),
     default_args=DEFAULT_ARGS,
     params={
-        "reason": Param(
-            "rotation of keys", type="string", minLength=1, title="Reason", description="For the audit."
-        ),
-        "ticket": Param(type="string", minLength=1, title="Ticket", description="For the audit."),
+        "reason": Param("rotation of keys", title="Reason", **SAID),
+        "ticket": Param(title="Ticket", **SAID),
     },
     tags=["postgres", "personal-data"],
 ):

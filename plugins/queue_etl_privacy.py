@@ -183,8 +183,10 @@ def unmask_to_file(pipeline: "OfficerPipeline", request: Request, approved_by: s
 
 
 def unmasked_folder() -> Path:
-    """Where the files go; raises SettingsError where there is no such folder."""
+    """Where the files go; raises SettingsError where there is no such folder, or it may not be written."""
     folder = Path(os.environ.get(FOLDER, ""))
-    if not folder.is_absolute() or not folder.is_dir():
-        raise SettingsError([f"{FOLDER} must name a folder on the worker that officers alone can read"])
+    if not folder.is_absolute() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise SettingsError(
+            [f"{FOLDER} must name a folder that the worker can write and officers alone can read"]
+        )
     return folder
