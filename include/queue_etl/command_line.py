@@ -25,12 +25,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         parsed.command(parsed)
     except (QueueEtlError, ValueError, OSError) as error:
-        print(f"{parsed.name}: {error}", file=sys.stderr)
+        print(f"{parsed.name}: {_said(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"\n{parsed.name}: interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def _said(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"  # Python's own text begins with [Errno 2]
+    return str(error)
 
 
 def _stop(number: int, frame: object) -> NoReturn:

@@ -255,7 +255,13 @@ def test_an_existing_keyset_is_never_overwritten(tmp_path, capsys):
     path.write_text("the only copy")
     assert run("create-keyset", str(path)) == 1
     assert path.read_text() == "the only copy"
-    assert "File exists" in capsys.readouterr().err
+    assert capsys.readouterr().err == f"create-keyset: cannot make the file {path}: File exists\n"
+
+
+def test_a_file_that_is_not_there_is_named_without_a_number_of_errno(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("QUEUE_ETL_KEYSET_FILE", str(tmp_path / "nowhere"))
+    assert run("keys", "add") == 1
+    assert capsys.readouterr().err == f"add: {tmp_path}/nowhere: No such file or directory\n"
 
 
 WHY = ("--reason", "r", "--ticket", "t")
