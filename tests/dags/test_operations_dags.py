@@ -137,7 +137,8 @@ def test_a_redrive_loads_what_the_contract_accepts_once(
 
 
 def test_filters_reach_the_engine(run: Run, quarantined: str, warehouse: Warehouse) -> None:
-    assert run("queue_etl_redrive", dry_run=False, reason="bad_json").state == "success"
+    outcome = run("queue_etl_redrive", dry_run=False, reason="never_met")
+    assert (outcome.tasks["redrive"], outcome.tries["redrive"]) == ("failed", 1)
     assert run("queue_etl_redrive", dry_run=False, until="2026-01-01T00:00:00+00:00").state == "success"
     assert rows_of(warehouse, quarantined) == 0
 
