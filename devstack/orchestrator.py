@@ -113,14 +113,15 @@ def _runs(part: Part, settings: Settings) -> bool:
 
 
 def _wait_until_healthy(settings: Settings) -> None:
-    def settled() -> bool:
-        return _all_healthy(settings) or any(part.pid() is None for part in parts(settings))
+    """Airflow's word is asked for once a turn: on a busy machine the next answer may be late."""
 
-    processes.wait_until(settled, HEALTHY_SECONDS, every=0.3)
-    dead = [part for part in parts(settings) if part.pid() is None]
-    if dead:
-        raise StackError(f"{dead[0].name} ended at once; the end of {dead[0].log}:\n{dead[0].log_tail()}")
-    if not _all_healthy(settings):
+    def healthy() -> bool:
+        for part in parts(settings):
+            if part.pid() is None:
+                raise StackError(f"{part.name} ended at once; the end of {part.log}:\n{part.log_tail()}")
+        return _all_healthy(settings)
+
+    if not processes.wait_until(healthy, HEALTHY_SECONDS, every=0.3):
         raise StackError(f"Airflow is not healthy after {HEALTHY_SECONDS} s; its logs are in {settings.logs}")
 
 

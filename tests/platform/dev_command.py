@@ -38,7 +38,7 @@ class Launcher:
 
     def run(self, *arguments: str, **changed: str) -> "subprocess.CompletedProcess[str]":
         process = self.start(*arguments, **changed)
-        stdout, stderr = process.communicate(timeout=120)
+        stdout, stderr = process.communicate(timeout=280)
         return subprocess.CompletedProcess(arguments, process.returncode, stdout, stderr)
 
     def pid(self, name: str) -> int | None:

@@ -22,6 +22,7 @@ from devstack import (
     dotenv,
     engine,
     environment,
+    orchestrator,
     ports,
     postgres,
     processes,
@@ -136,6 +137,18 @@ def test_a_part_on_another_port_than_its_variable_says_is_named(tmp_path: Path) 
         assert stack.misplaced(settings.from_environment({**env, "DEV_PG_PORT": "6000"})) == {}
     finally:
         processes.stop([server])
+
+
+def test_airflow_that_called_itself_healthy_once_is_not_asked_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    answers = iter([{}, dict.fromkeys(orchestrator.COMMANDS, "healthy"), {}])
+    monkeypatch.setattr(orchestrator, "parts", lambda _: [])
+    monkeypatch.setattr(orchestrator, "health", lambda _: next(answers))
+    written = io.StringIO()
+    orchestrator.start(settings.from_environment({"DEV_STATE": str(tmp_path)}), Console(written))
+    assert "failed" not in written.getvalue()
+    assert next(answers) == {}
 
 
 def test_every_wrong_port_is_named_at_once() -> None:
