@@ -43,7 +43,8 @@ def test_a_run_waits_in_the_triggerer_and_goes_on_when_messages_come(
     for _ in range(20):
         sqs.send_message(QueueUrl=login_queue, MessageBody=body)
     sent = time.monotonic()
-    wait_until(lambda: states().get((run_id, "finish")) in {"success", "failed", "upstream_failed"}, 90)
+    ended = {"success", "failed", "upstream_failed"}
+    wait_until(lambda: states().get((run_id, "finish")) in ended, START_SECONDS)
     print(f"20 messages, from sending to the end of the run: {time.monotonic() - sent:.1f} s")
     of_run = {task: state for (run, task), state in states().items() if run == run_id}
     tasks = ("sense", "extract", "mask", "load", "finish")

@@ -102,7 +102,7 @@ class ServerLog:
             return str(connection.execute(read, (self.STDERR, self.start)).fetchone()[0])
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 20) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "the condition did not come true"

@@ -114,7 +114,7 @@ def test_after_ctrl_c_a_command_may_take_its_time_to_give_back(tmp_path: Path) -
 def test_a_long_step_shows_that_it_lives_on_one_line() -> None:
     stream = io.StringIO()
     with Console(stream, every=0.01).step("wait"):
-        assert processes.wait_until(lambda: stream.getvalue().count(" s ... ") > 1, 10)
+        assert processes.wait_until(lambda: stream.getvalue().count(" s ... ") > 1, 30)
     assert re.fullmatch(r"  wait \.\.\. (0 s \.\.\. )+0\.\d s\n", stream.getvalue())
 
 
@@ -123,7 +123,7 @@ def test_after_a_note_a_step_adds_nothing_to_the_line() -> None:
     with console.step("wait"):
         console.note("noted")
         threads = [thread for thread in threading.enumerate() if "_show_life" in thread.name]
-        assert processes.wait_until(lambda: not any(thread.is_alive() for thread in threads), 10)
+        assert processes.wait_until(lambda: not any(thread.is_alive() for thread in threads), 30)
     assert re.fullmatch(r"noted\n  wait: \d\.\d s\n", stream.getvalue().partition("\n")[2])
 
 
@@ -266,7 +266,7 @@ def start_family(sleeper: Part) -> int:
     """Start a leader with a child in its session and one that has left it; return the leader's pid."""
     script = "sleep 300 & setsid sleep 300 & touch ready; wait"
     pid = processes.start(sleeper, ["bash", "-c", script], dict(os.environ), port=1)
-    assert processes.wait_until(lambda: len(processes.members(sleeper)) == 3, 10)
+    assert processes.wait_until(lambda: len(processes.members(sleeper)) == 3, 30)
     return pid
 
 
@@ -281,9 +281,9 @@ def test_what_a_killed_leader_left_behind_is_found_and_stopped(tmp_path: Path) -
     sleeper = part(tmp_path)
     leader = start_family(sleeper)
     os.kill(leader, signal.SIGKILL)
-    assert processes.wait_until(lambda: sleeper.pid() is None, 10)
+    assert processes.wait_until(lambda: sleeper.pid() is None, 30)
     # What the leader had just started, such as `touch`, ends by itself.
-    assert processes.wait_until(lambda: len(processes.members(sleeper)) == 2, 10)
+    assert processes.wait_until(lambda: len(processes.members(sleeper)) == 2, 30)
     processes.stop([sleeper])
     assert processes.members(sleeper) == []
 
@@ -306,7 +306,7 @@ def test_a_child_that_ignores_the_polite_signal_is_killed(tmp_path: Path) -> Non
     stubborn = part(tmp_path)
     script = "trap '' TERM; touch deaf; while :; do sleep 1; done"
     processes.start(stubborn, ["bash", "-c", script], dict(os.environ), port=1)
-    assert processes.wait_until((tmp_path / "deaf").exists, 10)
+    assert processes.wait_until((tmp_path / "deaf").exists, 30)
     processes.stop([stubborn], patience=0.2)
     assert processes.members(stubborn) == []
 
