@@ -90,6 +90,15 @@ def _watched(waiting: Generator[Any, Any, T], seconds: float) -> Generator[Any, 
         return result
 
 
+def is_connection_string(text: str) -> bool:
+    """Whether libpq can read it. Its error would quote what it choked on, which may be the password."""
+    try:
+        conninfo_to_dict(text)
+    except psycopg.Error:
+        return False
+    return True
+
+
 def connect(dsn: str, silence_seconds: float = SILENCE_SECONDS) -> Connection:
     """A connection in autocommit, whose transactions are READ COMMITTED.
 
@@ -100,7 +109,9 @@ def connect(dsn: str, silence_seconds: float = SILENCE_SECONDS) -> Connection:
     Raises:
         WarehouseUnavailable, WarehouseRefused: with host, port, database and user, without the password
     """
-    given = _parsed(dsn)
+    if not is_connection_string(dsn):
+        raise WarehouseRefused("the connection string of the warehouse is malformed")
+    given: dict[str, Any] = conninfo_to_dict(dsn)
     try:
         # No server-side prepared statements: poolers lose them, and nothing here is repeated often.
         connection = _Watched.connect(
@@ -139,15 +150,6 @@ def translated(error: psycopg.Error) -> QueueEtlError:
     return WarehouseRefused(
         f"Postgres refused: {', '.join([kind, *known])}", sqlstate, diagnosis.constraint_name
     )
-
-
-def _parsed(dsn: str) -> dict[str, Any]:
-    try:
-        return conninfo_to_dict(dsn)
-    except psycopg.Error:
-        pass
-    # The parser's own error quotes what it choked on, which may be the password.
-    raise WarehouseRefused("the connection string of the warehouse is malformed")
 
 
 def _place(given: Mapping[str, Any]) -> str:

@@ -146,6 +146,20 @@ def test_all_missing_variables_are_named_beside_the_wrong_ones(monkeypatch, caps
     ]
 
 
+@pytest.mark.parametrize(
+    ("command", "dsn"),
+    [("check", "QUEUE_ETL_WAREHOUSE_DSN"), ("migrate", "QUEUE_ETL_OWNER_DSN")],
+)
+def test_a_malformed_connection_string_is_named_by_its_variable_and_not_quoted(
+    monkeypatch, capsys, command, dsn
+):
+    monkeypatch.setenv(dsn, "postgresql://etl_loader:s3cr%t@127.0.0.1/queue_etl")
+    assert run(command) == 1
+    shown = capsys.readouterr().err
+    assert f"{dsn} is no libpq connection string: give postgresql://USER:PASSWORD@HOST" in shown
+    assert "s3cr" not in shown
+
+
 @pytest.mark.usefixtures("without_servers")
 @pytest.mark.parametrize("command", ["check", "drain"])
 def test_a_keyset_file_that_is_not_there_is_named_beside_all_else_that_is_wrong(monkeypatch, capsys, command):

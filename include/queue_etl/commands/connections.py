@@ -66,7 +66,7 @@ def _parts(
     kind: type[SomePipeline], arguments: Arguments, dsn_variable: str, role: str, **overrides: int
 ) -> SomePipeline:
     dsn, file, settings = read_all(
-        lambda: variable(dsn_variable, f"libpq connection string of role {role}"),
+        lambda: connection_string(dsn_variable, f"role {role}"),
         _keyset_file,
         lambda: Settings.from_environment(os.environ, **overrides),
     )
@@ -137,6 +137,17 @@ def _keyset_json(file: Path) -> str:
         raise KeysetError(
             f"QUEUE_ETL_KEYSET_FILE={str(file)!r}: {error.strerror}: give the file with the Tink JSON keyset"
         ) from None
+
+
+def connection_string(name: str, whose: str) -> str:
+    """The libpq connection string in an environment variable; SettingsError, without quoting it, if not."""
+    from include.queue_etl.postgres import is_connection_string
+
+    value = variable(name, f"libpq connection string of {whose}")
+    if not is_connection_string(value):
+        form = "postgresql://USER:PASSWORD@HOST:PORT/DATABASE, with %XX for what is special in a URL"
+        raise SettingsError([f"{name} is no libpq connection string: give {form}"])
+    return value
 
 
 def variable(name: str, meaning: str) -> str:

@@ -198,9 +198,7 @@ def migrate(arguments: Arguments) -> None:
         "ops_ro": "QUEUE_ETL_OPS_PASSWORD",
     }
     upgrade(
-        connections.variable(
-            "QUEUE_ETL_OWNER_DSN", "libpq connection string of a role that may create roles"
-        ),
+        connections.connection_string("QUEUE_ETL_OWNER_DSN", "a role that may create roles"),
         {role: os.environ[name] for role, name in variables.items() if os.environ.get(name)},
     )
     print("warehouse: schema and roles are up to date")
