@@ -48,15 +48,15 @@ def _kill_run(settings: Settings, arguments: list[str]) -> int:
 
 
 def own_settings(settings: Settings) -> Settings:
-    """Return a second stack for the tests, beside the one a person may be using.
+    """Return the stack for the tests: a second one on free ports, beside the one a person may be using.
 
-    DEV_STATE and DEV_*_PORT, where given, are respected.
+    DEV_STATE, where given, is used instead, with its DEV_*_PORT; without it those are the person's stack's.
     """
-    own = (
-        settings if os.environ.get("DEV_STATE") else replace(settings, state=settings.root / ".dev" / "test")
-    )
+    free = ports.free_ports(list(DEFAULT_PORTS))
+    if not os.environ.get("DEV_STATE"):
+        return replace(settings, state=settings.root / ".dev" / "test").with_ports(free)
     chosen = {name: int(os.environ[name]) for name in DEFAULT_PORTS if os.environ.get(name)}
-    return own.with_ports({**ports.free_ports(list(DEFAULT_PORTS)), **remembered_ports(own.state), **chosen})
+    return settings.with_ports({**free, **remembered_ports(settings.state), **chosen})
 
 
 def _with_stack(settings: Settings, console: Console, action: Callable[[], int]) -> int:

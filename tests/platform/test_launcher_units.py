@@ -348,6 +348,27 @@ def test_dotenv_does_not_replace_secrets_in_use(tmp_path: Path) -> None:
 # Demo and test
 
 
+def test_the_tests_leave_the_ports_of_the_persons_stack_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = dict.fromkeys(settings.DEFAULT_PORTS, "40001")
+    for name, port in given.items():
+        monkeypatch.setenv(name, port)
+    monkeypatch.delenv("DEV_STATE", raising=False)
+    own = suite.own_settings(settings.from_environment(given))
+    assert own.state == ROOT / ".dev" / "test"
+    assert 40001 not in {own.postgres_port, own.sqs_port, own.ui_port}
+
+
+def test_the_tests_take_a_given_stack_with_its_ports(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    given = {"DEV_STATE": str(tmp_path), "DEV_PG_PORT": "40001"}
+    for name in settings.DEFAULT_PORTS:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    own = suite.own_settings(settings.from_environment(given))
+    assert (own.state, own.postgres_port) == (tmp_path, 40001)
+    assert own.sqs_port != settings.DEFAULT_PORTS["DEV_SQS_PORT"]
+
+
 def outcome(exit_code: int = 0, **run: object) -> demo.Outcome:
     return demo.Outcome(run, 5, exit_code, Path("log"))
 
