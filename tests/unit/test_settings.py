@@ -1,5 +1,6 @@
 """Settings from the environment: every wrong one is named at once, with the way to mend it."""
 
+import inspect
 from dataclasses import fields
 
 import pytest
@@ -118,4 +119,4 @@ def test_the_defaults_are_within_the_limits():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_docstring_explains_each_setting(name):
-    assert f"\n        {name}: " in str(Settings.__doc__)
+    assert f"\n    {name}: " in str(inspect.getdoc(Settings))
