@@ -20,6 +20,7 @@ from include.queue_etl.warehouse import BatchCounts, Warehouse
 from tests.faults.ground import Ground, running
 from tests.integration.scratch import TODAY, Message, load, new_messages, open_run
 
+BATCH = 1_100  # so many that the two are at work at the same time: unsorted, two rounds of three deadlock
 WRONG = ("deadlocks", "lost", "duplicate", "miscounted")
 DEADLOCKS = "SELECT deadlocks FROM pg_stat_database WHERE datname = 'warehouse'"
 # The row of a message bears its id in place of a token: see tests.integration.scratch.
@@ -74,9 +75,9 @@ def meet(ground: Ground, rounds: int, seed: int) -> Result:
 def _shares(dice: random.Random, tag: str) -> list[list[Message]]:
     """Two batches that have two thirds of their messages in common, of two days, some of them bad."""
     yesterday = TODAY - timedelta(days=1)
-    good = [*new_messages(150, user=tag), *new_messages(150, yesterday, user=tag)]
-    pool = [*good, *new_messages(30, user=f"bad {tag}")]
-    return [dice.sample(pool, 220), dice.sample(pool, 220)]
+    good = [*new_messages(750, user=tag), *new_messages(750, yesterday, user=tag)]
+    pool = [*good, *new_messages(150, user=f"bad {tag}")]
+    return [dice.sample(pool, BATCH), dice.sample(pool, BATCH)]
 
 
 def _load_both(

@@ -14,7 +14,7 @@ def test_two_loaders_whose_messages_overlap_never_wait_for_each_other(ground: Gr
     result = loaders.meet(ground, rounds=60, seed=3)
 
     assert result.is_good, result
-    assert result.messages > 60 * 220
+    assert result.messages > 60 * loaders.BATCH
 
 
 def test_loaders_that_do_not_sort_are_seen_to_deadlock(
@@ -23,11 +23,13 @@ def test_loaders_that_do_not_sort_are_seen_to_deadlock(
     runs: list[Any] = []
 
     def load_unsorted(warehouse: Any, run_id: Any, messages: list[Any], batch: str) -> Any:
-        runs.append(run_id)
-        messages = sorted(messages, reverse=run_id == runs[0])
+        if run_id not in runs:
+            runs.append(run_id)
+        every_second_run = bool(runs.index(run_id) % 2)  # two meet, so one of them
+        messages = sorted(messages, reverse=every_second_run)
         return warehouse.load(run_id, CONTRACT, batch, *masked_batch(run_id, messages))
 
     monkeypatch.setattr(loaders, "load", load_unsorted)
 
     # Whether two meet in the middle is a matter of luck, so they get several chances.
-    assert any(loaders.meet(ground, rounds=20, seed=seed).deadlocks for seed in range(4, 24))
+    assert any(loaders.meet(ground, rounds=5, seed=seed).deadlocks for seed in range(4, 44))
