@@ -90,13 +90,15 @@ def _watched(waiting: Generator[Any, Any, T], seconds: float) -> Generator[Any, 
         return result
 
 
-def is_connection_string(text: str) -> bool:
-    """Whether libpq can read it. Its error would quote what it choked on, which may be the password."""
+def parsed(dsn: str) -> dict[str, Any] | None:
+    """What the connection string says, by libpq's keywords; None where libpq cannot read it.
+
+    Its own error is not passed on: it quotes what it choked on, which may be the password.
+    """
     try:
-        conninfo_to_dict(text)
+        return conninfo_to_dict(dsn)
     except psycopg.Error:
-        return False
-    return True
+        return None
 
 
 def connect(dsn: str, silence_seconds: float = SILENCE_SECONDS) -> Connection:
@@ -109,9 +111,9 @@ def connect(dsn: str, silence_seconds: float = SILENCE_SECONDS) -> Connection:
     Raises:
         WarehouseUnavailable, WarehouseRefused: with host, port, database and user, without the password
     """
-    if not is_connection_string(dsn):
+    given = parsed(dsn)
+    if given is None:
         raise WarehouseRefused("the connection string of the warehouse is malformed")
-    given: dict[str, Any] = conninfo_to_dict(dsn)
     try:
         # No server-side prepared statements: poolers lose them, and nothing here is repeated often.
         connection = _Watched.connect(

@@ -1,16 +1,14 @@
 """What is only fit for development, and so refused where QUEUE_ETL_ENV is production. Pure."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from psycopg import ProgrammingError
-from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import Conninfo
 
 from include.queue_etl.contract import Contract
 from include.queue_etl.keyset import is_development, is_wrapped
+from include.queue_etl.postgres import parsed
 
 # Those of images, tutorials and examples; a password that repeats the user's name is refused as well.
 DEFAULT_PASSWORDS = frozenset(
@@ -80,10 +78,7 @@ def _scheme_problems(contract: Contract) -> Iterable[str]:
 
 
 def _warehouse_problems(dsn: str) -> Iterable[str]:
-    try:
-        given: Mapping[str, Any] = conninfo_to_dict(dsn)
-    except ProgrammingError:
-        given = {}  # it does not connect either
+    given = parsed(dsn) or {}  # what cannot be read does not connect either
     sslmode = given.get("sslmode") or _default("sslmode")
     if sslmode != "verify-full":
         yield f"the warehouse is reached with sslmode {sslmode}: verify-full alone proves whom it talks to"

@@ -5,6 +5,9 @@ import os
 import re
 import signal
 import stat
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -17,6 +20,7 @@ from include.queue_etl.keyset import Keyset
 from include.queue_etl.pipeline import Run
 
 HELP = cli._parser().format_help()
+ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = re.findall(r"^    (\S+)", HELP, re.MULTILINE)
 
 
@@ -158,6 +162,19 @@ def test_a_malformed_connection_string_is_named_by_its_variable_and_not_quoted(
     shown = capsys.readouterr().err
     assert f"{dsn} is no libpq connection string: give postgresql://USER:PASSWORD@HOST" in shown
     assert "s3cr" not in shown
+
+
+@pytest.mark.usefixtures("without_servers")
+def test_mask_starts_without_psycopg_and_boto3():
+    code = """
+import sys
+from include.queue_etl import command_line, steps
+steps.mask = lambda pipeline, batch: {"staged": pipeline.staging.batches(steps.Kind.RAW)}
+command_line.main(["step", "mask", "--run-id", "r", "--batch", "0000-abcdef"])
+print(sorted({"psycopg", "boto3"} & sys.modules.keys()))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ('{"staged": []}\n[]\n', "")
 
 
 @pytest.mark.usefixtures("without_servers")

@@ -29,9 +29,13 @@ SomePipeline = TypeVar("SomePipeline", bound=Pipeline)
 
 
 @contextmanager
-def pipeline(arguments: Arguments, **overrides: int) -> Iterator[Pipeline]:
-    """The pipeline of one run, as role etl_loader."""
-    with _parts(Pipeline, arguments, "QUEUE_ETL_WAREHOUSE_DSN", "etl_loader", **overrides) as pipeline:
+def pipeline(arguments: Arguments, *, check_dsn: bool = True, **overrides: int) -> Iterator[Pipeline]:
+    """The pipeline of one run, as role etl_loader.
+
+    Checking the connection string takes psycopg, whose import takes 0.1 s of CPU.
+    """
+    name, role = "QUEUE_ETL_WAREHOUSE_DSN", "etl_loader"
+    with _parts(Pipeline, arguments, name, role, check_dsn=check_dsn, **overrides) as pipeline:
         yield pipeline
 
 
@@ -63,10 +67,17 @@ def rotation(arguments: Arguments) -> "Iterator[RotationPipeline]":
 
 
 def _parts(
-    kind: type[SomePipeline], arguments: Arguments, dsn_variable: str, role: str, **overrides: int
+    kind: type[SomePipeline],
+    arguments: Arguments,
+    dsn_variable: str,
+    role: str,
+    *,
+    check_dsn: bool = True,
+    **overrides: int,
 ) -> SomePipeline:
+    dsn_of = connection_string if check_dsn else variable
     dsn, file, settings = read_all(
-        lambda: connection_string(dsn_variable, f"role {role}"),
+        lambda: dsn_of(dsn_variable, f"libpq connection string of role {role}"),
         _keyset_file,
         lambda: Settings.from_environment(os.environ, **overrides),
     )
@@ -139,12 +150,12 @@ def _keyset_json(file: Path) -> str:
         ) from None
 
 
-def connection_string(name: str, whose: str) -> str:
-    """The libpq connection string in an environment variable; SettingsError, without quoting it, if not."""
-    from include.queue_etl.postgres import is_connection_string
+def connection_string(name: str, meaning: str) -> str:
+    """An environment variable that libpq has to understand; raises as `variable` does, without quoting it."""
+    from include.queue_etl.postgres import parsed
 
-    value = variable(name, f"libpq connection string of {whose}")
-    if not is_connection_string(value):
+    value = variable(name, meaning)
+    if parsed(value) is None:
         form = "postgresql://USER:PASSWORD@HOST:PORT/DATABASE, with %XX for what is special in a URL"
         raise SettingsError([f"{name} is no libpq connection string: give {form}"])
     return value

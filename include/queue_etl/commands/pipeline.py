@@ -76,7 +76,8 @@ def step(arguments: Arguments) -> None:
 
     if arguments.step != "extract" and not arguments.run_id:
         arguments.misused(f"{arguments.step} needs --run-id: of which run?")
-    with connections.pipeline(arguments) as pipeline:
+    # mask does without Postgres, as long as there is something to do
+    with connections.pipeline(arguments, check_dsn=arguments.step != "mask") as pipeline:
         if arguments.step == "extract":
             result: Any = steps.extract(pipeline)
         elif arguments.step == "finish":
@@ -87,7 +88,7 @@ def step(arguments: Arguments) -> None:
                 result = _of_batch(pipeline, one, arguments.batch)
             else:
                 result = [one(pipeline, batch) for batch in pipeline.staging.batches(kind)]
-                if not result:  # only now: mask does without Postgres, as long as there is something to do
+                if not result:  # only now, for mask's sake
                     _require_started(pipeline)
     show(result, as_json=True)
 
@@ -198,7 +199,9 @@ def migrate(arguments: Arguments) -> None:
         "ops_ro": "QUEUE_ETL_OPS_PASSWORD",
     }
     upgrade(
-        connections.connection_string("QUEUE_ETL_OWNER_DSN", "a role that may create roles"),
+        connections.connection_string(
+            "QUEUE_ETL_OWNER_DSN", "libpq connection string of a role that may create roles"
+        ),
         {role: os.environ[name] for role, name in variables.items() if os.environ.get(name)},
     )
     print("warehouse: schema and roles are up to date")
