@@ -228,7 +228,7 @@ def test_a_slow_answer_is_given_up_and_asked_for_again(client):
         stub.plan(DELETE, Fault(seconds=20))
         began = time.monotonic()
         assert queue.delete(receipts(queue)).done == 20
-        assert time.monotonic() - began < 18
+        assert time.monotonic() - began < 10
         assert stub.calls[DELETE] == 3
 
 
