@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 from airflow.sdk import DAG, Param
 from queue_etl_connections import open_officer
-from queue_etl_policy import DEFAULT_ARGS
+from queue_etl_policy import DEFAULT_ARGS, NOT_BLANK
 from queue_etl_privacy import UnmaskWhenApproved
 
 from include.contracts import DEFAULT_CONTRACT, contract_names
@@ -20,24 +20,24 @@ once: clearing it opens nothing. Paused until somebody wants it; it needs the co
 |---|---|---|---|
 | `unmask` | that one person asked and approved, that nobody answered within a day, that it was cleared, that the hour's allowance is used up, a token that does not open, or no error of its own, and "state mismatch" in Airflow's audit log: the answer came within about a second | nothing but what the file holds was opened; the audit says what was asked for | mend what the error names; trigger it again |
 """  # noqa: E501 - a row of a table is a line
-NOT_BLANK = r".*\S.*"
 
 
 def form() -> dict[str, Param]:
     """What is asked for when it is triggered: tokens, never personal values."""
-    text = {"type": "string", "pattern": NOT_BLANK}
     return {
         "contract": Param(DEFAULT_CONTRACT, type="string", enum=contract_names(), title="Contract"),
-        "field": Param("ip", title="Field", description="The event field the tokens stand for.", **text),
+        "field": Param("ip", title="Field", description="The event field the tokens stand for.", **NOT_BLANK),
         "tokens": Param(
             [],
             type="array",
-            items=text,
+            items=NOT_BLANK,
             title="Tokens",
             description="One a line, as they stand in the table.",
         ),
-        "reason": Param(title="Reason", description="Why; kept in the audit.", **text),
-        "ticket": Param(title="Ticket", description="Reference of the request; kept in the audit.", **text),
+        "reason": Param(title="Reason", description="Why; kept in the audit.", **NOT_BLANK),
+        "ticket": Param(
+            title="Ticket", description="Reference of the request; kept in the audit.", **NOT_BLANK
+        ),
     }
 
 

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 from airflow.sdk import DAG, Param, task
 from queue_etl_connections import open_rotation
-from queue_etl_policy import DEFAULT_ARGS
+from queue_etl_policy import DEFAULT_ARGS, NOT_BLANK
 
 from include.contracts import contract_names, load_contract
 
@@ -18,7 +18,7 @@ the key**: whoever stored tokens elsewhere has to fetch them again.
 |---|---|---|---|
 | `remask` | `not started:` with a list, or Postgres or staging failing | every row bears one key or the other, and opens with the keyset | mend what the error names; clear the task: it goes on with what is left |
 """  # noqa: E501 - a row of a table is a line
-SAID = {"type": "string", "pattern": r".*\S.*", "description": "For the audit."}
+FOR_THE_AUDIT = {**NOT_BLANK, "description": "For the audit."}
 
 with DAG(
     "queue_etl_remask",
@@ -32,8 +32,8 @@ with DAG(
     dagrun_timeout=timedelta(hours=12),
     default_args=DEFAULT_ARGS,
     params={
-        "reason": Param("rotation of keys", title="Reason", **SAID),
-        "ticket": Param(title="Ticket", **SAID),
+        "reason": Param("rotation of keys", title="Reason", **FOR_THE_AUDIT),
+        "ticket": Param(title="Ticket", **FOR_THE_AUDIT),
     },
     tags=["postgres", "personal-data"],
 ):

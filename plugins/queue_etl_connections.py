@@ -49,27 +49,11 @@ def open_pipeline(contract_name: str) -> "Pipeline":
     """
     from airflow.sdk import get_current_context
 
-    from include.contracts import load_contract
-    from include.queue_etl.pipeline import Pipeline, Run
-    from include.queue_etl.settings import Settings, read_all
+    from include.queue_etl.pipeline import Pipeline
 
-    context, aws = get_current_context(), aws_connection()
-    settings, endpoints, dsn, keyset = read_all(
-        lambda: Settings.from_environment(os.environ, **_given_limit(context["params"])),
-        lambda: endpoint_urls(aws),
-        warehouse_dsn,
-        keyset_json,
-    )
-    return Pipeline(
-        load_contract(contract_name),
-        Run(contract_name, context["run_id"]),
-        settings,
-        session=aws_session,
-        endpoint_urls=endpoints,
-        warehouse_dsn=dsn,
-        keyset_json=keyset,
-        access=aws_access(aws, os.environ),
-    )
+    context = get_current_context()
+    limit = _given_limit(context["params"])
+    return _opened(Pipeline, contract_name, WAREHOUSE, context["run_id"], without_boto3=True, **limit)
 
 
 def _given_limit(params: Mapping[str, Any]) -> dict[str, int]:
@@ -86,7 +70,7 @@ def open_upkeep(contract_name: str) -> "UpkeepPipeline":
     """
     from include.queue_etl.operations.upkeep_pipeline import UpkeepPipeline
 
-    return _opened(UpkeepPipeline, contract_name, MAINTENANCE)
+    return _opened(UpkeepPipeline, contract_name, MAINTENANCE, _dag_and_run())
 
 
 def open_rotation() -> "RotationPipeline":
@@ -94,39 +78,54 @@ def open_rotation() -> "RotationPipeline":
     from include.contracts import contract_names
     from include.queue_etl.privacy.rotation import RotationPipeline
 
-    return _opened(RotationPipeline, contract_names()[0], REMASKER)
+    return _opened(RotationPipeline, contract_names()[0], REMASKER, _dag_and_run())
 
 
 def open_officer(contract_name: str) -> "OfficerPipeline":
     """What unmask works with, as role pii_officer; raises as `open_upkeep` does."""
     from include.queue_etl.privacy.officer import OfficerPipeline
 
-    return _opened(OfficerPipeline, contract_name, OFFICER)
+    return _opened(OfficerPipeline, contract_name, OFFICER, _dag_and_run())
 
 
-def _opened(kind: type[SomePipeline], contract_name: str, conn_id: str) -> SomePipeline:
-    """Its run is named after DAG and DAG run: run ids of two DAGs can be the same."""
+def _dag_and_run() -> str:
+    """Name of a run that is not the contract's own: run ids of two DAGs can be the same."""
     from airflow.sdk import get_current_context
 
+    context = get_current_context()
+    return f"{context['dag'].dag_id}__{context['run_id']}"
+
+
+def _opened(
+    kind: type[SomePipeline],
+    contract_name: str,
+    conn_id: str,
+    run_name: str,
+    *,
+    without_boto3: bool = False,
+    **limit: int,
+) -> SomePipeline:
+    """With `without_boto3` SQS is reached without it where `aws_access` can tell how."""
     from include.contracts import load_contract
     from include.queue_etl.pipeline import Run
     from include.queue_etl.settings import Settings, read_all
 
-    context = get_current_context()
+    aws = aws_connection()
     settings, endpoints, dsn, keyset = read_all(
-        lambda: Settings.from_environment(os.environ),
-        lambda: endpoint_urls(aws_connection()),
+        lambda: Settings.from_environment(os.environ, **limit),
+        lambda: endpoint_urls(aws),
         lambda: warehouse_dsn(conn_id),
         keyset_json,
     )
     return kind(
         load_contract(contract_name),
-        Run(contract_name, f"{context['dag'].dag_id}__{context['run_id']}"),
+        Run(contract_name, run_name),
         settings,
         session=aws_session,
         endpoint_urls=endpoints,
         warehouse_dsn=dsn,
         keyset_json=keyset,
+        access=aws_access(aws, os.environ) if without_boto3 else None,
     )
 
 

@@ -45,6 +45,9 @@ PARAMS = {
     ),
 }
 
+# Of a Param that takes text: it says something.
+NOT_BLANK = {"type": "string", "pattern": r".*\S.*"}
+
 RETRY_POLICY = ExceptionRetryPolicy(
     [
         RetryRule([PermanentError, SettingsError], RetryAction.FAIL, reason="a person has to mend it"),

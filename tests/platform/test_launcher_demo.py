@@ -8,12 +8,11 @@ from pathlib import Path
 import pytest
 from dev_command import Launcher
 
-from devstack import postgres, processes
+from devstack import orchestrator, postgres, processes
 from devstack.demo import SAMPLE
 from devstack.postgres import AIRFLOW
 
 RUNS = "select coalesce(string_agg(state, ' '), '') from dag_run where triggered_by = 'TEST'"
-AIRFLOW_PARTS = ("api-server", "scheduler", "dag-processor", "triggerer")
 
 
 def states(launcher: Launcher) -> list[str]:
@@ -65,14 +64,14 @@ def test_a_demo_that_was_stopped_does_not_hold_up_the_schedule(stopped_demo: Lau
 
 def test_airflow_is_started_anew_after_postgres(launcher: Launcher) -> None:
     assert launcher.run("up").returncode == 0
-    before = [launcher.pid(name) for name in AIRFLOW_PARTS]
+    before = [launcher.pid(name) for name in orchestrator.COMMANDS]
     pid = launcher.pid("postgres")
     assert pid is not None
     os.kill(pid, signal.SIGKILL)
     assert processes.wait_until(lambda: launcher.pid("postgres") is None, 10)
     up = launcher.run("up")
     assert up.returncode == 0, up.stderr
-    after = [launcher.pid(name) for name in AIRFLOW_PARTS]
+    after = [launcher.pid(name) for name in orchestrator.COMMANDS]
     assert None not in after
     assert not set(before) & set(after)
     # A look at one moment; on a busy machine Airflow may answer late.

@@ -4,7 +4,7 @@ import argparse
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -151,16 +151,11 @@ def _column_asked_for(arguments: Arguments, contract: Contract) -> Personal | No
     return None
 
 
-@contextmanager
-def _destination(path: Path | None) -> Iterator[TextIO]:
+def _destination(path: Path | None) -> AbstractContextManager[TextIO]:
     """Where the values go. A file is there before anything is on record, and goes again if there are none."""
     from include.queue_etl.privacy.unmask import private_file
 
-    if path is None:
-        yield sys.stdout
-        return
-    with private_file(path) as file:
-        yield file
+    return private_file(path) if path else nullcontext(sys.stdout)
 
 
 @contextmanager
