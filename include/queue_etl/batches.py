@@ -14,10 +14,13 @@ class Receipts(msgspec.Struct):
     Attributes:
         ids: ledger ids (lower-case UUIDs)
         receipts: SQS receipt handles, in the order of `ids`
+        oldest_age_seconds: of the oldest of the messages, when the batch was sealed; 0 in files of versions
+            that did not keep it
     """
 
     ids: list[str]
     receipts: list[str]
+    oldest_age_seconds: int = 0
 
     @property
     def digest(self) -> bytes:

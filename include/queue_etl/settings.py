@@ -35,7 +35,8 @@ LIMITS = {
     "max_messages": Limits(1, 100_000),  # about 120,000 may be in flight on a standard queue
     "batch_messages": Limits(10, 50_000),
     "batch_bytes": Limits(1_048_576, 268_435_456),
-    "visibility_timeout_seconds": Limits(1, 43_200),  # SQS: at most 12 hours
+    "receive_seconds": Limits(1, 300),  # well below the time limit of a task, 900 s
+    "visibility_timeout_seconds": Limits(2, 43_200),  # SQS: at most 12 hours; see RECEIVE_SHARE
     "wait_seconds": Limits(0, 20),  # SQS: long poll of at most 20 s
     "transfers": Limits(1, 128),
     "request_timeout_seconds": Limits(1, 120),
@@ -47,6 +48,9 @@ LIMITS = {
     "orphan_margin_seconds": Limits(0, 86_400),
     "unmask_per_hour": Limits(1, 1_000_000),
 }
+# Messages must not come back before their batch is loaded: of the time that they are hidden, receiving takes
+# a half at most.
+RECEIVE_SHARE = 2
 CHOICES = {"env": ("development", "production"), "sqs_client": ("pycurl", "boto3")}
 
 
@@ -60,6 +64,7 @@ class Settings:
         max_messages: a run takes at most this many messages
         batch_messages: messages in one batch file
         batch_bytes: a batch is closed early when its bodies reach this size, which bounds memory
+        receive_seconds: extract receives for at most so long, from the first message on
         visibility_timeout_seconds: how long received messages stay hidden; should cover a run with retries
         wait_seconds: long poll of a receive call; a queue is taken for empty after one empty long poll
         transfers: requests to SQS under way at once
@@ -80,6 +85,7 @@ class Settings:
     max_messages: int = 100_000
     batch_messages: int = 10_000
     batch_bytes: int = 16_777_216
+    receive_seconds: int = 30
     visibility_timeout_seconds: int = 3_600
     wait_seconds: int = 2
     transfers: int = 32
@@ -108,6 +114,7 @@ class Settings:
         }
         values = {**given, **overrides}
         problems = [problem for name in cls._names() if (problem := _problem(name, values))]
+        problems += _contradictions({field.name: field.default for field in fields(cls)} | values)
         if problems:
             raise SettingsError(problems)
         return cls(**{name: _value(name, text) for name, text in values.items()})
@@ -142,6 +149,21 @@ def _problem(name: str, values: Mapping[str, int | str]) -> str | None:
     if _is_valid(name, str(given)):
         return None
     return f"{PREFIX}{name.upper()}={str(given)!r}: {_rule(name)}"
+
+
+def _contradictions(values: Mapping[str, Any]) -> list[str]:
+    """What no single value is to blame for, and how to mend it."""
+    names = ("receive_seconds", "visibility_timeout_seconds")
+    if not all(_is_valid(name, str(values[name])) for name in names):
+        return []
+    receive, hidden = (int(values[name]) for name in names)
+    if RECEIVE_SHARE * receive <= hidden:
+        return []
+    return [
+        f"{PREFIX}RECEIVE_SECONDS={receive} is too long for {PREFIX}VISIBILITY_TIMEOUT_SECONDS={hidden}: "
+        f"set the first to at most {hidden // RECEIVE_SHARE}, or the second to at least "
+        f"{RECEIVE_SHARE * receive}, else messages come back before they are loaded"
+    ]
 
 
 def _is_valid(name: str, text: str) -> bool:

@@ -6,6 +6,7 @@ Every call goes through `sqs_transport`; those made once per ten messages many a
 import json
 import logging
 import os
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ import msgspec
 from include.queue_etl import sqs_message as wire
 from include.queue_etl.aws import Access, ca_bundle
 from include.queue_etl.errors import QueueEtlError, QueueRefused, QueueUnavailable
+from include.queue_etl.polling import PollController
 from include.queue_etl.settings import Settings
 from include.queue_etl.sqs_message import Message
 from include.queue_etl.sqs_transport import (
@@ -43,6 +45,8 @@ BATCH = 10  # SQS: at most ten messages a call
 SEND_BYTES = 262_144
 # Empty answers to short polls, one after another, that mean "empty": each asks only some of SQS's servers.
 EMPTY_SHORT_POLLS = 5
+# Whoever receives is called at least so often, to do what is due while nothing comes.
+TURN_SECONDS = 1.0
 # SQS refuses a whole batch with these although one entry may be to blame.
 ENTRY_CODES = frozenset(
     {
@@ -186,25 +190,32 @@ class SqsQueue:
         found = self._ask("GetQueueAttributes", wire.AttributesReply, asked).attributes
         return Depth(*(int(found.get(name, 0)) for name in _DEPTHS))
 
-    def receive(self, max_messages: int) -> Generator[list[Message], None, None]:
+    def receive(self, max_messages: int, seconds: float) -> Generator[list[Message], None, None]:
         """Takes messages off the queue, up to ten a list, until one long poll brings nothing.
 
         With a long poll of 0 seconds, until EMPTY_SHORT_POLLS polls bring nothing. At the limit of messages
         in flight (about 120,000) SQS answers as if the queue were empty. When the generator is closed early
         or fails, messages it holds but has not handed out are released.
 
+        Args:
+            max_messages: it takes no more
+            seconds: after the first message; then no more calls are begun. Answers that are still on their
+                way are waited for, the request timeout at most: the messages in them are hidden already.
+
+        Yields:
+            messages; an empty list each TURN_SECONDS in which none came
+
         Raises:
             QueueRefused, QueueUnavailable: as for `connect`
         """
         exchange = Exchange(self._open_transport(self._settings.wait_seconds), self._settings.transfers)
-        polls = _Polls(exchange, self._place, self._settings, max_messages)
+        polls = _Polls(exchange, self._place, self._settings, max_messages, seconds)
         replies: deque[Reply] = deque()
         try:
             polls.fill()
             while replies or exchange.under_way:
-                replies.extend(() if replies else exchange.finished())
-                if messages := polls.messages(replies.popleft()):
-                    yield messages
+                replies.extend(() if replies else exchange.finished(TURN_SECONDS))
+                yield polls.messages(replies.popleft()) if replies else []
         finally:
             self._give_back(polls, replies)
 
@@ -278,7 +289,7 @@ class SqsQueue:
         if receipts:
             log.warning("%s: %d messages do not match their MD5: released", self.name, len(receipts))
         try:
-            exchange.stop_repeating()
+            exchange.stop()
             while exchange.under_way:
                 replies.extend(exchange.finished())
             receipts += _receipts(replies)
@@ -339,25 +350,35 @@ class SqsQueue:
 
 
 class _Polls:
-    """The receive calls: one at first, one more under way for each full answer."""
+    """The receive calls: as many as the controller wants, until the queue is empty or time is up."""
 
-    def __init__(self, exchange: Exchange, place: _Place, settings: Settings, max_messages: int) -> None:
+    def __init__(
+        self, exchange: Exchange, place: _Place, settings: Settings, max_messages: int, seconds: float
+    ) -> None:
         self.exchange = exchange
         self.damaged: list[str] = []
         self._place = place
         self._settings = settings
         self._allowance = max_messages  # neither received nor asked for
-        self._wanted = 1
+        self._seconds = seconds
+        self._deadline: float | None = None  # set by the first message
+        self._controller = PollController(settings.transfers)
         self._empty_polls = 0
         self._over = False
-        self._bodies: dict[int, bytes] = {}
+        self._bodies: dict[tuple[int, int], bytes] = {}
 
     def fill(self) -> None:
         """Starts as many as are wanted, never for more messages than are still allowed."""
-        while not self._over and self._allowance > 0 and self.exchange.under_way < self._wanted:
+        while not self._over and self._allowance > 0 and self.exchange.under_way < self._controller.calls:
+            # Whether a queue is empty is asked at once: the answers to come say more than a pause.
+            pause = 0.0 if self._empty_polls else self._controller.pause_seconds
+            left = self._seconds_left() - pause
+            if left <= 0:
+                self._over = True
+                return
             asked = min(BATCH, self._allowance)
             self._allowance -= asked
-            self.exchange.start(Call("ReceiveMessage", self._body(asked), asked))
+            self.exchange.start(self._call(asked, left), pause)
 
     def messages(self, reply: Reply) -> list[Message]:
         """The messages in an answer; the next calls are under way when it returns.
@@ -372,7 +393,7 @@ class _Polls:
             received = [] if reply.code else wire.received(reply.body)
         except ValueError:
             raise self._place.no_answer(reply.call.action) from None
-        self._count(reply.call.asked, len(received))
+        self._count(reply.call, len(received))
         self.fill()
         messages = [message for one in received if (message := wire.message(one))]
         if len(messages) < len(received):
@@ -381,23 +402,34 @@ class _Polls:
             self.damaged += [one.receipt_handle for one in received if one.receipt_handle not in good]
         return messages
 
-    def _count(self, asked: int, received: int) -> None:
-        self._allowance += asked - received
-        if not received:
-            self._wanted = 1
-            # A short poll proves little, and next to others that are under way nothing.
-            self._empty_polls += bool(self._settings.wait_seconds or self.exchange.under_way == 0)
-            self._over |= self._empty_polls >= (1 if self._settings.wait_seconds else EMPTY_SHORT_POLLS)
-            return
-        self._empty_polls = 0
-        change = 1 if received == asked else -1 if received < asked / 2 else 0
-        self._wanted = max(1, min(self._wanted + change, self._settings.transfers))
+    def _count(self, call: Call, received: int) -> None:
+        self._allowance += call.asked - received
+        self._controller.answered(call.asked, received)
+        if received:
+            self._empty_polls = 0
+            self._set_deadline()
+        elif call.wait_seconds:
+            self._over = True
+        elif self.exchange.under_way == 0:  # a short poll proves little, and beside others nothing
+            self._empty_polls += 1
+            self._over |= self._empty_polls >= EMPTY_SHORT_POLLS
 
-    def _body(self, asked: int) -> bytes:
-        if asked not in self._bodies:
-            hidden, wait = self._settings.visibility_timeout_seconds, self._settings.wait_seconds
-            self._bodies[asked] = wire.encode(wire.ReceiveRequest(self._place.url, asked, hidden, wait))
-        return self._bodies[asked]
+    def _set_deadline(self) -> None:
+        if self._deadline is None:
+            self._deadline = time.monotonic() + self._seconds
+            self.exchange.repeat_until(self._deadline)
+
+    def _seconds_left(self) -> float:
+        return self._seconds if self._deadline is None else self._deadline - time.monotonic()
+
+    def _call(self, asked: int, seconds_left: float) -> Call:
+        """Its long poll ends before the time is up; in the last second it is a short one."""
+        wait = min(self._settings.wait_seconds, int(seconds_left))
+        if (asked, wait) not in self._bodies:
+            hidden = self._settings.visibility_timeout_seconds
+            request = wire.ReceiveRequest(self._place.url, asked, hidden, wait)
+            self._bodies[asked, wait] = wire.encode(request)
+        return Call("ReceiveMessage", self._bodies[asked, wait], asked=asked, wait_seconds=wait)
 
 
 class _Batches:

@@ -14,6 +14,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from math import inf
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
@@ -62,18 +63,27 @@ class Call:
         action: of the SQS API
         body: its JSON
         asked: messages asked for (ReceiveMessage)
+        wait_seconds: of the long poll (ReceiveMessage)
         receipts: in the order of the entries (batch actions), whose ids are their positions
         attempts: how often it has been sent
     """
 
-    __slots__ = ("action", "asked", "attempts", "body", "receipts")
+    __slots__ = ("action", "asked", "attempts", "body", "receipts", "wait_seconds")
 
     def __init__(
-        self, action: str, body: bytes, asked: int = 0, receipts: Sequence[str] = (), attempts: int = 0
+        self,
+        action: str,
+        body: bytes,
+        *,
+        asked: int = 0,
+        wait_seconds: int = 0,
+        receipts: Sequence[str] = (),
+        attempts: int = 0,
     ) -> None:
         self.action = action
         self.body = body
         self.asked = asked
+        self.wait_seconds = wait_seconds
         self.receipts = receipts
         self.attempts = attempts
 
@@ -134,7 +144,7 @@ class Exchange:
         self._sent = 0
         self._paused: list[tuple[float, int, Call]] = []
         self._numbers = 0
-        self._repeating = True
+        self._repeats_until = inf
         self._repeats: Counter[str] = Counter()
 
     @property
@@ -147,22 +157,27 @@ class Exchange:
         """Calls that may be started now."""
         return self._transfers - self.under_way
 
-    def start(self, call: Call) -> None:
-        """Begins a call; there must be room for it."""
+    def start(self, call: Call, after_seconds: float = 0.0) -> None:
+        """Begins a call, now or after a pause in which it counts as under way; there must be room for it."""
+        if after_seconds:
+            self._pause(call, self._clock() + after_seconds)
+            return
         call.attempts += 1
         self._sent += 1
         self._transport.start(call)
 
     def repeat(self, call: Call, code: str) -> bool:
-        """Sends the call again after a pause because of `code`; False if it has been sent often enough."""
-        if not self._repeating or call.attempts >= ATTEMPTS:
-            return False
-        self._repeats[code] += 1
+        """Sends the call again after a pause because of `code`.
+
+        False if it has been sent often enough, or may be sent no more: see `repeat_until`.
+        """
         longest = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** (call.attempts - 1))
         # Not for security: the jitter keeps throttled clients from coming back together.
         due = self._clock() + longest * random.uniform(0.5, 1.0)
-        self._numbers += 1
-        heapq.heappush(self._paused, (due, self._numbers, call))
+        if call.attempts >= ATTEMPTS or due > self._repeats_until:
+            return False
+        self._repeats[code] += 1
+        self._pause(call, due)
         return True
 
     def take_repeats(self) -> dict[str, int]:
@@ -170,15 +185,24 @@ class Exchange:
         repeats, self._repeats = dict(self._repeats), Counter()
         return repeats
 
-    def stop_repeating(self) -> None:
-        """From now on every answer is final, and calls that were to be repeated are forgotten."""
-        self._repeating = False
+    def repeat_until(self, moment: float) -> None:
+        """After that moment of the clock no call is repeated: every answer is final."""
+        self._repeats_until = moment
+
+    def stop(self) -> None:
+        """From now on every answer is final, and calls that are in a pause are forgotten."""
+        self._repeats_until = -inf
         self._paused.clear()
 
-    def finished(self) -> list[Reply]:
-        """Waits for final answers and returns them: at least one, unless nothing is under way."""
+    def finished(self, within_seconds: float = inf) -> list[Reply]:
+        """Waits for final answers and returns them: at least one, unless nothing is under way.
+
+        After `within_seconds` it returns without.
+        """
+        until = self._clock() + within_seconds
         while self.under_way:
-            replies = self._transport.wait(self._until_next_pause_ends())
+            left = max(0.0, until - self._clock())
+            replies = self._transport.wait(min(left, self._until_next_pause_ends()))
             self._sent -= len(replies)
             final = [
                 reply
@@ -187,7 +211,7 @@ class Exchange:
             ]
             if self._paused:
                 self._start_due()
-            if final:
+            if final or self._clock() >= until:
                 return final
         return []
 
@@ -196,6 +220,10 @@ class Exchange:
         self._paused.clear()
         self._sent = 0
         self._transport.close()
+
+    def _pause(self, call: Call, due: float) -> None:
+        self._numbers += 1
+        heapq.heappush(self._paused, (due, self._numbers, call))
 
     def _until_next_pause_ends(self) -> float:
         return max(0.0, self._paused[0][0] - self._clock()) if self._paused else 60.0

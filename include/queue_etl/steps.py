@@ -9,9 +9,10 @@ Every step of a closed run is a no-op: its messages are deleted, or back on the 
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from operator import attrgetter
 from time import perf_counter
@@ -21,6 +22,7 @@ from include.queue_etl.batches import MILLISECONDS_A_DAY, MaskedBatch, RawBatch,
 from include.queue_etl.errors import (
     QueueEtlError,
     QueueRefused,
+    QueueUnavailable,
     RunFailed,
     StagedFileDamaged,
     StagingUnavailable,
@@ -28,6 +30,7 @@ from include.queue_etl.errors import (
     WarehouseRefused,
 )
 from include.queue_etl.pipeline import Pipeline
+from include.queue_etl.settings import Settings
 from include.queue_etl.sqs_message import Message
 from include.queue_etl.staging import BatchFile, Kind, batch_name
 from include.queue_etl.transform import mask_batch
@@ -35,9 +38,15 @@ from include.queue_etl.transform import mask_batch
 log = logging.getLogger(__name__)
 Content = TypeVar("Content")
 
+# What a killed process has received and not sealed stays hidden until the visibility timeout: so much of it.
+SEAL_SECONDS = 5.0
+
 
 def extract(pipeline: Pipeline, depth: Mapping[str, int] | None = None) -> list[dict[str, Any]]:
     """Receive messages and seal them in batches.
+
+    It ends when the queue is empty, when it has `max_messages`, or `receive_seconds` after the first message,
+    whatever arrives meanwhile. A queue that fails after the first message ends it too: what has come goes on.
 
     Args:
         pipeline: the run's parts
@@ -59,16 +68,42 @@ def extract(pipeline: Pipeline, depth: Mapping[str, int] | None = None) -> list[
     # Before the first message is taken: a process that is killed cannot say it afterwards.
     log.info("what this process takes and loses when killed is visible again by %s or so", _back_by(pipeline))
     started = perf_counter()
-    batches = _adopted_batches(pipeline)
-    batches |= _received_batches(
-        pipeline, run.queue_id, pipeline.settings.max_messages - sum(batches.values())
-    )
-    received = sum(batches.values())
-    pipeline.warehouse.record_extract(pipeline.run.id, received, perf_counter() - started)
+    intake = _Intake(run.queue_id)
+    _adopt(pipeline, intake)
+    _receive(pipeline, intake)
+    received, batches = intake.messages, intake.batches
+    seconds = perf_counter() - started
+    pipeline.warehouse.record_extract(pipeline.run.id, received, seconds, intake.oldest_age_seconds)
     log.info("extracted %d messages in %d batches", received, len(batches))
     if not batches:
         _close(pipeline, {}, upstream_failed=False, last_attempt=True)  # without batches, finish is skipped
     return [{"batch": batch, "messages": messages} for batch, messages in batches.items()]
+
+
+def grouped(batches: Sequence[Mapping[str, Any]], full: int) -> list[dict[str, Any]]:
+    """Batches in groups, in their order: a task each, since a task costs more than a small batch.
+
+    A batch is sealed early when messages arrive slowly. A group holds as many as are together no larger than
+    a full one.
+
+    Args:
+        batches: what `extract` returned
+        full: messages in a full batch
+
+    Returns:
+        one {"name", "batches", "messages"} a group; the name is for people
+    """
+    groups: list[dict[str, Any]] = []
+    for batch in batches:
+        if not groups or groups[-1]["messages"] + batch["messages"] > full:
+            groups.append({"name": batch["batch"], "batches": [], "messages": 0})
+        group = groups[-1]
+        group["batches"].append(batch["batch"])
+        group["messages"] += batch["messages"]
+    for group in groups:
+        if more := len(group["batches"]) - 1:
+            group["name"] += f" and {more} more"
+    return groups
 
 
 def mask(pipeline: Pipeline, batch: str) -> dict[str, Any]:
@@ -154,60 +189,115 @@ def finish(pipeline: Pipeline, *, upstream_failed: bool = False, last_attempt: b
 # What the steps are made of -----------------------------------------------------------------------
 
 
-def _adopted_batches(pipeline: Pipeline) -> dict[str, int]:
-    """Batches sealed by an earlier attempt and their numbers of messages; half-sealed ones are given back."""
+@dataclass(slots=True)
+class _Intake:
+    """What extract has: sealed batches, and messages that are not sealed yet.
+
+    Attributes:
+        queue_id: of etl.queues
+        batches: name -> number of messages, in the order in which they were sealed
+        oldest_age_seconds: of the oldest message in them, when its batch was sealed
+        open: received, not sealed
+        open_bytes: of their bodies
+        open_since: when the first of them came, by the monotonic clock
+    """
+
+    queue_id: int
+    batches: dict[str, int] = field(default_factory=dict)
+    oldest_age_seconds: int = 0
+    open: list[Message] = field(default_factory=list)
+    open_bytes: int = 0
+    open_since: float = 0.0
+
+    @property
+    def messages(self) -> int:
+        """In sealed batches."""
+        return sum(self.batches.values())
+
+    def add(self, messages: list[Message]) -> None:
+        """Take messages in."""
+        if messages and not self.open:
+            self.open_since = time.monotonic()
+        self.open += messages
+        self.open_bytes += sum([len(message.body) for message in messages])
+
+    def is_due(self, settings: Settings) -> bool:
+        """Whether the open messages are to be sealed now: they fill a batch, or are old."""
+        if len(self.open) >= settings.batch_messages or self.open_bytes >= settings.batch_bytes:
+            return True
+        return bool(self.open) and time.monotonic() - self.open_since >= SEAL_SECONDS
+
+    def sealed(self, batch: str, messages: int, oldest_age_seconds: int) -> None:
+        """Enter a sealed batch."""
+        self.batches[batch] = messages
+        self.oldest_age_seconds = max(self.oldest_age_seconds, oldest_age_seconds)
+
+
+def _adopt(pipeline: Pipeline, intake: _Intake) -> None:
+    """Take over the batches sealed by an earlier attempt; half-sealed ones are given back."""
     raw = set(pipeline.staging.batches(Kind.RAW))
-    adopted = {}
     for batch in pipeline.staging.batches(Kind.RECEIPTS):
         receipts = _staged(pipeline, BatchFile(batch, Kind.RECEIPTS), Receipts)
         if batch in raw:
-            adopted[batch] = len(receipts.ids)
+            intake.sealed(batch, len(receipts.ids), receipts.oldest_age_seconds)
         else:
             _give_back(pipeline, receipts.receipts, "an earlier attempt stopped while sealing them")
             pipeline.staging.destroy(Kind.RECEIPTS, batch=batch)
-    return adopted
 
 
-def _received_batches(pipeline: Pipeline, queue_id: int, room: int) -> dict[str, int]:
-    """Receive up to `room` messages and seal them; on any failure the unsealed ones are given back."""
-    sealed: dict[str, int] = {}
-    unsealed: list[Message] = []
-    size, settings = 0, pipeline.settings
+def _receive(pipeline: Pipeline, intake: _Intake) -> None:
+    """Receive what there is room for and seal it; on any failure the unsealed messages are given back."""
     try:
-        with closing(pipeline.queue.receive(room)) as replies:
-            for messages in replies:
-                unsealed += messages
-                size += sum([len(message.body) for message in messages])
-                if len(unsealed) >= settings.batch_messages or size >= settings.batch_bytes:
-                    sealed[_seal(pipeline, queue_id, unsealed, len(sealed))] = len(unsealed)
-                    unsealed, size = [], 0
-        if unsealed:
-            sealed[_seal(pipeline, queue_id, unsealed, len(sealed))] = len(unsealed)
-    except BaseException:  # also a task timeout or a stop by signal
-        _give_back(pipeline, [message.receipt for message in unsealed], "extract did not get to seal them")
+        with closing(_arriving(pipeline, intake)) as arriving:
+            for messages in arriving:
+                intake.add(messages)
+                if intake.is_due(pipeline.settings):
+                    _seal(pipeline, intake)
+        if intake.open:
+            _seal(pipeline, intake)
+    except BaseException:  # also a task's time limit, or a stop by signal
+        _give_back(pipeline, [message.receipt for message in intake.open], "extract did not get to seal them")
+        if intake.batches:
+            log.warning("%d sealed messages stay staged: an attempt to come takes them", intake.messages)
         raise
-    return sealed
 
 
-def _seal(pipeline: Pipeline, queue_id: int, messages: list[Message], number: int) -> str:
-    """Receipts first: a raw file without receipts could be loaded but never deleted."""
+def _arriving(pipeline: Pipeline, intake: _Intake) -> Generator[list[Message], None, None]:
+    """Messages as they come; lists may be empty. A queue that fails when some have come counts as empty."""
+    settings = pipeline.settings
+    room = settings.max_messages - intake.messages
+    try:
+        with closing(pipeline.queue.receive(room, settings.receive_seconds)) as replies:
+            yield from replies
+    except (QueueUnavailable, QueueRefused) as error:
+        if not (intake.open or intake.batches):
+            raise
+        log.warning("received no more, and go on with what has come: %s", error)
+
+
+def _seal(pipeline: Pipeline, intake: _Intake) -> None:
+    """Seal the open messages, receipts first: a raw file without them could be loaded but never deleted."""
+    messages = intake.open
     # Two stable sorts whose keys need no tuple: half the time of one.
     messages.sort(key=attrgetter("message_id"))
     messages.sort(key=lambda message: message.sent_ms // MILLISECONDS_A_DAY)
     ids = [message.message_id for message in messages]
-    batch = batch_name(number)
-    receipts = Receipts(ids, [message.receipt for message in messages])
+    sent_ms = [message.sent_ms for message in messages]
+    batch = batch_name(len(intake.batches))
+    age = max(0, int(time.time() - min(sent_ms) / 1000))  # SQS's clock may be ahead of ours
+    receipts = Receipts(ids, [message.receipt for message in messages], age)
     pipeline.staging.seal(BatchFile(batch, Kind.RECEIPTS), receipts)
     raw = RawBatch(
-        queue_id,
+        intake.queue_id,
         ids,
-        [message.sent_ms for message in messages],
+        sent_ms,
         [message.receive_count for message in messages],
         [message.body for message in messages],
     )
     pipeline.staging.seal(BatchFile(batch, Kind.RAW), raw)
+    intake.sealed(batch, len(ids), age)
+    intake.open, intake.open_bytes = [], 0
     log.info("batch %s: sealed %d messages", batch, len(ids))
-    return batch
 
 
 def _mask(pipeline: Pipeline, batch: str) -> MaskedBatch | None:
@@ -255,9 +345,10 @@ def _close(
     """Settle every message and close the run. Without SQS: again later, or at last closed as failed."""
     started = perf_counter()
     settled = _settle(pipeline, proven, last_attempt)
+    is_in_vain = settled.batches and not proven
     pipeline.warehouse.close_run(
         pipeline.run.id,
-        "failed" if upstream_failed or settled.unsettled else "succeeded",
+        "failed" if upstream_failed or settled.unsettled or is_in_vain else "succeeded",
         deleted=settled.deleted,
         delete_failed=settled.delete_failed,
         released=settled.released,
@@ -270,6 +361,7 @@ def _close(
 class _Settled:
     """What became of the run's messages on the queue."""
 
+    batches: int = 0
     deleted: int = 0
     delete_failed: int = 0  # they come back, the ledger knows them, a later run deletes them
     released: int = 0
@@ -282,8 +374,8 @@ def _settle(pipeline: Pipeline, proven: Mapping[str, bytes], last_attempt: bool)
 
     An outage ends it, at the last attempt too: to wait for SQS or S3 once a batch could take days.
     """
-    settled = _Settled()
     batches = _receipted(pipeline, last_attempt)
+    settled = _Settled(batches=len(batches))
     for number, batch in enumerate(batches):
         try:
             _settle_batch(pipeline, batch, proven.get(batch), settled)

@@ -124,9 +124,17 @@ class Warehouse:
         found = self._execute(SELECT_RUN, run_id=run_id)
         return RunState(*found[0]) if found else None
 
-    def record_extract(self, run_id: UUID, received: int, seconds: float) -> None:
-        """Store what `extract` did. Done again it overwrites; a closed run is left alone."""
-        self._execute(UPDATE_EXTRACT, run_id=run_id, received=received, seconds=seconds)
+    def record_extract(
+        self, run_id: UUID, received: int, seconds: float, oldest_age_seconds: int = 0
+    ) -> None:
+        """Store what `extract` did. Done again it overwrites; a closed run is left alone.
+
+        The age is that of the oldest message received, 0 where none was. If the sensor saw an older one,
+        which this run need not have received, its age stays.
+        """
+        self._execute(
+            UPDATE_EXTRACT, run_id=run_id, received=received, seconds=seconds, age=oldest_age_seconds
+        )
 
     def close_run(
         self,
@@ -341,7 +349,8 @@ INSERT_RUN: LiteralString = """
 """
 SELECT_RUN: LiteralString = "SELECT queue_id, state FROM etl.runs WHERE run_id = %(run_id)s"
 UPDATE_EXTRACT: LiteralString = """
-    UPDATE etl.runs SET received = %(received)s, extract_seconds = %(seconds)s
+    UPDATE etl.runs SET received = %(received)s, extract_seconds = %(seconds)s,
+                        oldest_age_seconds = greatest(oldest_age_seconds, %(age)s)
     WHERE run_id = %(run_id)s AND state = 'running'
 """
 LOCK_RUN: LiteralString = """

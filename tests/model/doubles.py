@@ -174,7 +174,7 @@ class Warehouse:
         state = self.tables.runs.get(run_id)
         return RunState(QUEUE_ID, state) if state else None
 
-    def record_extract(self, run_id: UUID, received: int, seconds: float) -> None:
+    def record_extract(self, run_id: UUID, received: int, seconds: float, oldest_age_seconds: int) -> None:
         self._may_fail()
 
     def committed_batches(self, run_id: UUID) -> dict[str, bytes]:

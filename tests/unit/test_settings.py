@@ -4,7 +4,7 @@ import inspect
 from dataclasses import fields
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from include.queue_etl.errors import SettingsError
@@ -41,12 +41,20 @@ def variable(name: str) -> str:
     return f"QUEUE_ETL_{name.upper()}"
 
 
+def comes_back_too_soon(values) -> bool:
+    """Whether receiving may take more than half of the time that messages are hidden."""
+    defaults = {"receive_seconds": 30, "visibility_timeout_seconds": 3600}
+    receive, hidden = (int(values.get(name, default)) for name, default in defaults.items())
+    return 2 * receive > hidden
+
+
 def test_each_setting_is_checked():
     assert set(NAMES) == set(GOOD) == set(BAD) == {*FORMS, *CHOICES, *LIMITS}
 
 
 @given(st.fixed_dictionaries({"staging": GOOD["staging"]}, optional={n: GOOD[n] for n in NAMES[1:]}))
 def test_any_combination_of_good_values_is_taken_as_given(given_values):
+    assume(not comes_back_too_soon(given_values))
     settings = Settings.from_environment({variable(name): text for name, text in given_values.items()})
     for name in NAMES:
         expected = given_values.get(name, str(getattr(Settings(staging=""), name)))
@@ -57,6 +65,8 @@ def test_any_combination_of_good_values_is_taken_as_given(given_values):
 def test_any_combination_of_bad_values_is_listed_completely(data):
     wrong = data.draw(st.sets(st.sampled_from(NAMES), min_size=1))
     values = {name: data.draw((BAD if name in wrong else GOOD)[name], label=name) for name in NAMES}
+    pair = {"receive_seconds", "visibility_timeout_seconds"}
+    assume(pair & wrong or not comes_back_too_soon(values))
     with pytest.raises(SettingsError) as caught:
         Settings.from_environment({variable(name): text for name, text in values.items()})
     named = [problem.partition("=")[0] for problem in caught.value.problems]
@@ -107,8 +117,28 @@ def test_variables_that_are_no_settings_do_not_matter():
 
 @pytest.mark.parametrize("name", sorted(LIMITS))
 def test_the_limits_themselves_are_allowed(name):
+    short = {} if name == "receive_seconds" else {"receive_seconds": 1}
     for value in (LIMITS[name].least, LIMITS[name].most):
-        assert getattr(Settings.from_environment(STAGING, **{name: value}), name) == value
+        assert getattr(Settings.from_environment(STAGING, **{**short, name: value}), name) == value
+
+
+def test_receiving_longer_than_half_of_the_visibility_timeout_is_refused():
+    soon = {**STAGING, "QUEUE_ETL_VISIBILITY_TIMEOUT_SECONDS": "59"}
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_environment(soon)
+    assert caught.value.problems == (
+        "QUEUE_ETL_RECEIVE_SECONDS=30 is too long for QUEUE_ETL_VISIBILITY_TIMEOUT_SECONDS=59: set the first "
+        "to at most 29, or the second to at least 60, else messages come back before they are loaded",
+    )
+    assert Settings.from_environment(soon, receive_seconds=29).receive_seconds == 29
+
+
+def test_a_contradiction_is_listed_beside_wrong_values():
+    environment = {"QUEUE_ETL_VISIBILITY_TIMEOUT_SECONDS": "10", "QUEUE_ETL_TRANSFERS": "0"}
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_environment(environment)
+    named = [problem.partition(" ")[0].partition("=")[0] for problem in caught.value.problems]
+    assert named == ["QUEUE_ETL_STAGING", "QUEUE_ETL_TRANSFERS", "QUEUE_ETL_RECEIVE_SECONDS"]
 
 
 def test_the_defaults_are_within_the_limits():

@@ -125,6 +125,6 @@ def test_after_stop_every_answer_is_final_and_pauses_are_forgotten():
     exchange = Exchange(Script(clock, (500, "InternalError")), 4, clock)
     exchange.repeat(Call("ReceiveMessage", b"{}", attempts=1), "InternalError")
     exchange.start(Call("ReceiveMessage", b"{}"))
-    exchange.stop_repeating()
+    exchange.stop()
     assert [reply.code for reply in exchange.finished()] == ["InternalError"]
     assert exchange.under_way == 0

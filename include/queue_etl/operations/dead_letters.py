@@ -11,6 +11,7 @@ from contextlib import closing
 from typing import Any
 
 from include.queue_etl.operations.upkeep_pipeline import UpkeepPipeline
+from include.queue_etl.settings import RECEIVE_SHARE
 from include.queue_etl.sqs import Message
 
 COUNTS = ("messages", "committed", "others", "deleted", "sent_back")
@@ -22,6 +23,7 @@ def bring_back(
 ) -> dict[str, Any]:
     """Empty the contract's dead-letter queue without losing or doubling a message.
 
+    It ends when half of the visibility timeout has passed, too; what is left then takes another call.
     A crash between sending and deleting leaves a message on both queues: the ledger lets one of them in.
 
     Args:
@@ -37,21 +39,19 @@ def bring_back(
         QueueRefused, QueueUnavailable, WarehouseUnavailable, WarehouseRefused: a repetition does the rest
     """
     counts = Counter(dict.fromkeys(COUNTS, 0))
-    held: list[str] = []  # receipts of messages that stay
+    held: set[str] = set()  # receipts of messages that stay
+    settings = pipeline.settings
+    most = settings.max_messages if max_messages is None else max_messages
+    # Then what is held must be released, before it comes back by itself and is counted twice.
+    seconds = settings.visibility_timeout_seconds / RECEIVE_SHARE
     try:
-        with closing(
-            pipeline.dead_letters.receive(
-                pipeline.settings.max_messages if max_messages is None else max_messages
-            )
-        ) as replies:
-            for messages in replies:
-                receipts = {message.receipt for message in messages}
-                held += receipts
-                settled = _settle(pipeline, messages, counts, dry_run)
-                held[-len(receipts) :] = receipts - settled
+        with closing(pipeline.dead_letters.receive(most, seconds)) as replies:
+            for messages in filter(None, replies):
+                held |= {message.receipt for message in messages}
+                held -= _settle(pipeline, messages, counts, dry_run)
     finally:
         if held:
-            pipeline.dead_letters.release(held)
+            pipeline.dead_letters.release(list(held))
     result = {"dry_run": dry_run, **{name: counts[name] for name in COUNTS}}
     log.info("dead letters of %s: %s", pipeline.contract.queue, result)
     return result
