@@ -23,12 +23,12 @@ quarantine, once, with personal data masked. A message is deleted when the datab
 
 Once `finish` has closed a run, clearing its tasks does nothing.
 """  # noqa: E501 - a row of a table is a line
-# The grid names a mapped task by its batch instead of by a number.
-BATCH = "{{ task.op_kwargs['batch']['batch'] }}"
+# The grid names a mapped task by its batches instead of by a number.
+GROUP = "{{ task.op_kwargs['group']['name'] }}"
 
 
 def queue_etl(name: str) -> DAG:
-    """The DAG of one contract: sense >> extract >> (mask >> load for each batch) >> finish."""
+    """The DAG of one contract: sense >> extract >> (mask >> load for each group of batches) >> finish."""
     contract = load_contract(name)
     table = Asset(name=contract.table, uri=f"x-warehouse://{contract.table}")
 
@@ -37,26 +37,26 @@ def queue_etl(name: str) -> DAG:
         from include.queue_etl import steps
 
         with open_pipeline(name) as pipeline:
-            return steps.extract(pipeline, depth)
+            return steps.grouped(steps.extract(pipeline, depth), pipeline.settings.batch_messages)
 
-    @task(map_index_template=BATCH)
-    def mask(batch):
+    @task(map_index_template=GROUP)
+    def mask(group):
         from include.queue_etl import steps
 
         with open_pipeline(name) as pipeline:
-            return steps.mask(pipeline, batch["batch"])
+            return {**group, "masked": [steps.mask(pipeline, batch) for batch in group["batches"]]}
 
-    @task(map_index_template=BATCH)
-    def load(batch):
+    @task(map_index_template=GROUP)
+    def load(group):
         from include.queue_etl import steps
 
         with open_pipeline(name) as pipeline:
-            return steps.load(pipeline, batch["batch"])
+            return [steps.load(pipeline, batch) for batch in group["batches"]]
 
-    # A group, not two expansions in a row: a batch that cannot be masked must not keep the others out.
+    # A task group, not two expansions in a row: batches that cannot be masked must not keep others out.
     @task_group(prefix_group_id=False)
-    def each_batch(batch):
-        load(batch=mask(batch=batch))  # by keyword: BATCH reads them
+    def each_group(group):
+        load(group=mask(group=group))  # by keyword: GROUP reads them
 
     # Runs after any failure, and is skipped when a direct upstream is: when `sense` saw an empty queue, or
     # the run is closed already and has no batch.
@@ -90,8 +90,8 @@ def queue_etl(name: str) -> DAG:
             max_age_seconds="{{ params.max_age_seconds }}",
             timeout="{{ params.wait_seconds }}",
         )
-        batches, last = extract(sense.output), finish()
-        [sense, batches, each_batch.expand(batch=batches)] >> last
+        groups, last = extract(sense.output), finish()
+        [sense, groups, each_group.expand(group=groups)] >> last
     return dag
 
 

@@ -5,8 +5,10 @@ password, a keyset or a URI: connections are named by their id only.
 """
 
 import os
+import signal
+import threading
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from include.queue_etl.errors import SettingsError
 
@@ -29,6 +31,8 @@ OFFICER = "postgres_officer"
 KEYSET = "pii_keyset"
 # Of the extra of `aws_default`: with anything else there, a role to assume say, boto3 finds the credentials.
 FIXED = {"region_name", "endpoint_url", "service_config", "aws_session_token"}
+# Params of a run's form that stand for the setting of the same name.
+SETTING_PARAMS = ("max_messages", "receive_seconds")
 
 REMEDIES = {
     WAREHOUSE: f"airflow connections add {WAREHOUSE} --conn-type postgres --conn-login etl_loader ...",
@@ -52,14 +56,31 @@ def open_pipeline(contract_name: str) -> "Pipeline":
     from include.queue_etl.pipeline import Pipeline
 
     context = get_current_context()
-    limit = _given_limit(context["params"])
-    return _opened(Pipeline, contract_name, WAREHOUSE, context["run_id"], without_boto3=True, **limit)
+    given = _given_settings(context["params"])
+    pipeline = _opened(Pipeline, contract_name, WAREHOUSE, context["run_id"], without_boto3=True, **given)
+    _exit_on_sigterm()
+    return pipeline
 
 
-def _given_limit(params: Mapping[str, Any]) -> dict[str, int]:
-    """The form's max_messages; nothing where it was left empty, so that the environment's setting holds."""
-    given = params.get("max_messages")
-    return {} if given is None else {"max_messages": int(given)}
+def _given_settings(params: Mapping[str, Any]) -> dict[str, int]:
+    """Settings of the form; a field left empty is none, so that the environment's setting holds."""
+    return {name: int(params[name]) for name in SETTING_PARAMS if params.get(name) is not None}
+
+
+def _exit_on_sigterm() -> None:
+    """Make SIGTERM an exception in this task, so that what it holds is given back on the way out.
+
+    Airflow sends it when somebody ends the run, or a worker stops. Its own handler only calls `on_kill`, and
+    five seconds later the process is killed (task_runner.py and supervisor.py of Airflow 3.3). A second
+    SIGTERM does not interrupt the giving back.
+    """
+
+    def stop(number: int, _frame: object) -> NoReturn:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handler
+        signal.signal(signal.SIGTERM, stop)
 
 
 def open_upkeep(contract_name: str) -> "UpkeepPipeline":
@@ -103,7 +124,7 @@ def _opened(
     run_name: str,
     *,
     without_boto3: bool = False,
-    **limit: int,
+    **given: int,
 ) -> SomePipeline:
     """With `without_boto3` SQS is reached without it where `aws_access` can tell how."""
     from include.contracts import load_contract
@@ -112,7 +133,7 @@ def _opened(
 
     aws = aws_connection()
     settings, endpoints, dsn, keyset = read_all(
-        lambda: Settings.from_environment(os.environ, **limit),
+        lambda: Settings.from_environment(os.environ, **given),
         lambda: endpoint_urls(aws),
         lambda: warehouse_dsn(conn_id),
         keyset_json,

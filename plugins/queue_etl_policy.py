@@ -20,6 +20,14 @@ PARAMS = {
         title="Most messages",
         description="The run takes at most so many; empty: as QUEUE_ETL_MAX_MESSAGES says.",
     ),
+    "receive_seconds": Param(
+        None,
+        type=["null", "integer"],
+        minimum=LIMITS["receive_seconds"].least,
+        maximum=LIMITS["receive_seconds"].most,
+        title="Longest time of receiving (seconds)",
+        description="From the first message on; empty: as QUEUE_ETL_RECEIVE_SECONDS says.",
+    ),
     "min_messages": Param(
         1,
         type="integer",
