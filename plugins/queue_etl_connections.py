@@ -7,7 +7,7 @@ password, a keyset or a URI: connections are named by their id only.
 import os
 import signal
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from include.queue_etl.errors import SettingsError
@@ -157,6 +157,16 @@ def run_so_far() -> dict[str, bool]:
     ti = get_current_context()["ti"]
     failed = ti.get_ti_count(ti.dag_id, run_ids=[ti.run_id], states=["failed", "upstream_failed"])
     return {"upstream_failed": failed > 0, "last_attempt": ti.try_number > ti.max_tries}
+
+
+def run_has_ended() -> Callable[[str, str], bool]:
+    """Tells whether Airflow has ended a run, given DAG id and run id; not so for a run it does not know."""
+    from airflow.sdk import get_current_context
+
+    ti = get_current_context()["ti"]
+    return lambda dag_id, run_id: bool(
+        ti.get_dr_count(dag_id, run_ids=[run_id], states=["success", "failed"])
+    )
 
 
 def aws_session() -> "boto3.Session":

@@ -65,6 +65,32 @@ def settle_runs(pipeline: UpkeepPipeline, contracts: Contracts) -> dict[str, int
     return dict(counts)
 
 
+def close_ended_runs(
+    pipeline: UpkeepPipeline, contracts: Contracts, has_ended: Callable[[str, str], bool]
+) -> dict[str, int]:
+    """Finish the open runs that their scheduler has ended: it starts no task of them any more.
+
+    They are closed as failed, as orphans are, but at once. A task of such a run that is still being killed
+    loses nothing: what it loads from then on counts 0, what it seals is a late receipt.
+
+    Args:
+        pipeline: gives queue, staging and warehouse
+        contracts: by name; runs of others are left alone
+        has_ended: given a contract and the name of a run, whether the scheduler says so; not so for runs that
+            are none of its own, such as those of `drain`
+
+    Returns:
+        "ended" runs that are closed now; "unsettled": runs that could not be, each with an error in the log
+    """
+    counts = Counter(ended=0, unsettled=0)
+    for run_id, contract, airflow_run_id, _ in pipeline.warehouse.idle_runs(list(contracts), 0):
+        if has_ended(contract, airflow_run_id):
+            log.warning("run %s (%s) was ended before its finish", airflow_run_id, run_id)
+            run = KnownRun(contract, airflow_run_id, None)
+            counts["ended" if _is_finished(pipeline, contracts, run_id, run) else "unsettled"] += 1
+    return dict(counts)
+
+
 def clean_staging(pipeline: UpkeepPipeline, now: datetime | None = None) -> dict[str, int]:
     """Remove staged files by the state of their run.
 

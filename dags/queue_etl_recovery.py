@@ -1,0 +1,48 @@
+"""Closes runs that Airflow ended before `finish`. Wiring only: see operations/maintenance.py."""
+
+from datetime import UTC, datetime, timedelta
+
+from airflow.sdk import DAG, task
+from queue_etl_connections import open_upkeep, run_has_ended
+from queue_etl_policy import DEFAULT_ARGS
+
+from include.contracts import contract_names, load_contract
+
+DOC = """
+A run whose time is over (`dagrun_timeout`), or that somebody marks as failed or success, ends without its task
+`finish`. This DAG asks Airflow for each open run of a pipeline whether it has ended, and then does what
+`finish` would have done: messages that are proven loaded are deleted, all others are visible again at once,
+and the run is closed as failed. Runs that Airflow does not know are left to `queue_etl_maintenance`.
+
+| if this task fails | what you see | where your data is | what to do |
+|---|---|---|---|
+| `runs` | Postgres failing | hidden on the queue until the visibility timeout; sealed batches stay staged | mend what the error names; the next run does it |
+
+`unsettled` above 0: SQS or staging failed for some; the log says for which, and the next run tries them again.
+"""  # noqa: E501 - a row of a table is a line
+ANY = contract_names()[0]  # the task serves all contracts
+
+with DAG(
+    "queue_etl_recovery",
+    description="close runs that Airflow ended, give their messages back",
+    doc_md=DOC,
+    schedule="*/5 * * * *",
+    start_date=datetime(2025, 1, 1, tzinfo=UTC),
+    catchup=False,
+    max_active_runs=1,
+    is_paused_upon_creation=False,
+    dagrun_timeout=timedelta(hours=1),
+    default_args=DEFAULT_ARGS,
+    tags=["sqs", "postgres", "operations"],
+):
+
+    @task
+    def runs():
+        """Close the runs that Airflow ended."""
+        from include.queue_etl.operations import maintenance
+
+        contracts = {name: load_contract(name) for name in contract_names()}
+        with open_upkeep(ANY) as pipeline:
+            return maintenance.close_ended_runs(pipeline, contracts, run_has_ended())
+
+    runs()
