@@ -58,13 +58,13 @@ def main() -> int:
     import_airflow()
     assert not {"include", "psycopg", "tink", "boto3"} & sys.modules.keys()
     found: dict[str, dict[str, int]] = {}
-    batch = None
+    group = None
     gc.freeze()  # as the LocalExecutor does: a collection would touch, and so copy, all that the fork shares
     with get_context("fork").Pool(1, maxtasksperchild=1) as forks:
         for task in TASKS:
-            given = {"extract": {"depth": {}}, "mask": {"batch": batch}, "load": {"batch": batch}}.get(task)
+            given = {"extract": {"depth": {}}, "mask": {"group": group}, "load": {"group": group}}.get(task)
             found[task], result = forks.apply(of_task, (task, given or {}))
-            batch = result[0] if task == "extract" else batch
+            group = result[0] if task == "extract" else group
     print(json.dumps(found))
     return 0
 

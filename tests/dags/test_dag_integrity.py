@@ -14,9 +14,14 @@ from airflow.sdk import TriggerRule
 import include.contracts
 from include.contracts import DEFAULT_CONTRACT, contract_names
 from include.queue_etl import errors
+from include.queue_etl.settings import LIMITS
 
 PROJECT = Path(__file__).resolve().parents[2]
-OPERATIONS = ["queue_etl_maintenance", "queue_etl_redrive"]  # tested in test_operations_dags.py
+OPERATIONS = [
+    "queue_etl_maintenance",
+    "queue_etl_recovery",
+    "queue_etl_redrive",
+]  # tested in test_operations_dags.py
 PRIVACY = ("pii_unmask", "queue_etl_remask")
 TASKS = ("sense", "extract", "mask", "load", "finish")
 
@@ -66,6 +71,18 @@ def test_every_task_has_owner_timeout_retries_and_backoff(dags: Mapping[str, Any
         assert task.retry_delay < task.max_retry_delay <= timedelta(minutes=5)
 
 
+def test_receiving_ends_well_before_the_time_limit_of_a_task(dags: Mapping[str, Any]) -> None:
+    longest = sum(
+        LIMITS[name].most for name in ("receive_seconds", "wait_seconds", "request_timeout_seconds")
+    )
+    for name in contract_names():
+        limit = dags[name].get_task("extract").execution_timeout.total_seconds()
+        assert longest <= limit / 2
+        assert (
+            dags[name].params.get_param("receive_seconds").schema["maximum"] == LIMITS["receive_seconds"].most
+        )
+
+
 @pytest.mark.parametrize(
     ("error", "action"),
     [
@@ -97,13 +114,14 @@ def test_finish_announces_the_table(dags: Mapping[str, Any]) -> None:
 
 def test_the_trigger_form_has_limits_titles_and_descriptions(dags: Mapping[str, Any]) -> None:
     params = dags["user_logins"].params
-    assert set(params) == {"max_messages", "min_messages", "max_age_seconds", "wait_seconds"}
+    settings = {"max_messages", "receive_seconds"}  # left empty, the environment's setting holds
+    assert set(params) == settings | {"min_messages", "max_age_seconds", "wait_seconds"}
     for name in params:
         schema = params.get_param(name).schema
-        assert schema["type"] == (["null", "integer"] if name == "max_messages" else "integer")
+        assert schema["type"] == (["null", "integer"] if name in settings else "integer")
         assert schema["title"]
         assert params.get_param(name).description
-    assert params["max_messages"] is None  # then QUEUE_ETL_MAX_MESSAGES says
+    assert all(params[name] is None for name in settings)
     assert params["min_messages"] == 1
     assert params.get_param("max_messages").schema["maximum"] == 100_000
     # Longer, and a sensor would still wait when the next run of the schedule is due.

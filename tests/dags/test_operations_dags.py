@@ -1,17 +1,23 @@
-"""The DAGs `queue_etl_redrive` and `queue_etl_maintenance`: what they promise, and what they do when run."""
+"""The DAGs of operators, redrive, recovery and maintenance: what they promise, and what they do when run."""
 
 import json
 import time
 from collections.abc import Callable, Mapping
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
+from airflow.models.dagrun import DagRun
 from airflow.sdk import TriggerRule
+from airflow.utils.session import create_session
+from airflow.utils.state import DagRunState
+from airflow.utils.types import DagRunType
+from sqlalchemy import update
 
 from include.contracts import contract_names
+from include.queue_etl import command_line
 from include.queue_etl.errors import PreflightError, WarehouseUnavailable
 from include.queue_etl.operations import maintenance
 from include.queue_etl.operations import redrive as engine
@@ -23,6 +29,7 @@ Warehouse = psycopg.Connection[Any]
 Run = Callable[..., Outcome]
 TASKS = {
     "queue_etl_redrive": {"redrive"},
+    "queue_etl_recovery": {"runs"},
     "queue_etl_maintenance": {"ledger", "quarantine", "runs", "staging"},
 }
 
@@ -79,8 +86,9 @@ def test_policy_is_that_of_every_dag(dags: Mapping[str, Any], dag_id: str) -> No
         assert task.retry_policy.evaluate(WarehouseUnavailable("x"), 1, 4).action.value == "retry"
 
 
-def test_redrive_is_started_by_people_and_maintenance_daily(dags: Mapping[str, Any]) -> None:
+def test_each_dag_has_its_own_schedule(dags: Mapping[str, Any]) -> None:
     assert dags["queue_etl_redrive"].schedule is None
+    assert dags["queue_etl_recovery"].schedule == "*/5 * * * *"
     assert dags["queue_etl_maintenance"].schedule == "17 3 * * *"
 
 
@@ -156,6 +164,74 @@ def test_a_redrive_that_fails_leaves_the_message_in_quarantine(
     assert rows_of(warehouse, quarantined) == 0
     run("queue_etl_redrive", dry_run=False, reason="bad_version")
     assert rows_of(warehouse, quarantined) == 1
+
+
+@pytest.fixture
+def extracted(sqs: Any, login_queue: str) -> Callable[[str], None]:
+    """Let a run receive and seal three messages, and no more."""
+
+    def extract(run_id: str) -> None:
+        for _ in range(3):
+            sqs.send_message(QueueUrl=login_queue, MessageBody='{"foo": "no login"}')
+        wait_until(lambda: visible(sqs, "login-queue") >= 3)
+        assert command_line.main(["step", "extract", "--run-id", run_id]) == 0
+        assert visible(sqs, "login-queue") == 0
+
+    return extract
+
+
+def airflow_run(state: DagRunState) -> str:
+    """A run of `user_logins` that Airflow knows, in this state and without tasks; its run id."""
+    run_id = f"recovery-{time.time_ns()}"
+    with create_session() as session:
+        session.add(
+            DagRun(
+                dag_id="user_logins",
+                run_id=run_id,
+                run_type=DagRunType.MANUAL,
+                state=state,
+                run_after=datetime.now(UTC),
+            )
+        )
+    return run_id
+
+
+def end_airflow_run(run_id: str) -> None:
+    with create_session() as session:
+        session.execute(update(DagRun).where(DagRun.run_id == run_id).values(state=DagRunState.FAILED))
+
+
+def state_of(warehouse: Warehouse, run_id: str) -> str:
+    found = warehouse.execute("SELECT state FROM etl.runs WHERE airflow_run_id = %s", [run_id]).fetchone()
+    return str(found[0]) if found else ""
+
+
+@pytest.mark.parametrize("state", [DagRunState.FAILED, DagRunState.SUCCESS])
+def test_a_run_that_airflow_ended_is_closed_and_its_messages_are_visible(
+    run: Run, extracted: Callable[[str], None], warehouse: Warehouse, sqs: Any, state: DagRunState
+) -> None:
+    run("user_logins", wait_seconds=0)  # so that Airflow knows the DAG
+    run_id = airflow_run(state)
+    extracted(run_id)
+    assert run("queue_etl_recovery").tasks == {"runs": "success"}
+    assert state_of(warehouse, run_id) == "failed"
+    wait_until(lambda: visible(sqs, "login-queue") == 3)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_run_that_goes_on_or_is_none_of_airflows_is_left_alone(
+    run: Run, extracted: Callable[[str], None], warehouse: Warehouse, sqs: Any, known: bool
+) -> None:
+    run("user_logins", wait_seconds=0)
+    run_id = airflow_run(DagRunState.RUNNING) if known else f"drain-{time.time_ns()}"
+    extracted(run_id)
+    try:
+        assert run("queue_etl_recovery").tasks == {"runs": "success"}
+        assert state_of(warehouse, run_id) == "running"
+        assert visible(sqs, "login-queue") == 0
+    finally:
+        assert command_line.main(["step", "finish", "--run-id", run_id, "--upstream-failed"]) == 1
+        end_airflow_run(run_id)
 
 
 def test_maintenance_runs_all_its_parts(run: Run, warehouse: Warehouse) -> None:
