@@ -5,6 +5,7 @@ import os
 import subprocess
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 from devstack import locks, ports, postgres, stack
 from devstack.console import Console
@@ -30,6 +31,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--airflow",
         action="store_true",
         help="instead: seconds of a DAG run under the scheduler, and of drain",
+    )
+    add(
+        "--baseline",
+        type=_checkout,
+        metavar="PATH",
+        help="another checkout of this project: its code runs in the same call, as `before`",
     )
     add("--latency", type=float, default=0.0, metavar="MS", help="added to each call of the SQS stub")
     add("--rounds", type=positive, default=1, metavar="N", help="everybody runs so often, in turn")
@@ -61,6 +68,13 @@ def _contenders(text: str) -> list[str]:
     if unknown := set(names) - set(CONTENDERS):
         raise argparse.ArgumentTypeError(f"no such contender: {', '.join(sorted(unknown))}")
     return names
+
+
+def _checkout(text: str) -> Path:
+    path = Path(text).resolve()
+    if not (path / "include" / "queue_etl" / "__main__.py").is_file():
+        raise argparse.ArgumentTypeError(f"{text} is no checkout of this project")
+    return path
 
 
 def run(settings: Settings, console: Console, options: argparse.Namespace) -> int:
@@ -98,6 +112,7 @@ def _bench(settings: Settings, options: argparse.Namespace) -> int:
     numbers = ("messages", "latency", "rounds", "preload", "preload_today")
     arguments = [f"--{name.replace('_', '-')}={getattr(options, name)}" for name in numbers]
     arguments += [f"--only={','.join(options.only)}", *(["--json"] if options.json else [])]
+    arguments += [f"--baseline={options.baseline}"] if options.baseline else []
     command = [str(settings.python), "-m", "tests.bench", *arguments]
     login = postgres.superuser(settings)
     env = {**postgres.psql_environment(login), "QUEUE_ETL_OWNER_DSN": login.url("postgres")}

@@ -38,12 +38,14 @@ class Conditions:
     Attributes:
         earlier: messages in table and ledger before, of earlier days
         today: the same, of today, whose part of the ledger is the one that is written
+        baseline: another checkout of this project, whose code `before` runs
     """
 
     server: Server
     latency_ms: float
     earlier: int
     today: int
+    baseline: Path | None
 
 
 def main() -> int:
@@ -51,10 +53,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     add_arguments(parser)
     options = parser.parse_args()
-    found = {name: Result() for name in options.only}
+    found = {name: Result() for name in [*options.only, *(["before"] if options.baseline else [])]}
     try:
         server = Server(os.environ["QUEUE_ETL_OWNER_DSN"])
-        conditions = Conditions(server, options.latency, options.preload, options.preload_today)
+        conditions = Conditions(
+            server, options.latency, options.preload, options.preload_today, options.baseline
+        )
         for _ in range(options.rounds):
             for name in found:
                 run_once(name, feed(share(name, options.messages)), conditions, found[name])
@@ -80,13 +84,14 @@ def run_once(name: str, messages: Feed, conditions: Conditions, result: Result) 
         ContenderFailed: it failed, or its rows are wrong
     """
     _say(f"  {LABELS.get(name, name)}, {messages.count:,} messages ...")
+    code = conditions.baseline if name == "before" and conditions.baseline else contenders.ROOT
     with (
         tempfile.TemporaryDirectory(prefix="bench-") as path,
-        conditions.server.database(conditions.earlier, conditions.today) as database,
+        conditions.server.database(conditions.earlier, conditions.today, code) as database,
         stub_process.serving(messages, Path(path), conditions.latency_ms) as stub,
     ):
         env = contenders.environment(Path(path), stub.url, database.owner_dsn, database.loader_dsn)
-        race = Race(messages.count, env, lambda text: _say(f" {text},"))
+        race = Race(messages.count, env, lambda text: _say(f" {text},"), code)
         _race(name, race, conditions.server, stub, result)
         _check(name, database, messages, Path(env["QUEUE_ETL_KEYSET_FILE"]), stub)
         result.extract_seconds += float(database.rows(EXTRACT_SECONDS)[0][0])

@@ -46,12 +46,14 @@ class Race:
         messages: how many there are
         env: of its processes
         say: reports progress
+        code: the checkout whose code runs
         stages: in order of their first process
     """
 
     messages: int
     env: dict[str, str]
     say: Callable[[str], None]
+    code: Path = ROOT
     stages: dict[str, Used] = field(default_factory=dict)
 
     def process(self, stage: str, *arguments: str) -> str:
@@ -63,7 +65,7 @@ class Race:
         command = [sys.executable, *arguments]
         run = subprocess.run(
             [sys.executable, "-S", str(HERE / "metered.py"), *command],
-            cwd=ROOT,
+            cwd=self.code,
             env=self.env,
             capture_output=True,
             text=True,
@@ -153,7 +155,12 @@ def environment(folder: Path, sqs_url: str, owner_dsn: str, loader_dsn: str) -> 
     }
 
 
-OURS: dict[str, Callable[[Race], None]] = {"ours": ours, "by-batch": ours_by_batch, "drain": ours_drain}
+OURS: dict[str, Callable[[Race], None]] = {
+    "ours": ours,
+    "before": ours,  # with the code of --baseline
+    "by-batch": ours_by_batch,
+    "drain": ours_drain,
+}
 BASELINES: dict[str, Callable[[Race], None]] = {
     "sensible": sensible,
     "naive": naive,

@@ -7,6 +7,7 @@ from typing import Any
 from tests.bench.contenders import BASELINES, Used
 
 LABELS = {
+    "before": "ours, the code before",
     "by-batch": "ours, a process a batch",
     "drain": "ours, one process",
     "at-least-once": "sensible, at least once",
@@ -73,8 +74,8 @@ def table(results: Mapping[str, Result], latency_ms: float) -> str:
     for name, ratios in as_json(0, results)["ratios"].items():
         postgres = _postgres_ratio(results["ours"], results[name])
         lines.append(
-            f"{name} / ours: client CPU {ratios['client_cpu']:.1f}, wall {ratios['wall']:.1f}, "
-            f"Postgres CPU {postgres:.1f}"
+            f"{name} / ours: client CPU {ratios['client_cpu']:.3g}, wall {ratios['wall']:.3g}, "
+            f"Postgres CPU {postgres:.3g}"
         )
     if "ours" in results:
         speed = results["ours"].messages / results["ours"].extract_seconds
@@ -83,8 +84,8 @@ def table(results: Mapping[str, Result], latency_ms: float) -> str:
 
 
 def compared(results: Mapping[str, Result]) -> list[str]:
-    """The baselines that ran beside ours."""
-    return [name for name in results if name in BASELINES and "ours" in results]
+    """The baselines that ran beside ours, and our own code of another checkout."""
+    return [name for name in results if name in {*BASELINES, "before"} and "ours" in results]
 
 
 def _lines(name: str, result: Result) -> list[str]:

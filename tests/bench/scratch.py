@@ -2,6 +2,8 @@
 
 import os
 import secrets
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +15,7 @@ from psycopg.conninfo import make_conninfo
 
 from include import migrations
 
+ROOT = Path(__file__).resolve().parents[2]
 # Of the contenders: a server that others use too always has somebody.
 CLIENTS = """
     SELECT count(*) FROM pg_stat_activity
@@ -64,14 +67,17 @@ class Server:
         self._connection.execute("CHECKPOINT")
 
     @contextmanager
-    def database(self, earlier: int = 0, today: int = 0) -> Iterator["Database"]:
-        """A migrated database, dropped at the end; with so many messages of earlier days, and of today."""
+    def database(self, earlier: int = 0, today: int = 0, code: Path = ROOT) -> Iterator["Database"]:
+        """A database dropped at the end; with so many messages of earlier days, and of today.
+
+        It has the schema that the checkout `code` wants.
+        """
         name, password = f"bench_{secrets.token_hex(4)}", secrets.token_urlsafe(16)
         created = sql.Identifier(name)
         self._connection.execute(sql.SQL("CREATE DATABASE {}").format(created))
         try:
             owner = make_conninfo(self._connection.info.dsn, dbname=name, password=self._password)
-            migrations.upgrade(owner, {})
+            _migrate(owner, code)
             # The roles are the cluster's: their own passwords, which a stack may be using, must not change.
             create = sql.SQL("CREATE ROLE {} LOGIN PASSWORD {} IN ROLE etl_loader")
             self._connection.execute(create.format(created, sql.Literal(password)))
@@ -110,6 +116,15 @@ class Database:
         """Answers a question, as the owner."""
         with psycopg.connect(self.owner_dsn) as connection:
             return connection.execute(question.encode()).fetchall()
+
+
+def _migrate(owner_dsn: str, code: Path) -> None:
+    if code == ROOT:
+        migrations.upgrade(owner_dsn, {})
+        return
+    command = [sys.executable, "-m", "include.queue_etl", "migrate"]
+    environment = {**os.environ, "QUEUE_ETL_OWNER_DSN": owner_dsn}
+    subprocess.run(command, cwd=code, env=environment, check=True, stdout=subprocess.DEVNULL)
 
 
 def _preload(owner_dsn: str, messages_by_days_ago: dict[int, int]) -> None:

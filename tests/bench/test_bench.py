@@ -27,21 +27,22 @@ def server():
 
 
 def test_every_contender_loads_the_right_rows():
-    command = [sys.executable, "-m", "tests.bench", f"--messages={MESSAGES}", "--json"]
+    command = [sys.executable, "-m", "tests.bench", f"--messages={MESSAGES}", "--json", f"--baseline={ROOT}"]
     run = subprocess.run(
         [*command, f"--only={','.join(NAMES)}"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert run.returncode == 0, run.stderr
     found = json.loads(run.stdout)
-    assert set(found) == {"messages", "ratios", *NAMES}
+    assert set(found) == {"messages", "ratios", "before", *NAMES}
     assert found["messages"] == MESSAGES
     assert set(found["ours"]["stages"]) == {"extract", "mask", "load", "finish"}
-    assert set(found["ratios"]) == {"sensible", "naive", "at-least-once"}
+    assert set(found["before"]["stages"]) == set(found["ours"]["stages"])
+    assert set(found["ratios"]) == {"sensible", "naive", "at-least-once", "before"}
     assert all(found[name]["client_cpu_s_per_million"] > 0 for name in NAMES)
 
 
 def test_the_launcher_names_the_contenders_there_are():
-    assert set(NAMES) == set(CONTENDERS)
+    assert {*NAMES, "before"} == set(CONTENDERS)
 
 
 def test_wrong_rows_are_seen(server):
@@ -119,6 +120,6 @@ def test_ratios_are_by_message():
     found = as_json(1_000, {"ours": ours, "naive": naive})
     assert found["ratios"] == {"naive": {"client_cpu": 50.0, "wall": 25.0}}
     assert found["ours"]["client_cpu_s_per_million"] == 2_000
-    assert "naive / ours: client CPU 50.0, wall 25.0, Postgres CPU 10.0" in table(
+    assert "naive / ours: client CPU 50, wall 25, Postgres CPU 10" in table(
         {"ours": ours, "naive": naive}, 0
     )
