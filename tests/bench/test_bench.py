@@ -120,6 +120,4 @@ def test_ratios_are_by_message():
     found = as_json(1_000, {"ours": ours, "naive": naive})
     assert found["ratios"] == {"naive": {"client_cpu": 50.0, "wall": 25.0}}
     assert found["ours"]["client_cpu_s_per_million"] == 2_000
-    assert "naive / ours: client CPU 50, wall 25, Postgres CPU 10" in table(
-        {"ours": ours, "naive": naive}, 0
-    )
+    assert "naive / ours: client CPU 50, wall 25, Postgres CPU 10" in table({"ours": ours, "naive": naive}, 0)

@@ -52,9 +52,15 @@ class Airflow:
 
     def errors(self, run_id: str) -> list[str]:
         """What the tasks of the run logged as errors."""
+        return [line for line in self._lines(run_id) if '"level":"error"' in line]
+
+    def said(self, run_id: str, text: str) -> bool:
+        """Whether a task of the run logged this text."""
+        return any(text in line for line in self._lines(run_id))
+
+    def _lines(self, run_id: str) -> list[str]:
         paths = self.logs.rglob(f"run_id={run_id}/**/*.log")
-        lines = [line for path in paths for line in path.read_text().splitlines()]
-        return [line for line in lines if '"level":"error"' in line]
+        return [line for path in paths for line in path.read_text().splitlines()]
 
 
 @pytest.fixture

@@ -10,8 +10,9 @@ from airflow.api.common.trigger_dag import trigger_dag
 from airflow.exceptions import AirflowException
 from airflow.utils.types import DagRunTriggeredByType
 
-from tests.dags.conftest import wait_until
+from tests.dags.conftest import visible, wait_until
 from tests.dags.scheduled import START_SECONDS, Airflow, airflow, states
+from tests.support.traffic import traffic
 
 __all__ = ["airflow"]
 
@@ -51,3 +52,26 @@ def test_a_run_waits_in_the_triggerer_and_goes_on_when_messages_come(
     assert of_run == dict.fromkeys(tasks, "success"), airflow.errors(run_id)
     count = "SELECT count(*) FROM public.user_logins WHERE user_id = %s"
     assert warehouse.execute(count, [user]).fetchone() == (20,)
+
+
+@pytest.mark.timeout(300)
+def test_a_run_marked_failed_gives_its_messages_back_within_minutes(
+    airflow: Airflow, login_queue: str, sqs: Any, warehouse: psycopg.Connection[Any]
+) -> None:
+    run_id = f"scheduled-test-{secrets.token_hex(4)}"
+    wait_until(lambda: trigger_when_known(run_id), START_SECONDS)
+    with traffic(sqs, login_queue, run_id, rate=5) as sent:
+        wait_until(lambda: airflow.said(run_id, "sealed"), START_SECONDS)
+        with airflow.log_in("ada") as api:
+            api.patch(f"/dags/user_logins/dagRuns/{run_id}", json={"state": "failed"}).raise_for_status()
+        wait_until(lambda: airflow.said(run_id, "gave back"), START_SECONDS)
+    assert airflow.said(run_id, "sealed messages stay staged")
+    assert state_of(warehouse, run_id) == "running"
+    trigger_dag("queue_etl_recovery", triggered_by=DagRunTriggeredByType.TEST, run_id=f"{run_id}-recovery")
+    wait_until(lambda: state_of(warehouse, run_id) == "failed", START_SECONDS)
+    wait_until(lambda: visible(sqs, "login-queue") == sent.count)
+
+
+def state_of(warehouse: psycopg.Connection[Any], run_id: str) -> str:
+    found = warehouse.execute("SELECT state FROM etl.runs WHERE airflow_run_id = %s", [run_id]).fetchone()
+    return str(found[0]) if found else ""
