@@ -9,7 +9,8 @@
     │   └── KeyServiceUnavailable    KMS did not answer, or throttled
     └── PermanentError           a retry cannot help: a person has to change something
         ├── PreflightError           a run must not start; lists every reason
-        ├── QueueRefused             SQS said no: queue missing, access denied, bad request
+        ├── QueueRefused             SQS said no: access denied, bad request
+        │   └── QueueMissing             there is no such queue in that region and account
         ├── WarehouseRefused         Postgres said no: SQLSTATE and constraint, never the values
         ├── KeysetError              the keyset is missing, unreadable, or not the one used so far
         ├── KeyInUse                 a key must stay: something still bears it; lists what
@@ -77,6 +78,10 @@ class PreflightError(_ProblemsError, PermanentError):
 
 class QueueRefused(PermanentError):
     """SQS said no: the queue is missing, access is denied, or the request is wrong."""
+
+
+class QueueMissing(QueueRefused):
+    """There is no queue of that name in that region and account."""
 
 
 class WarehouseRefused(PermanentError):

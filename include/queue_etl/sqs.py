@@ -17,7 +17,7 @@ import msgspec
 
 from include.queue_etl import sqs_message as wire
 from include.queue_etl.aws import Access, ca_bundle
-from include.queue_etl.errors import QueueEtlError, QueueRefused, QueueUnavailable
+from include.queue_etl.errors import QueueEtlError, QueueMissing, QueueRefused, QueueUnavailable
 from include.queue_etl.polling import PollController
 from include.queue_etl.settings import Settings
 from include.queue_etl.sqs_message import Message
@@ -105,7 +105,8 @@ class _Place:
     def error(self, action: str, what: str, transient: bool) -> QueueEtlError:
         """The error to raise; `what` is a code, never a text of the server."""
         where = f"queue {self.name!r} in {self.region} at {self.endpoint}"
-        return (QueueUnavailable if transient else QueueRefused)(f"{where}: {action}: {what}")
+        refused = QueueMissing if what == "QueueDoesNotExist" else QueueRefused
+        return (QueueUnavailable if transient else refused)(f"{where}: {action}: {what}")
 
     def no_answer(self, action: str) -> QueueEtlError:
         """The error to raise when something answered that is not SQS."""

@@ -96,12 +96,12 @@ def _parts(
 
 
 @contextmanager
-def queue(arguments: Arguments) -> "Iterator[SqsQueue]":
-    """The contract's queue alone."""
+def queue(name: str) -> "Iterator[SqsQueue]":
+    """The queue of that name alone."""
     from include.queue_etl.sqs import SqsQueue
 
     settings = Settings.from_environment({"QUEUE_ETL_STAGING": "/", **os.environ})
-    name, access = load_contract(arguments.contract).queue, from_environment(os.environ)
+    access = from_environment(os.environ)
     if access and settings.sqs_client == "pycurl":
         queue = SqsQueue.at(access, name, settings)
     else:

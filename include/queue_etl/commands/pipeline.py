@@ -14,7 +14,14 @@ from include.contracts import load_contract
 from include.queue_etl.commands import connections
 from include.queue_etl.commands.terminal import Arguments, add, positive, show
 from include.queue_etl.contract import Contract
-from include.queue_etl.errors import PreflightError, QueueEtlError, QueueRefused, RunFailed, StagedFileDamaged
+from include.queue_etl.errors import (
+    PreflightError,
+    QueueEtlError,
+    QueueMissing,
+    QueueRefused,
+    RunFailed,
+    StagedFileDamaged,
+)
 from include.queue_etl.keyset import Keyset
 from include.queue_etl.pipeline import Pipeline
 from include.queue_etl.staging import Kind
@@ -37,8 +44,12 @@ def add_to(commands: Any) -> None:
     )
     one.add_argument("--upstream-failed", action="store_true", help="for finish: an earlier step failed")
     add(commands, send).add_argument("file", type=Path)
-    add(commands, depth).add_argument("--json", action="store_true", help="print one JSON object")
-    add(commands, create_queue)
+    for command in (depth, create_queue):
+        one = add(commands, command)
+        one.add_argument("--json", action="store_true", help="print one JSON object")
+        one.add_argument(
+            "--all", dest="contract", action="store_const", const=None, help="the queues of every contract"
+        )
     add(commands, create_keyset).add_argument("file", type=Path)
     add(commands, migrate)
 
@@ -135,46 +146,73 @@ def send(arguments: Arguments) -> None:
     """Put messages on the queue, one body a line."""
     if not arguments.file.exists() or arguments.file.is_dir():
         raise ValueError(f"no such file: {arguments.file}")
-    with connections.queue(arguments) as queue, arguments.file.open("rb") as lines:
+    name = load_contract(arguments.contract).queue
+    with connections.queue(name) as queue, arguments.file.open("rb") as lines:
         sent = queue.send(body for line in lines if (body := line.rstrip(b"\r\n")))
     print(f"sent {sent} messages to {queue.name}")
 
 
 def depth(arguments: Arguments) -> None:
-    """Show how many messages the queue holds."""
-    with connections.queue(arguments) as queue:
-        show(asdict(queue.depth()), arguments.json)
+    """Show how many messages the queue holds; with --all, each queue and each dead-letter queue."""
+    if arguments.contract is not None:
+        with connections.queue(load_contract(arguments.contract).queue) as queue:
+            show(asdict(queue.depth()), arguments.json)
+        return
+    contracts = connections.contracts().values()
+    depths = {name: _depth(name) for one in contracts for name in (one.queue, one.dead_letter_queue)}
+    words = {name: _in_words(found) for name, found in depths.items()}
+    show(depths if arguments.json else words, arguments.json)
+
+
+def _depth(name: str) -> dict[str, int] | None:
+    """Counts of the queue; None where it does not exist."""
+    try:
+        with connections.queue(name) as queue:
+            return asdict(queue.depth())
+    except QueueMissing:
+        return None
+
+
+def _in_words(depth: Mapping[str, int] | None) -> str:
+    if depth is None:
+        return "does not exist"
+    return ", ".join(f"{kind} {count}" for kind, count in depth.items())
 
 
 def create_queue(arguments: Arguments) -> None:
     """Create the queue and its dead-letter queue, where they are missing (for development)."""
+    one = arguments.contract
+    found: dict[str, str] = {}
+    for contract in [load_contract(one)] if one is not None else connections.contracts().values():
+        found |= _create_queues(contract)
+    show(found, arguments.json)
+
+
+def _create_queues(contract: Contract) -> dict[str, str]:
+    """Name of each of the contract's two queues -> `made`, or `there` where it was there already."""
     from botocore.exceptions import BotoCoreError, ClientError
 
-    contract = load_contract(arguments.contract)
-    try:
-        _create_queues(connections.session().client("sqs"), contract)
-    except ClientError as error:
-        raise QueueRefused(f"queue {contract.queue!r}: {error.response['Error']['Code']}") from None
-    except BotoCoreError as error:
-        raise QueueRefused(f"queue {contract.queue!r}: {type(error).__name__}") from None
-    print(f"queues {contract.queue} and {contract.dead_letter_queue} are there")
-
-
-def _create_queues(client: Any, contract: Contract) -> None:
     retention = {"MessageRetentionPeriod": str(RETENTION_SECONDS)}
-    dead = _queue_url(client, contract.dead_letter_queue, retention)
-    arn = client.get_queue_attributes(QueueUrl=dead, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
-    redrive = {"deadLetterTargetArn": arn, "maxReceiveCount": MAX_RECEIVES_BEFORE_DEAD_LETTER}
-    _queue_url(client, contract.queue, {**retention, "RedrivePolicy": json.dumps(redrive)})
-
-
-def _queue_url(client: Any, name: str, attributes: Mapping[str, str]) -> str:
-    """URL of the queue, which is made with these attributes where it is missing."""
+    queue, dead = contract.queue, contract.dead_letter_queue
     try:
-        url = client.get_queue_url(QueueName=name)["QueueUrl"]
+        client = connections.session().client("sqs")
+        url, said = _queue_url(client, dead, retention)
+        arn = client.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+        redrive = {"deadLetterTargetArn": arn, "maxReceiveCount": MAX_RECEIVES_BEFORE_DEAD_LETTER}
+        attributes = {**retention, "RedrivePolicy": json.dumps(redrive)}
+        return {queue: _queue_url(client, queue, attributes)[1], dead: said}
+    except ClientError as error:
+        raise QueueRefused(f"queue {queue!r}: {error.response['Error']['Code']}") from None
+    except BotoCoreError as error:
+        raise QueueRefused(f"queue {queue!r}: {type(error).__name__}") from None
+
+
+def _queue_url(client: Any, name: str, attributes: Mapping[str, str]) -> tuple[str, str]:
+    """URL of the queue, and `there`; or `made` where it was missing and has these attributes now."""
+    try:
+        return client.get_queue_url(QueueName=name)["QueueUrl"], "there"
     except client.exceptions.QueueDoesNotExist:
-        url = client.create_queue(QueueName=name, Attributes=attributes)["QueueUrl"]
-    return str(url)
+        return client.create_queue(QueueName=name, Attributes=attributes)["QueueUrl"], "made"
 
 
 def create_keyset(arguments: Arguments) -> None:
