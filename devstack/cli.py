@@ -11,6 +11,7 @@ from devstack import (
     bench,
     demo,
     dotenv,
+    emulator,
     engine,
     environment,
     locks,
@@ -108,18 +109,29 @@ def _status(_options: argparse.Namespace, stack_settings: Settings, console: Con
         console.note(f"{part.name:<15}{part.pid or '-':>8}{part.port or '-':>8}  {part.health}")
     for line in stack.misplaced(stack_settings).values():
         console.note(f"\n{line}")
+    if parts[1].health == "died":
+        console.note(f"\n{emulator.LOSS}; ./dev up starts it and makes its queues again")
     servers_are_well = all(part.health.startswith("healthy") for part in parts[:2])
+    complete = True
     if servers_are_well and stack_settings.python.exists():
-        _show_work(stack_settings, console)
+        complete = _show_work(stack_settings, console)
     # Airflow need not run, but what runs must be well.
     bad = [part for part in parts if not part.health.startswith(("healthy", "stopped"))]
-    return 0 if servers_are_well and not bad else 1
+    return 0 if servers_are_well and complete and not bad else 1
 
 
-def _show_work(stack_settings: Settings, console: Console) -> None:
-    depth = ", ".join(f"{name} {count}" for name, count in engine.depth(stack_settings).items())
-    console.note(f"\nqueue: {depth}\n")
-    console.note(postgres.table(stack_settings, RECENT_RUNS))
+def _show_work(stack_settings: Settings, console: Console) -> bool:
+    """Show queues and runs; False where a queue was missing."""
+    depths = engine.depths(stack_settings)
+    console.note("")
+    for name, depth in depths.items():
+        counts = ", ".join(f"{kind} {count}" for kind, count in (depth or {}).items())
+        console.note(f"queue {name}: {counts or 'does not exist'}")
+    console.note("\n" + postgres.table(stack_settings, RECENT_RUNS))
+    missing = [name for name, depth in depths.items() if depth is None]
+    if missing:
+        console.note(stack.mend_queues(stack_settings, console, missing))
+    return not missing
 
 
 def _send(options: argparse.Namespace, stack_settings: Settings, console: Console) -> int:

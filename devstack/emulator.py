@@ -10,6 +10,12 @@ from devstack.errors import StackError
 from devstack.processes import Part
 from devstack.settings import Settings
 
+# It saves queues and messages only when it ends in good order.
+LOSS = (
+    "ministack died: messages on its queues are lost unless its last good stop saved them;"
+    " rows in Postgres are safe"
+)
+
 
 def part(settings: Settings) -> Part:
     """Return the emulator as a part of the stack."""
@@ -24,9 +30,11 @@ def endpoint(settings: Settings) -> str:
 def start(settings: Settings, console: Console) -> bool:
     """Start the emulator unless it answers on its port; True when it was started.
 
-    Queues and messages survive a stop, not a kill: it saves them when it ends in good order.
+    Queues and messages survive a stop, not a kill, which is said.
     """
     emulator = part(settings)
+    if emulator.died():
+        console.note(f"  {LOSS}")
     if emulator.pid() and emulator.record().get("port") == settings.sqs_port and is_ready(settings):
         return False
     if emulator.record():

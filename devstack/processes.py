@@ -61,6 +61,10 @@ class Part:
         process = find(record.get("pid", 0))
         return process.pid if process and process.started == record["started"] else None
 
+    def died(self) -> bool:
+        """Whether it was started and is gone without having been stopped."""
+        return bool(self.record()) and self.pid() is None
+
     def is_older_than(self, other: "Part") -> bool:
         """Whether it was started before the other part's last start."""
         records = [part.record_file for part in (self, other)]

@@ -57,6 +57,8 @@ def ensure_airflow(settings: Settings, console: Console) -> None:
 
 def down(settings: Settings, console: Console) -> list[str]:
     """Stop every process of the stack, keeping its data; return the names of those that were running."""
+    if emulator.part(settings).died():
+        console.note(f"  {emulator.LOSS}")
     with locks.held(settings.state / "stack.lock", console), console.step("stop"):
         # Airflow first: it would log errors about a database that is gone.
         stopped = processes.stop(orchestrator.parts(settings))
@@ -93,6 +95,16 @@ def status(settings: Settings) -> list[PartStatus]:
     return servers + [_airflow(part, said) for part in orchestrator.parts(settings)]
 
 
+def mend_queues(settings: Settings, console: Console, missing: list[str]) -> str:
+    """Make the missing queues where the emulator is ours; return a sentence for what was or can be done."""
+    names = ", ".join(missing)
+    if settings.sqs_endpoint:
+        return f"./dev up makes the missing queues at {settings.sqs_endpoint}: {names}"
+    with locks.held(settings.state / "stack.lock", console):
+        engine.create_queues(settings)
+    return f"made again, empty: {names}; messages that were on them are lost, rows in Postgres are safe"
+
+
 def misplaced(settings: Settings) -> dict[str, str]:
     """Return a sentence for each part that runs on another port than its variable says, by its name."""
     wanted = {"postgres": ("DEV_PG_PORT", settings.postgres_port)}
@@ -119,7 +131,7 @@ def _airflow(part: Part, said: dict[str, str]) -> PartStatus:
 def _judge(part: Part, health: str) -> PartStatus:
     pid, port = part.pid(), part.record().get("port")
     if pid is None:
-        return PartStatus(part.name, None, None, "died" if part.record() else "stopped")
+        return PartStatus(part.name, None, None, "died" if part.died() else "stopped")
     return PartStatus(part.name, pid, port, health)
 
 
@@ -152,8 +164,10 @@ def _prepare(settings: Settings, console: Console) -> None:
             postgres.provision(settings)
             engine.output(settings, "migrate")
         stamp.write_text(wanted)
-    with console.step("check the queue"):
-        engine.output(settings, "create-queue")
+    with console.step("check the queues"):
+        made = engine.create_queues(settings)
+    if made:
+        console.note(f"  made the queues {', '.join(made)}")
 
 
 def _schema_digest(settings: Settings) -> str:

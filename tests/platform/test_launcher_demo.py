@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from dev_command import Launcher
 
-from devstack import orchestrator, postgres, processes
+from devstack import emulator, orchestrator, postgres, processes
 from devstack.demo import SAMPLE
 from devstack.postgres import AIRFLOW
 
@@ -60,6 +60,18 @@ def test_a_demo_that_was_stopped_does_not_hold_up_the_schedule(stopped_demo: Lau
     assert up.returncode == 0, up.stderr
     assert "ended 1 DAG run" in up.stdout
     assert set(states(stopped_demo)) == {"success", "failed"}
+
+
+def test_after_a_crash_of_the_emulator_up_makes_its_queue_again(launcher: Launcher, answer: str) -> None:
+    pid = launcher.pid("ministack")
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    assert processes.wait_until(lambda: launcher.pid("ministack") is None, 10)
+    up = launcher.run("up")
+    assert up.returncode == 0, up.stderr
+    assert emulator.LOSS in up.stdout
+    assert "made the queues login-queue, login-queue-dlq" in up.stdout
+    assert json.loads(launcher.run("demo", "--json").stdout)["left_on_queue"] == 0
 
 
 def test_airflow_is_started_anew_after_postgres(launcher: Launcher) -> None:

@@ -12,7 +12,9 @@ from dev_command import Launcher
 
 from devstack import ports, processes, stack
 from devstack.demo import SAMPLE
+from include.contracts import DEFAULT_CONTRACT, load_contract
 
+QUEUE = load_contract(DEFAULT_CONTRACT).queue
 SAMPLE_LINES = len(SAMPLE.read_text().splitlines())
 
 
@@ -25,7 +27,7 @@ def running(launcher: Launcher) -> Launcher:
 
 def depth(launcher: Launcher) -> str:
     lines = launcher.run("status").stdout.splitlines()
-    return next(line for line in lines if line.startswith("queue:"))
+    return next(line for line in lines if line.startswith(f"queue {QUEUE}:"))
 
 
 def listening_addresses(port: int) -> set[str]:
