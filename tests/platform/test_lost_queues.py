@@ -1,20 +1,27 @@
-"""What a killed MiniStack loses is said and made again by ./dev."""
+"""What a killed MiniStack loses is said and made again: by ./dev, and by the healthcheck of its container."""
 
 import os
 import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
 from dev_command import Launcher
+from test_compose import SERVICES
 
-from devstack import emulator, processes
+from devstack import emulator, engine, processes
+from devstack.console import Console
 from devstack.demo import SAMPLE
-from devstack.settings import Settings
+from devstack.settings import ROOT, Settings
 from include.contracts import contract_names, load_contract
 
 CONTRACTS = [load_contract(name) for name in contract_names()]
 QUEUES = [name for contract in CONTRACTS for name in (contract.queue, contract.dead_letter_queue)]
+HEALTH: list[str] = SERVICES["ministack"]["healthcheck"]["test"]
 
 
 @pytest.fixture
@@ -44,6 +51,17 @@ def sqs(settings: Settings) -> Any:
 
 def names(settings: Settings) -> set[str]:
     return {url.rpartition("/")[2] for url in sqs(settings).list_queues().get("QueueUrls", [])}
+
+
+def attributes(settings: Settings) -> dict[str, dict[str, str]]:
+    """Of each queue, but for the times."""
+    client = sqs(settings)
+    found = {}
+    for url in client.list_queues()["QueueUrls"]:
+        all_of_it = client.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])["Attributes"]
+        kept = {name: value for name, value in all_of_it.items() if not name.endswith("Timestamp")}
+        found[url.rpartition("/")[2]] = kept
+    return found
 
 
 def delete(settings: Settings, *queues: str) -> None:
@@ -101,3 +119,104 @@ def test_status_leaves_somebody_elses_sqs_as_it_is(running: Launcher) -> None:
         assert f"./dev up makes the missing queues at {endpoint}: {QUEUES[0]}" in status.stdout
         assert "airflow_run_id" in status.stdout
     assert QUEUES[0] not in names(running.settings)
+
+
+# The container
+
+
+@pytest.fixture
+def server(launcher: Launcher) -> Iterator[Settings]:
+    """A MiniStack that never had a queue, as in a new container."""
+    assert launcher.run("reset").returncode == 0
+    emulator.start(launcher.settings, Console(sys.stderr))
+    yield launcher.settings
+    processes.stop([emulator.part(launcher.settings)])
+
+
+def health(settings: Settings, log: Path) -> tuple[int, str]:
+    """Run the healthcheck of docker-compose.yml once; its exit code and what it prints."""
+    script = next(
+        volume.split(":")[0] for volume in SERVICES["ministack"]["volumes"] if f":{HEALTH[2]}:" in volume
+    )
+    python = str(settings.tools_venv / "bin" / "python")
+    arguments = [str(log) if argument == "/proc/1/fd/2" else argument for argument in HEALTH[3:]]
+    done = subprocess.run(
+        [python, str(ROOT / script), *arguments],
+        env=emulator.environment(settings),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stderr == ""
+    return done.returncode, done.stdout
+
+
+def test_the_healthcheck_is_given_the_queue_of_every_contract() -> None:
+    assert HEALTH[:2] == ["CMD", "python"]
+    assert HEALTH[3:5] == ["--log", "/proc/1/fd/2"]
+    assert HEALTH[5:] == [contract.queue for contract in CONTRACTS]
+
+
+def test_a_new_container_is_healthy_at_once_and_has_its_queues(server: Settings, tmp_path: Path) -> None:
+    assert names(server) == set()
+    assert health(server, tmp_path / "log") == (0, "")
+    assert names(server) == set(QUEUES)
+    assert health(server, tmp_path / "log") == (0, "")
+    assert not (tmp_path / "log").exists()
+
+
+def test_a_restarted_container_that_lost_its_queues_says_so_once(server: Settings, tmp_path: Path) -> None:
+    assert health(server, tmp_path / "log") == (0, "")
+    kill(server)
+    emulator.start(server, Console(sys.stderr))
+    assert names(server) == set()
+    line = f"ministack had lost its queues {', '.join(QUEUES[:2])}: made again, empty\n"
+    assert health(server, tmp_path / "log") == (1, line)
+    assert (tmp_path / "log").read_text() == line
+    assert names(server) == set(QUEUES)
+    assert health(server, tmp_path / "log") == (0, "")
+
+
+def test_a_container_that_ended_in_good_order_has_lost_nothing(server: Settings, tmp_path: Path) -> None:
+    assert health(server, tmp_path / "log") == (0, "")
+    processes.stop([emulator.part(server)])
+    emulator.start(server, Console(sys.stderr))
+    assert names(server) == set(QUEUES)
+    assert health(server, tmp_path / "log") == (0, "")
+
+
+@pytest.mark.parametrize("lost", QUEUES[:2])
+def test_one_queue_of_two_is_made_again_and_the_other_kept(
+    server: Settings, tmp_path: Path, lost: str
+) -> None:
+    assert health(server, tmp_path / "log") == (0, "")
+    before = attributes(server)
+    delete(server, lost)
+    assert health(server, tmp_path / "log")[0] == 1
+    assert attributes(server) == before
+
+
+def test_the_healthcheck_makes_queues_as_create_queue_does(running: Launcher, tmp_path: Path) -> None:
+    delete(running.settings, *QUEUES)
+    assert engine.create_queues(running.settings) == QUEUES
+    made = attributes(running.settings)
+    assert "RedrivePolicy" in made[QUEUES[0]]
+    delete(running.settings, *QUEUES)
+    health(running.settings, tmp_path / "log")
+    assert attributes(running.settings) == made
+    assert engine.create_queues(running.settings) == []
+
+
+def test_without_a_server_the_healthcheck_fails_in_one_line(server: Settings, tmp_path: Path) -> None:
+    processes.stop([emulator.part(server)])
+    code, said = health(server, tmp_path / "log")
+    assert (code, said.count("\n")) == (1, 1)
+    assert "Connection refused" in said
+
+
+def test_a_log_that_cannot_be_opened_does_not_hide_the_loss(server: Settings, tmp_path: Path) -> None:
+    assert health(server, tmp_path / "log") == (0, "")
+    delete(server, QUEUES[0])
+    code, said = health(server, tmp_path / "no folder" / "log")
+    assert code == 1
+    assert said.startswith(f"ministack had lost its queues {QUEUES[0]}: ")
