@@ -14,6 +14,8 @@ SERVER_SUITES = ("platform", "integration", "model", "dags", "bench", "faults")
 SUITES = ("unit", *SERVER_SUITES)
 # The kill run's own arguments: with one of them, `./dev test faults` is that run instead of pytest.
 KILL_RUN_ARGUMENTS = ("--kills", "--messages", "--restarts", "--seed", "--staging", "--json")
+SOAK_ARGUMENT = "--live"  # with it, it is the soak
+LONG_RUN_ARGUMENTS = (SOAK_ARGUMENT, *KILL_RUN_ARGUMENTS)
 TYPED = ("include", "plugins", "devstack")
 
 
@@ -32,18 +34,20 @@ def run(settings: Settings, console: Console, suite: str | None, arguments: list
     """
     own = own_settings(settings)
     with locks.held(own.state / "test.lock", console):
-        if suite == "faults" and any(argument.startswith(KILL_RUN_ARGUMENTS) for argument in arguments):
-            return _kill_run(own, arguments)
+        if suite == "faults" and any(argument.startswith(LONG_RUN_ARGUMENTS) for argument in arguments):
+            return _long_run(own, arguments)
         if suite == "unit":
             stack.install(own, console)
             return run_checks(own, console, _checks(own, suite, arguments))
         return _with_stack(own, console, lambda: run_checks(own, console, _checks(own, suite, arguments)))
 
 
-def _kill_run(settings: Settings, arguments: list[str]) -> int:
-    """Run it on the stack that it starts for itself; stdout is its result."""
+def _long_run(settings: Settings, arguments: list[str]) -> int:
+    """Run the kill run or the soak on the stack that it starts for itself; stdout is its result."""
     stack.install(settings, Console(sys.stderr))
-    command = [str(settings.python), "-m", "tests.faults.run", *arguments]
+    is_soak = any(argument.startswith(SOAK_ARGUMENT) for argument in arguments)
+    module = "tests.faults.live" if is_soak else "tests.faults.run"
+    command = [str(settings.python), "-m", module, *arguments]
     return subprocess.run(command, cwd=settings.root, check=False).returncode
 
 

@@ -109,7 +109,7 @@ class Queue:
 
     def take(self, most: int, visibility_seconds: float) -> list[int]:
         """Up to `most` visible messages, hidden from now on."""
-        self._return_expired()
+        self.return_expired()
         taken = [self.waiting.popleft() for _ in range(min(most, len(self.waiting)))]
         fresh = range(self.next_fresh, min(self.next_fresh + most - len(taken), self.count))
         self.next_fresh = max(self.next_fresh, fresh.stop)
@@ -117,7 +117,8 @@ class Queue:
         self.in_flight.update(dict.fromkeys(taken, time.monotonic() + visibility_seconds))
         return taken
 
-    def _return_expired(self) -> None:
+    def return_expired(self) -> None:
+        """Makes messages visible whose time has passed, once there are no others."""
         # In order of receiving, which is the order of expiry if all ask for the same timeout.
         while self.visible == 0 and self.in_flight:
             number, until = next(iter(self.in_flight.items()))
@@ -145,7 +146,7 @@ class Queue:
 
     @property
     def visible(self) -> int:
-        """Messages that could be received now."""
+        """Messages that could be received now, but those whose time has passed since the last `take`."""
         return self.count - self.next_fresh + len(self.waiting)
 
     def as_json(self, number: int, sent_ms: int) -> str:
@@ -306,6 +307,7 @@ class Connection(asyncio.Protocol):
         if action == "GetQueueUrl" and asked["QueueName"] == self.stub.name:
             return json.dumps({"QueueUrl": f"{self.stub.url}/000000000000/{self.stub.name}"}).encode(), 200
         if action == "GetQueueAttributes":
+            queue.return_expired()
             counts = {"": queue.visible, "NotVisible": len(queue.in_flight), "Delayed": 0}
             shown = {f"ApproximateNumberOfMessages{name}": str(n) for name, n in counts.items()}
             return json.dumps({"Attributes": shown}).encode(), 200

@@ -1,0 +1,314 @@
+"""The soak: `python -m tests.faults.live --live 600 --rate 10`.
+
+Messages are sent all the while, Airflow's real scheduler runs the DAG on a stack of its own, and `extract` is
+killed now and then. Runs go on until the queue is empty. The soak then counts where every message is, and how
+long each took from the sender to its row. Exit code 0 when no message is lost, loaded twice, quarantined or
+left on the queue and no run has failed; 1 otherwise.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import boto3
+import httpx
+import psutil
+import psycopg
+
+from devstack import environment, orchestrator, ports, postgres, processes, stack
+from devstack.bench import positive
+from devstack.console import Console
+from devstack.postgres import AIRFLOW, WAREHOUSE
+from devstack.settings import DEFAULT_PORTS, ROOT, Settings
+from tests.support.traffic import Sent, traffic
+
+DAG = orchestrator.DAG
+QUEUE = "login-queue"
+TAG = "live"
+# What a killed extract had not sealed comes back after this, in place of an hour.
+VISIBILITY_SECONDS = 120
+DRAIN_SECONDS = 1_800  # from the last message sent to an empty queue
+RECEIVING_SECONDS = 3  # a process is killed when it has received for so long
+REPORT_SECONDS = 15
+WRONG = ("lost", "twice", "quarantined", "left_on_queue", "failed_dag_runs", "failed_runs")
+
+TIMES = """
+    SELECT user_id, extract(epoch FROM pg_xact_commit_timestamp(xmin))::double precision * 1000
+    FROM public.user_logins WHERE user_id LIKE %s
+"""
+DAG_RUNS = "SELECT state, count(*) FROM dag_run WHERE dag_id = %s GROUP BY state"
+RUNS = """
+    SELECT count(*) FILTER (WHERE received > 0), count(*) FILTER (WHERE received = 0),
+           count(*) FILTER (WHERE state = 'failed'), coalesce(max(extract_seconds), 0),
+           coalesce(max(oldest_age_seconds), 0)
+    FROM etl.runs
+"""
+# Long enough under way to hold messages; `pid` is that of the task's own process.
+RECEIVING = """
+    SELECT pid FROM task_instance
+    WHERE dag_id = %s AND task_id = 'extract' AND state = 'running' AND pid IS NOT NULL
+      AND start_date < now() - make_interval(secs => %s)
+"""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to happen.
+
+    Attributes:
+        seconds: how long messages are sent
+        rate: messages a second
+        kills: times that the process of an extract is killed, spread over the time
+        back_to_back: a run follows the one before at once; else as the DAG's schedule has it
+        sqs: `emulator`, or `stub`, for rates that the emulator cannot serve
+    """
+
+    seconds: int
+    rate: float
+    kills: int = 0
+    back_to_back: bool = False
+    sqs: str = "emulator"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a soak came to; those in WRONG should be 0. Seconds are from sending to the commit of the row."""
+
+    sent: int
+    lost: int
+    twice: int
+    quarantined: int
+    left_on_queue: int
+    failed_dag_runs: int
+    failed_runs: int
+    dag_runs: int
+    loading_runs: int
+    empty_runs: int
+    kills: int
+    p50_seconds: float
+    p95_seconds: float
+    max_seconds: float
+    longest_extract_seconds: float
+    oldest_age_seconds: int
+    drained_after_seconds: float
+
+    @property
+    def is_good(self) -> bool:
+        return not any(getattr(self, name) for name in WRONG)
+
+
+@dataclass
+class Soak:
+    """A running stack with Airflow, and what is done to it."""
+
+    plan: Plan
+    settings: Settings
+    queue_url: str
+    sqs: Any
+    kills: int = 0
+    _api: httpx.Client | None = None
+    _connections: dict[str, psycopg.Connection] = field(default_factory=dict)
+
+    def run(self) -> Result:
+        started = time.monotonic()
+        with traffic(self.sqs, self.queue_url, TAG, rate=self.plan.rate) as sent:
+            while (passed := time.monotonic() - started) < self.plan.seconds:
+                self._turn(passed, sent, triggers=self.plan.back_to_back)
+        ended = time.monotonic()
+        while self._active() or self._depth():
+            waited = time.monotonic() - ended
+            assert waited < DRAIN_SECONDS, f"the queue is not empty after {DRAIN_SECONDS} s: {self._depth()}"
+            self._turn(waited, sent, triggers=True)
+        return self._result(sent, time.monotonic() - ended)
+
+    def _turn(self, passed: float, sent: Sent, *, triggers: bool) -> None:
+        if triggers and not self._active():
+            self.trigger()
+        if self.kills < self.plan.kills and passed > self._next_kill():
+            self.kills += self._kill_extract()
+        if int(passed) % REPORT_SECONDS == 0:
+            rows = self._rows(WAREHOUSE, "SELECT count(*) FROM public.user_logins")[0][0]
+            queued = f"{self._depth():,} on the queue"
+            _say(f"{passed:5.0f} s: {sent.count:,} sent, {rows:,} rows, {queued}, DAG runs {self._states()}")
+        time.sleep(1 - time.monotonic() % 1)
+
+    def trigger(self) -> bool:
+        """Start a run as the UI does; False as long as Airflow has not parsed the DAG."""
+        reply = self._request("POST", f"/dags/{DAG}/dagRuns", json={"logical_date": None})
+        return reply.is_success
+
+    def _next_kill(self) -> float:
+        return self.plan.seconds * (self.kills + 0.5) / self.plan.kills
+
+    def _kill_extract(self) -> bool:
+        """Kill the process of an extract that is receiving; whether there was one."""
+        for (pid,) in self._rows(AIRFLOW, RECEIVING, DAG, RECEIVING_SECONDS):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process = psutil.Process(pid)
+                scheduler = processes.find(orchestrator.parts(self.settings)[1].pid() or 0)
+                assert scheduler, "the scheduler is gone"
+                if scheduler.pid in {parent.pid for parent in process.parents()}:
+                    process.send_signal(signal.SIGKILL)
+                    _say(f"killed extract, process {pid}")
+                    return True
+        return False
+
+    def _active(self) -> bool:
+        states = self._states()
+        return bool(states.get("running") or states.get("queued"))
+
+    def _states(self) -> dict[str, int]:
+        return dict(self._rows(AIRFLOW, DAG_RUNS, DAG))
+
+    def _depth(self) -> int:
+        names = [f"ApproximateNumberOfMessages{kind}" for kind in ("", "NotVisible", "Delayed")]
+        reply = self.sqs.get_queue_attributes(QueueUrl=self.queue_url, AttributeNames=names)
+        return sum(int(count) for count in reply["Attributes"].values())
+
+    def _rows(self, database: str, statement: str, *values: object) -> list[tuple]:
+        if database not in self._connections:
+            url = postgres.superuser(self.settings).url(database)
+            self._connections[database] = psycopg.connect(url, autocommit=True)
+        return self._connections[database].execute(statement.encode(), values or None).fetchall()
+
+    def _request(self, method: str, path: str, **options: Any) -> httpx.Response:
+        base = f"http://{ports.HOST}:{self.settings.ui_port}"
+        if self._api is None:
+            password = json.loads(environment.password_file(self.settings).read_text())[environment.UI_USER]
+            who = {"username": environment.UI_USER, "password": password}
+            token = httpx.post(f"{base}/auth/token", json=who, timeout=60).raise_for_status().json()
+            bearer = {"Authorization": f"Bearer {token['access_token']}"}
+            self._api = httpx.Client(base_url=f"{base}/api/v2", headers=bearer, timeout=60)
+        return self._api.request(method, path, **options)
+
+    def _result(self, sent: Sent, drained_after: float) -> Result:
+        found = self._rows(WAREHOUSE, TIMES, f"{TAG}-%")
+        rows = dict(found)
+        waits = sorted(
+            (rows[user] - sent_ms) / 1000 for user, sent_ms in sent.messages.items() if user in rows
+        )
+        loading, empty, failed, extract_seconds, oldest = self._rows(WAREHOUSE, RUNS)[0]
+        states = self._states()
+        return Result(
+            sent=sent.count,
+            lost=len(sent.messages.keys() - rows.keys()),
+            twice=len(found) - len(rows),
+            quarantined=self._rows(WAREHOUSE, "SELECT count(*) FROM etl.quarantine")[0][0],
+            left_on_queue=self._depth(),
+            failed_dag_runs=states.get("failed", 0),
+            failed_runs=failed,
+            dag_runs=sum(states.values()),
+            loading_runs=loading,
+            empty_runs=empty,
+            kills=self.kills,
+            p50_seconds=_quantile(waits, 0.5),
+            p95_seconds=_quantile(waits, 0.95),
+            max_seconds=_quantile(waits, 1),
+            longest_extract_seconds=round(extract_seconds, 1),
+            oldest_age_seconds=oldest,
+            drained_after_seconds=round(drained_after, 1),
+        )
+
+
+@contextlib.contextmanager
+def soaking(plan: Plan, folder: Path) -> Iterator[Soak]:
+    """A stack with Airflow in this folder, on free ports; stopped and removed at the end."""
+    os.environ["QUEUE_ETL_VISIBILITY_TIMEOUT_SECONDS"] = str(VISIBILITY_SECONDS)
+    folder.mkdir(mode=0o700)
+    settings = Settings(ROOT, folder, 0, 0, 0).with_ports(ports.free_ports(list(DEFAULT_PORTS)))
+    console = Console(sys.stderr)
+    with contextlib.ExitStack() as ends:
+        ends.callback(stack.reset, settings, console)
+        stack.ensure(settings, console, airflow_database=True)
+        _record_commit_times(settings, console)
+        if plan.sqs == "stub":
+            settings = replace(settings, sqs_endpoint=ends.enter_context(_stub(folder)))
+        stack.ensure_airflow(settings, console)
+        variables = environment.build(settings)
+        client = boto3.client(
+            "sqs",
+            endpoint_url=variables["AWS_ENDPOINT_URL"],
+            region_name=variables["AWS_DEFAULT_REGION"],
+            aws_access_key_id=variables["AWS_ACCESS_KEY_ID"],
+            aws_secret_access_key=variables["AWS_SECRET_ACCESS_KEY"],
+        )
+        soak = Soak(plan, settings, client.get_queue_url(QueueName=QUEUE)["QueueUrl"], client)
+        # The first run finds an empty queue; when it is there, the scheduler knows the DAG.
+        assert processes.wait_until(soak.trigger, 120, every=1.0), "Airflow does not know the DAG"
+        yield soak
+
+
+def _record_commit_times(settings: Settings, console: Console) -> None:
+    """The server keeps the time of each commit from now on: exactly when a row was there."""
+    with psycopg.connect(postgres.superuser(settings).url(WAREHOUSE), autocommit=True) as connection:
+        connection.execute("ALTER SYSTEM SET track_commit_timestamp = on")
+    processes.stop([postgres.part(settings)], signal.SIGINT)
+    postgres.start(settings, console)
+
+
+@contextlib.contextmanager
+def _stub(folder: Path) -> Iterator[str]:
+    """The in-memory stand-in for SQS in a process of its own; its URL."""
+    messages = folder / "stub-messages"
+    messages.write_bytes(b"")
+    command = [sys.executable, "-m", "tests.bench.sqs_stub", "--messages", str(messages), "--queue", QUEUE]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout
+            yield process.stdout.readline().strip()
+        finally:
+            process.kill()
+
+
+def _quantile(ordered: list[float], share: float) -> float:
+    """Of ordered values: the least that is no less than such a share of them; 0 of none."""
+    return round(ordered[min(len(ordered) - 1, int(share * len(ordered)))], 1) if ordered else 0.0
+
+
+def _say(text: str) -> None:
+    print(f"  {text}", file=sys.stderr, flush=True)
+
+
+def main() -> int:
+    options = _options()
+    plan = Plan(options.live, options.rate, options.kills, options.back_to_back, options.sqs)
+    with (
+        tempfile.TemporaryDirectory(prefix="queue-etl-live-") as folder,
+        soaking(plan, Path(folder, "s")) as soak,
+    ):
+        result = soak.run()
+    if options.json:
+        print(json.dumps({**asdict(plan), **asdict(result)}))
+    else:
+        for name, value in asdict(result).items():
+            print(f"{name:<25}{value:>10}{'   <- should be 0' if name in WRONG and value else ''}")
+    return 0 if result.is_good else 1
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="./dev test faults", description=__doc__)
+    parser.add_argument("--live", type=positive, required=True, help="seconds in which messages are sent")
+    parser.add_argument("--rate", type=float, default=10.0, help="messages a second (default: 10)")
+    parser.add_argument("--kills", type=int, default=0, help="extracts to kill (default: 0)")
+    parser.add_argument(
+        "--back-to-back", action="store_true", help="a run follows another at once; default: the schedule"
+    )
+    parser.add_argument(
+        "--sqs", choices=("emulator", "stub"), default="emulator", help="which queue (default: emulator)"
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
