@@ -33,7 +33,7 @@ def bury_copies(project: Project, messages: Sequence[Message]) -> None:
 def received(project: Project) -> list[Message]:
     """What is on the queue, given back at once."""
     with project.pipeline() as pipeline:
-        messages = [message for some in pipeline.queue.receive(100) for message in some]
+        messages = [message for some in pipeline.queue.receive(100, 60) for message in some]
         pipeline.queue.release([message.receipt for message in messages])
     return messages
 
@@ -92,7 +92,7 @@ def test_what_sqs_itself_moved_there_keeps_its_id_and_loads_once(project: Projec
         originals |= {message.message_id: message.sent_ms for message in received(project)}
 
     with project.upkeep() as pipeline:
-        moved = [message for some in pipeline.dead_letters.receive(100) for message in some]
+        moved = [message for some in pipeline.dead_letters.receive(100, 60) for message in some]
         pipeline.dead_letters.release([message.receipt for message in moved])
     assert len(moved) == 10
     assert {message.message_id: message.sent_ms for message in moved} == originals
@@ -120,7 +120,7 @@ def let_sqs_move(project: Project, max_receives: int) -> None:
 
 def load_only(project: Project) -> list[Message]:
     """A run that loads what is on the queue and is never finished; what it took, visible again."""
-    with project.with_settings(visibility_timeout_seconds=1).pipeline() as pipeline:
+    with project.with_settings(visibility_timeout_seconds=2, receive_seconds=1).pipeline() as pipeline:
         for batch in steps.extract(pipeline):
             steps.mask(pipeline, batch["batch"])
             steps.load(pipeline, batch["batch"])
@@ -162,7 +162,7 @@ def test_a_message_with_a_dedup_id_keeps_that_key(project: Project) -> None:
     attribute = {"dedup-id": {"DataType": "String", "StringValue": "order 17"}}
     client.send_message(QueueUrl=url, MessageBody=login("u").decode(), MessageAttributes=attribute)
     with project.upkeep() as pipeline:
-        (before,) = [message for some in pipeline.dead_letters.receive(10) for message in some]
+        (before,) = [message for some in pipeline.dead_letters.receive(10, 60) for message in some]
         pipeline.dead_letters.release([before.receipt])
     brought_back(project)
     assert [message.message_id for message in received(project)] == [before.message_id]

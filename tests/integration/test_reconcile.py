@@ -136,7 +136,7 @@ def test_messages_that_came_back_meanwhile_count_as_duplicates(project: Project,
     restored = restore()
     project.send(*BODIES)
     with project.pipeline() as pipeline:
-        messages = [message for some in pipeline.queue.receive(100) for message in some]
+        messages = [message for some in pipeline.queue.receive(100, 60) for message in some]
         pipeline.queue.send_again(messages[:5])
         pipeline.queue.release([message.receipt for message in messages])
     project.drain()

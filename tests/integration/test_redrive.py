@@ -177,7 +177,7 @@ def test_a_page_is_bounded_in_bytes_too_but_holds_at_least_one_message(rejected:
 def test_a_message_that_may_kill_the_process_is_taken_only_when_asked_for(project: Project) -> None:
     project.send(login("poison"))
     with project.pipeline() as pipeline:  # received once, given back: the next time is the second
-        taken = [message for messages in pipeline.queue.receive(1) for message in messages]
+        taken = [message for messages in pipeline.queue.receive(1, 60) for message in messages]
         pipeline.queue.release([message.receipt for message in taken])
     project.with_settings(max_receives=1).drain()
     assert project.quarantined() == ["too_many_receives"]
@@ -236,7 +236,7 @@ def test_two_redrives_at_once_load_each_message_once(project: Project) -> None:
 def test_redrives_beside_pipelines_that_receive_the_same_messages_again(project: Project) -> None:
     project.send(*(login(f"u{number:03}", app_version="v2") for number in range(100)))
     with project.pipeline() as pipeline:
-        copies = [message for some in pipeline.queue.receive(100) for message in some]
+        copies = [message for some in pipeline.queue.receive(100, 60) for message in some]
         pipeline.queue.release([message.receipt for message in copies])
     project.drain()
     with project.pipeline() as pipeline:

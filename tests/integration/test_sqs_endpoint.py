@@ -12,6 +12,7 @@ from include.queue_etl.settings import Settings
 from include.queue_etl.sqs import SqsQueue
 
 CLIENTS = ("pycurl", "boto3")
+SECONDS = 60  # longer than any test receives
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,7 @@ def connect(name, client="pycurl", **changes):
 
 
 def received(queue, most=1_000):
-    return [message for messages in queue.receive(most) for message in messages]
+    return [message for messages in queue.receive(most, SECONDS) for message in messages]
 
 
 def wait_for_depth(queue, visible):
@@ -105,7 +106,7 @@ def test_no_more_are_taken_than_allowed(name, client):
 def test_closed_early_every_message_not_handed_out_is_visible(name, client):
     queue = connect(name, client)
     queue.send([b"{}"] * 200)
-    arriving = queue.receive(200)
+    arriving = queue.receive(200, SECONDS)
     taken = [message for _ in range(5) for message in next(arriving)]
     arriving.close()
     assert wait_for_depth(queue, 200 - len(taken)) == 200 - len(taken)
@@ -113,7 +114,7 @@ def test_closed_early_every_message_not_handed_out_is_visible(name, client):
 
 @pytest.mark.parametrize("client", CLIENTS)
 def test_a_hidden_message_comes_back_when_its_time_is_over(name, client):
-    queue = connect(name, client, visibility_timeout_seconds=1)
+    queue = connect(name, client, visibility_timeout_seconds=2)
     queue.send([b"{}"])
     (first,) = received(queue, 1)
     assert wait_for_depth(queue, 1) == 1

@@ -41,6 +41,7 @@ from tests.bench.sqs_stub import (
 )
 
 RECEIVE, DELETE, RELEASE = "ReceiveMessage", "DeleteMessageBatch", "ChangeMessageVisibilityBatch"
+SECONDS = 60  # longer than any test receives
 SECRET_BODY = b'{"ip": "203.0.113.77"}'
 
 
@@ -71,7 +72,7 @@ def bodies(count):
 def received(queue, most=None):
     """By default as many as there are, so that no test waits for the long poll that finds nothing."""
     allowed = queue.depth().visible if most is None else most
-    return list(itertools.chain.from_iterable(queue.receive(allowed)))
+    return list(itertools.chain.from_iterable(queue.receive(allowed, SECONDS)))
 
 
 def receipts(queue):
@@ -149,7 +150,7 @@ def test_too_many_in_flight_looks_like_an_empty_queue(client):
 def test_closed_early_it_releases_what_it_has_not_handed_out(client):
     with serving(bodies(400), latency_seconds=0.01) as stub:
         queue = connect(stub, client)
-        arriving = queue.receive(400)
+        arriving = queue.receive(400, SECONDS)
         taken = [message.receipt for _ in range(12) for message in next(arriving)]
         arriving.close()
         assert {receipt.partition(".")[0] for receipt in taken} == set(map(str, stub.queue.in_flight))
@@ -158,7 +159,7 @@ def test_closed_early_it_releases_what_it_has_not_handed_out(client):
 
 
 def take_all(queue, taken, until=-1):
-    for number, messages in enumerate(queue.receive(400)):
+    for number, messages in enumerate(queue.receive(400, SECONDS)):
         taken += messages
         if number == until:
             raise ArithmeticError
@@ -189,7 +190,7 @@ def test_a_caller_slower_than_the_time_out_loses_nothing(client):
         stub.plan(RECEIVE, *[Fault(seconds=0.9)] * 12)
         queue = connect(stub, client, request_timeout_seconds=1)
         taken = []
-        for number, messages in enumerate(queue.receive(300)):
+        for number, messages in enumerate(queue.receive(300, SECONDS)):
             taken += messages
             if number == 12:
                 time.sleep(2.5)  # Longer than time-out and long poll: the pause is what is tested.
@@ -360,7 +361,7 @@ def test_a_body_that_is_not_utf_8_is_named_by_number_and_not_shown(client):
 def test_logs_hold_neither_bodies_nor_receipts(client, caplog):
     with serving([SECRET_BODY] * 60, latency_seconds=0.005) as stub, caplog.at_level(logging.INFO):
         queue = connect(stub, client)
-        arriving = queue.receive(60)
+        arriving = queue.receive(60, SECONDS)
         found = [message.receipt for message in next(arriving)]
         arriving.close()
         stub.always[DELETE] = Fault(fail_entries=10, code="ReceiptHandleIsInvalid", sender_fault=True)
