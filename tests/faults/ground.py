@@ -28,6 +28,7 @@ from include.queue_etl.sqs import SqsQueue
 # Small and hasty, so that a fault that takes an hour in production takes a second here.
 HASTE = {
     "QUEUE_ETL_BATCH_MESSAGES": "10",
+    "QUEUE_ETL_RECEIVE_SECONDS": "1",
     "QUEUE_ETL_VISIBILITY_TIMEOUT_SECONDS": "3",
     "QUEUE_ETL_WAIT_SECONDS": "0",
     # Killed runs receive a message far more often than a sound queue does.

@@ -49,7 +49,7 @@ from tests.faults.runs import (
 from tests.faults.worker import Ended
 
 GOOD = Balance(lost=0, duplicate=0, wrong_kind=0, left_on_queue=0)
-LONG = {"visibility_timeout_seconds": 300}
+LONG = {"visibility_timeout_seconds": 300, "receive_seconds": 30}
 
 
 def die_at(lane: Lane, step: str, doom: Doom, *options: str, **environment: str) -> None:
@@ -397,7 +397,7 @@ def test_without_sqs_a_finish_is_retried_and_at_last_closes_the_run_as_failed(
 def test_a_message_that_another_run_took_meanwhile_is_one_row(
     lane: Lane, sent: list[Sent], late: str
 ) -> None:
-    slow = extract(lane, "slow", visibility_timeout_seconds=1)
+    slow = extract(lane, "slow", visibility_timeout_seconds=2)
     worker.wait_until_visible(lane)
     quick = extract(lane, "quick", **LONG)  # the receipts of the slow run are superseded from now on
     order = [("slow", slow), ("quick", quick)]
@@ -415,7 +415,7 @@ def test_a_message_that_another_run_took_meanwhile_is_one_row(
 
 
 def test_a_slow_run_whose_messages_came_back_gives_nothing_away_twice(lane: Lane, sent: list[Sent]) -> None:
-    extract(lane, "slow", visibility_timeout_seconds=1)
+    extract(lane, "slow", visibility_timeout_seconds=2)
     worker.wait_until_visible(lane)
     up_to_load(lane, "quick", **LONG)
     with pytest.raises(RunFailed):
@@ -794,6 +794,6 @@ def _on_table(lane: Lane) -> int:
 def _receive_counts(lane: Lane) -> list[int]:
     """Receives every message once and gives it back; how often each has been received by now."""
     with contextlib.closing(lane.queue(**LONG)) as queue:
-        messages = [message for ten in queue.receive(1_000) for message in ten]
+        messages = [message for ten in queue.receive(1_000, 60) for message in ten]
         queue.release([message.receipt for message in messages])
     return [message.receive_count for message in messages]

@@ -62,7 +62,11 @@ def test_two_pipelines_on_one_queue_share_its_messages(lane: Lane) -> None:
     lane.send(bodies.texts(sent))
     before = _deadlocks(lane)
     # Hidden for long: whatever is loaded twice here is loaded so by two runs at once.
-    options = {"QUEUE_ETL_BATCH_MESSAGES": "100", "QUEUE_ETL_VISIBILITY_TIMEOUT_SECONDS": "300"}
+    options = {
+        "QUEUE_ETL_BATCH_MESSAGES": "100",
+        "QUEUE_ETL_RECEIVE_SECONDS": "30",
+        "QUEUE_ETL_VISIBILITY_TIMEOUT_SECONDS": "300",
+    }
     took: Counter[int] = Counter()
     while lane.on_queue():
         pair = [worker.start(lane, ["drain", "--max", "700", "--json"], **options) for _ in range(2)]
@@ -81,7 +85,7 @@ def test_two_pipelines_that_receive_the_same_messages_load_each_once(lane: Lane)
     lane.send(bodies.texts(sent))
     before = _deadlocks(lane)
     # Messages come back while they are being loaded, and the other pipeline takes them.
-    options = {"QUEUE_ETL_BATCH_MESSAGES": "100", "QUEUE_ETL_VISIBILITY_TIMEOUT_SECONDS": "1"}
+    options = {"QUEUE_ETL_BATCH_MESSAGES": "100", "QUEUE_ETL_VISIBILITY_TIMEOUT_SECONDS": "2"}
     while lane.on_queue():
         worker.wait_until_visible(lane)
         for started in [worker.start(lane, ["drain"], **options) for _ in range(2)]:

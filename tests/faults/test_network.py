@@ -22,7 +22,13 @@ from tests.faults.worker import Ended
 GOOD = Balance(lost=0, duplicate=0, wrong_kind=0, left_on_queue=0)
 MESSAGES = 30  # three batches
 # An answer that SQS does not give within a second is asked for again, Postgres has two seconds to accept.
-HASTE = {"QUEUE_ETL_REQUEST_TIMEOUT_SECONDS": "1", "QUEUE_ETL_VISIBILITY_TIMEOUT_SECONDS": "300"}
+HASTE = {
+    "QUEUE_ETL_REQUEST_TIMEOUT_SECONDS": "1",
+    "QUEUE_ETL_RECEIVE_SECONDS": "30",
+    "QUEUE_ETL_VISIBILITY_TIMEOUT_SECONDS": "300",
+}
+# What a lost answer of ReceiveMessage held is hidden until its time is over.
+SOON = {"QUEUE_ETL_RECEIVE_SECONDS": "3", "QUEUE_ETL_VISIBILITY_TIMEOUT_SECONDS": "6"}
 PARTS = ("sqs", "s3", "postgres")
 
 
@@ -89,10 +95,8 @@ def test_a_slow_network_costs_time_and_nothing_else(
 def test_connections_that_are_reset_are_opened_again_by_the_run_itself(
     lane: Lane, sent: list[Sent], part: str
 ) -> None:
-    # What a lost answer of ReceiveMessage held is hidden until its time is over.
-    soon = {"QUEUE_ETL_VISIBILITY_TIMEOUT_SECONDS": "3"}
     with bad_network(lane, part, reset_after_bytes=900, resets=3) as (between, places):
-        ended = drain(lane, {**places, **soon}, seconds=30)
+        ended = drain(lane, {**places, **SOON}, seconds=30)
 
     assert between.harmed == 3
     assert ended.code == 0, ended.last_line
@@ -123,8 +127,8 @@ def test_a_dead_network_before_sqs_ends_the_run_in_bounded_time(lane: Lane, sent
 
 
 def test_answers_of_sqs_that_never_come_are_asked_for_again(lane: Lane, sent: list[Sent]) -> None:
-    with bad_network(lane, "sqs", mute_after_bytes=5_000, mutes=3) as (between, places):
-        ended = drain(lane, {**places, "QUEUE_ETL_VISIBILITY_TIMEOUT_SECONDS": "3"}, seconds=40)
+    with bad_network(lane, "sqs", mute_after_bytes=3_000, mutes=3) as (between, places):
+        ended = drain(lane, {**places, **SOON}, seconds=40)
 
     assert between.harmed == 3
     assert ended.code == 0, ended.last_line
