@@ -6,8 +6,9 @@ The warehouse is a set of tables and transactions that happen whole or not at al
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 from uuid import UUID
 
@@ -48,15 +49,18 @@ class Queue:
     lost_delete = 0.03  # "the message might not be deleted", and returns
     second_copy = 0.02  # handed out while in flight
     refused = 0.03  # an entry of a batch fails
+    patience = 2  # empty polls, one after another, that mean "empty"
 
     def __init__(self, world: World) -> None:
         self.world = world
+        self.receivers = 0  # at work just now
         self.messages: dict[str, Sent] = {}
         self._receipts: dict[str, Sent] = {}
 
     def send(self, message_id: str, event: object) -> None:
         body = event if isinstance(event, bytes) else json.dumps(event).encode()
         self.messages[message_id] = Sent(message_id, body, int(self.world.now * 1000))
+        self.world.events["arrival_in_extract"] += self.receivers > 0
 
     def waiting(self) -> int:
         return sum(not message.deleted for message in self.messages.values())
@@ -66,16 +70,13 @@ class Queue:
         visible = len(self._visible())
         return Depth(visible, self.waiting() - visible, 0)
 
-    def receive(self, max_messages: int) -> Iterator[list[Message]]:
-        room = max_messages
-        while room > 0:
-            self._may_fail()
-            taken = self._take(min(room, self.world.chance.randint(1, 4)))
-            self._may_fail()  # taken, and nobody is told
-            if not taken:
-                return
-            room -= len(taken)
-            yield taken
+    def receive(self, max_messages: int, seconds: float) -> Generator[list[Message], None, None]:
+        """An empty list says that a poll found nothing; `seconds` count from the first message."""
+        self.receivers += 1
+        try:
+            yield from self._polls(max_messages, seconds)
+        finally:
+            self.receivers -= 1
 
     def delete(self, receipts: Sequence[str]) -> Outcome:
         return self._change(receipts, self._delete)
@@ -85,6 +86,21 @@ class Queue:
 
     def close(self) -> None:
         pass
+
+    def _polls(self, room: int, seconds: float) -> Iterator[list[Message]]:
+        until, empty_polls = inf, 0
+        while room > 0 and empty_polls < self.patience:
+            self._may_fail()
+            if self.world.now >= until:
+                self.world.events["extract_out_of_time"] += 1
+                return
+            taken = self._take(min(room, self.world.chance.randint(1, 4)))
+            empty_polls = 0 if taken else empty_polls + 1
+            if taken:
+                self._may_fail()  # taken, and nobody is told
+                until = min(until, self.world.now + seconds)
+                room -= len(taken)
+            yield taken
 
     def _visible(self) -> list[Sent]:
         now = self.world.now

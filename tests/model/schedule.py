@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from types import SimpleNamespace
 from unittest import mock
 from uuid import UUID
 
@@ -21,6 +22,7 @@ from tests.model.doubles import Queue, Store, Tables, Warehouse
 from tests.model.world import CALM, VISIBILITY_SECONDS, Odds, World
 
 MESSAGES = 24
+EARLY = 8  # of them are sent before the first run, the others while runs are under way
 RUNS = 3  # that overlap
 CLEARS = 2  # of tasks of runs that may be closed, or not
 CALM_RUNS = 12
@@ -29,6 +31,7 @@ SETTINGS = Settings(
     staging="/unused",
     max_messages=12,
     batch_messages=4,
+    receive_seconds=30,
     visibility_timeout_seconds=VISIBILITY_SECONDS,
     max_receives=5,
 )
@@ -112,12 +115,19 @@ class Schedule:
         self.batches: dict[str, list[str]] = {}
 
     def run(self) -> Outcome:
-        # The one thing that is left to chance outside the world: with it, a seed always gives one schedule.
-        with mock.patch.object(steps, "batch_name", self._batch_name):
+        # Chance and clocks outside the world: without them, a seed always gives one schedule.
+        clock = SimpleNamespace(time=lambda: self.world.now, monotonic=lambda: self.world.now)
+        with (
+            mock.patch.object(steps, "batch_name", self._batch_name),
+            mock.patch.object(steps, "time", clock),
+            mock.patch.object(steps._Intake, "is_due", self._is_due(steps._Intake.is_due)),
+        ):
             return self._run()
 
     def _run(self) -> Outcome:
-        self._send()
+        for number in range(EARLY):
+            self._send(number)
+        self.world.start(self._go_on_sending)
         for number in range(RUNS):
             self.world.start(lambda name=f"run{number}": self._airflow_run(name))
         for number in range(CLEARS):
@@ -132,25 +142,39 @@ class Schedule:
         self._maintain()
         return self._outcome()
 
-    def _send(self) -> None:
-        for number in range(MESSAGES):
-            message_id, user = str(UUID(int=self.world.chance.getrandbits(128))), f"user{number}"
-            event = {
-                "user_id": user, "app_version": "2.3.0", "device_type": "ios", "ip": "10.0.0.1",
-                "locale": None, "device_id": "000-00-0000",
-            }  # fmt: skip
-            if number % 8 == 0:
-                del event["ip"]
-            elif number == 1:
-                event["app_version"] = POISON
-            self.expected[message_id] = user, not (number % 8 == 0 or number == 1)
-            self.queue.send(message_id, json.dumps(event).encode())
+    def _go_on_sending(self) -> None:
+        for number in range(EARLY, MESSAGES):
+            self.world.wait(self.world.chance.randint(1, 4))
+            self._send(number)
+
+    def _send(self, number: int) -> None:
+        message_id, user = str(UUID(int=self.world.chance.getrandbits(128))), f"user{number}"
+        event = {
+            "user_id": user, "app_version": "2.3.0", "device_type": "ios", "ip": "10.0.0.1",
+            "locale": None, "device_id": "000-00-0000",
+        }  # fmt: skip
+        if number % 8 == 0:
+            del event["ip"]
+        elif number == 1:
+            event["app_version"] = POISON
+        self.expected[message_id] = user, not (number % 8 == 0 or number == 1)
+        self.queue.send(message_id, json.dumps(event).encode())
 
     def _version(self, version: str | None) -> object:
         if version == POISON:
             self.world.events["poisoned"] += 1
             self.world.kill()
         return major(version)
+
+    def _is_due(self, original: Callable[..., bool]) -> Callable[..., bool]:
+        """The real one; that only its age made a batch due is counted."""
+
+        def is_due(intake: steps._Intake, settings: Settings) -> bool:
+            due = original(intake, settings)
+            self.world.events["sealed_by_age"] += due and len(intake.open) < settings.batch_messages
+            return due
+
+        return is_due
 
     def _batch_name(self, number: int) -> str:
         return f"{number:04d}-{self.world.chance.getrandbits(24):06x}"

@@ -23,6 +23,11 @@ NAIVE = (
     Design("unique id, delete trusts the staged list", warehouse=TrustingWarehouse),
 )
 
+OFTEN = (
+    "kill", "stop", "long_wait", "clear", "staging_gone", "second_attempt_alive", "poisoned",
+    "arrival_in_extract", "sealed_by_age", "extract_out_of_time",
+)  # fmt: skip
+
 
 @pytest.fixture(autouse=True)
 def quiet() -> Iterator[None]:
@@ -45,7 +50,7 @@ def test_no_schedule_loses_doubles_or_strands_a_message(capsys: pytest.CaptureFi
     with capsys.disabled():
         seconds = time.process_time() - started
         print(f"\n{SCHEDULES} schedules in {seconds:.1f} s CPU: {total}\n{dict(events)}")
-    for what in ("kill", "stop", "long_wait", "clear", "staging_gone", "second_attempt_alive", "poisoned"):
+    for what in OFTEN:
         assert events[what] > SCHEDULES / 20, f"{what} hardly ever happened: {events}"
 
 
