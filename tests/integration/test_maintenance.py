@@ -13,10 +13,11 @@ from botocore.config import Config
 
 from include.queue_etl import steps
 from include.queue_etl.contract import Contract
-from include.queue_etl.errors import QueueUnavailable, WarehouseUnavailable
+from include.queue_etl.errors import QueueUnavailable, RunFailed, WarehouseUnavailable
 from include.queue_etl.operations.maintenance import (
     UNKNOWN_KEPT,
     clean_staging,
+    close_ended_runs,
     expire_quarantine,
     maintain,
     maintain_ledger,
@@ -266,6 +267,60 @@ def test_without_sqs_an_orphan_is_left_for_the_next_time(
         assert settled(project) == {"orphans": 0, "late_receipts": 0, "unsettled": 1}
     assert settled(project) == {"orphans": 1, "late_receipts": 0, "unsettled": 0}
     assert project.waiting() == (1, 0)
+
+
+def ended(project: Project, *names: str) -> dict[str, int]:
+    """Close the runs that are open, where the scheduler says of these that they have ended."""
+    with project.upkeep() as pipeline:
+        contracts = {project.contract.name: project.contract}
+        return close_ended_runs(pipeline, contracts, lambda _, name: name in names)
+
+
+def test_runs_that_their_scheduler_ended_are_closed_at_once_and_others_not(project: Project) -> None:
+    project.send(*(login(f"u{number}") for number in range(15)))
+    first, _second = extracted(project, "run__ended")
+    with project.pipeline("run__ended") as pipeline:
+        steps.mask(pipeline, first)
+        steps.load(pipeline, first)
+    project.send(login("other"))
+    extracted(project, "run__alive")
+    assert ended(project, "run__ended", "run__unknown") == {"ended": 1, "unsettled": 0}
+    assert states(project) == {"run__ended": "failed", "run__alive": "running"}
+    assert project.waiting() == (5, 1)
+    assert len(project.users()) == 10
+    assert ended(project, "run__ended") == {"ended": 0, "unsettled": 0}
+
+
+def test_a_run_that_cannot_be_closed_is_counted_and_closed_the_next_time(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from include.queue_etl.sqs import SqsQueue
+
+    def down(*_: object) -> None:
+        raise QueueUnavailable("no answer")
+
+    project.send(login("u"))
+    extracted(project, "run__ended")
+    with monkeypatch.context() as outage:
+        outage.setattr(SqsQueue, "connect", down)
+        assert ended(project, "run__ended") == {"ended": 0, "unsettled": 1}
+    assert states(project) == {"run__ended": "running"}
+    assert ended(project, "run__ended") == {"ended": 1, "unsettled": 0}
+    assert project.waiting() == (1, 0)
+
+
+def test_a_run_that_loaded_nothing_and_gave_all_back_has_failed(project: Project) -> None:
+    project.send(login("u"))
+    extracted(project, "run__1")
+    with project.pipeline("run__1") as pipeline, pytest.raises(RunFailed):
+        steps.finish(pipeline)  # although nobody says that a step before it failed
+    assert states(project) == {"run__1": "failed"}
+    assert project.waiting() == (1, 0)
+
+
+def test_an_empty_run_has_not_failed(project: Project) -> None:
+    assert extracted(project, "run__1") == []
+    assert states(project) == {"run__1": "succeeded"}
 
 
 def test_runs_of_contracts_that_are_gone_are_left_alone(project: Project) -> None:

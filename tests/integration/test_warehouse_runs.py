@@ -105,6 +105,18 @@ def test_a_closed_run_is_never_changed(warehouse: Warehouse, caplog: pytest.LogC
     assert "nothing to record" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("seen", "received", "recorded"), [(None, 12, 12), (None, 0, 0), (900, 12, 900), (5, 12, 12)]
+)
+def test_the_oldest_age_is_recorded_on_every_run(
+    warehouse: Warehouse, seen: int | None, received: int, recorded: int
+) -> None:
+    run_id = uuid4()
+    warehouse.open_run(run_id, CONTRACT, "manual", {} if seen is None else {"oldest_age_seconds": seen})
+    warehouse.record_extract(run_id, 9, 1.25, received)
+    assert (warehouse.run_summary(run_id) or {})["oldest_age_seconds"] == recorded
+
+
 def test_closing_a_run_that_was_never_opened_enters_nothing(
     warehouse: Warehouse, clean_database: Database
 ) -> None:

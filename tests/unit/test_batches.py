@@ -1,5 +1,6 @@
 """The digest that stands for a batch's messages."""
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -33,3 +34,17 @@ def test_the_digest_never_changes():
     # Batches committed before an update of this code must be recognised after it.
     expected = "7e18f737311b2dc3b2f269dd78396b0351f14fb66efa879f768cb23181883c78"
     assert ids_digest(["b", "a"]).hex() == expected
+
+
+def test_receipts_staged_by_a_version_without_ages_open_as_new():
+    staged = msgspec.msgpack.encode({"ids": ["a"], "receipts": ["r"]})
+    assert msgspec.msgpack.decode(staged, type=Receipts) == Receipts(["a"], ["r"], oldest_age_seconds=0)
+
+
+def test_receipts_with_ages_open_in_a_version_without_them():
+    class EarlierReceipts(msgspec.Struct):
+        ids: list[str]
+        receipts: list[str]
+
+    staged = msgspec.msgpack.encode(Receipts(["a"], ["r"], oldest_age_seconds=7))
+    assert msgspec.msgpack.decode(staged, type=EarlierReceipts).receipts == ["r"]
