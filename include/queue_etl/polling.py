@@ -46,7 +46,7 @@ class PollController:
         fill = received / asked
         self._fill = fill if self._fill is None else self._fill + NEWEST_WEIGHT * (fill - self._fill)
         if not received:
-            self._rung = min(self._rung, 1)
+            self._rung = max(min(self._rung, 1) - 1, 1 - PAUSES)
         elif received == asked and self._rung < 1:
             self._rung = 1  # more is waiting than the pauses allow for
         elif self._fill >= ENOUGH_FILL:

@@ -37,7 +37,7 @@ LIMITS = {
     "batch_bytes": Limits(1_048_576, 268_435_456),
     "receive_seconds": Limits(1, 300),  # well below the time limit of a task, 900 s
     "visibility_timeout_seconds": Limits(2, 43_200),  # SQS: at most 12 hours; see RECEIVE_SHARE
-    "wait_seconds": Limits(0, 20),  # SQS: long poll of at most 20 s
+    "wait_seconds": Limits(0, 20),
     "transfers": Limits(1, 128),
     "request_timeout_seconds": Limits(1, 120),
     "max_receives": Limits(1, 1_000),
@@ -66,7 +66,7 @@ class Settings:
         batch_bytes: a batch is closed early when its bodies reach this size, which bounds memory
         receive_seconds: extract receives for at most so long, from the first message on
         visibility_timeout_seconds: how long received messages stay hidden; should cover a run with retries
-        wait_seconds: long poll of a receive call; a queue is taken for empty after one empty long poll
+        wait_seconds: a queue is taken for empty when long polls bring nothing for this long; 0: short polls
         transfers: requests to SQS under way at once
         request_timeout_seconds: longest wait for an answer of SQS, on top of the long poll
         max_receives: a message received more often is quarantined unparsed

@@ -11,6 +11,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from math import ceil
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
@@ -45,6 +46,10 @@ BATCH = 10  # SQS: at most ten messages a call
 SEND_BYTES = 262_144
 # Empty answers to short polls, one after another, that mean "empty": each asks only some of SQS's servers.
 EMPTY_SHORT_POLLS = 5
+# A longer wait is made of several polls: whoever is told to stop waits for those under way, and Airflow kills
+# a task five seconds after SIGTERM.
+LONGEST_POLL_SECONDS = 2
+SILENT_SHARE = 0.9  # of the wait; a server, or a poll begun a little earlier, may answer a little early
 # Whoever receives is called at least so often, to do what is due while nothing comes.
 TURN_SECONDS = 1.0
 # SQS refuses a whole batch with these although one entry may be to blame.
@@ -192,9 +197,9 @@ class SqsQueue:
         return Depth(*(int(found.get(name, 0)) for name in _DEPTHS))
 
     def receive(self, max_messages: int, seconds: float) -> Generator[list[Message], None, None]:
-        """Takes messages off the queue, up to ten a list, until one long poll brings nothing.
+        """Takes messages off the queue, up to ten a list, until long polls bring nothing for `wait_seconds`.
 
-        With a long poll of 0 seconds, until EMPTY_SHORT_POLLS polls bring nothing. At the limit of messages
+        With a wait of 0 seconds, until EMPTY_SHORT_POLLS polls bring nothing. At the limit of messages
         in flight (about 120,000) SQS answers as if the queue were empty. When the generator is closed early
         or fails, messages it holds but has not handed out are released.
 
@@ -364,6 +369,7 @@ class _Polls:
         self._seconds = seconds
         self._deadline: float | None = None  # set by the first message
         self._controller = PollController(settings.transfers)
+        self._silent_since = time.monotonic()
         self._empty_polls = 0
         self._over = False
         self._bodies: dict[tuple[int, int], bytes] = {}
@@ -408,9 +414,10 @@ class _Polls:
         self._controller.answered(call.asked, received)
         if received:
             self._empty_polls = 0
+            self._silent_since = time.monotonic()
             self._set_deadline()
         elif call.wait_seconds:
-            self._over = True
+            self._over |= self._silent_seconds() >= SILENT_SHARE * self._settings.wait_seconds
         elif self.exchange.under_way == 0:  # a short poll proves little, and beside others nothing
             self._empty_polls += 1
             self._over |= self._empty_polls >= EMPTY_SHORT_POLLS
@@ -423,9 +430,13 @@ class _Polls:
     def _seconds_left(self) -> float:
         return self._seconds if self._deadline is None else self._deadline - time.monotonic()
 
+    def _silent_seconds(self) -> float:
+        return time.monotonic() - self._silent_since
+
     def _call(self, asked: int, seconds_left: float) -> Call:
         """Its long poll ends before the time is up; in the last second it is a short one."""
-        wait = min(self._settings.wait_seconds, int(seconds_left))
+        silence_left = max(1, ceil(self._settings.wait_seconds - self._silent_seconds()))
+        wait = min(self._settings.wait_seconds, LONGEST_POLL_SECONDS, silence_left, int(seconds_left))
         if (asked, wait) not in self._bodies:
             hidden = self._settings.visibility_timeout_seconds
             request = wire.ReceiveRequest(self._place.url, asked, hidden, wait)

@@ -7,6 +7,7 @@ import dataclasses
 import datetime
 import ipaddress
 import itertools
+import json
 import logging
 import random
 import socket
@@ -115,6 +116,22 @@ def test_an_empty_queue_costs_one_long_poll(client):
     with serving() as stub:
         assert received(connect(stub, client), 50) == []
         assert stub.calls[RECEIVE] == 1
+
+
+def test_a_long_wait_is_made_of_polls_of_two_seconds(client):
+    with serving(record=True) as stub:
+        started = time.monotonic()
+        assert received(connect(stub, client, wait_seconds=5), 50) == []
+        assert 4.5 <= time.monotonic() - started < 8
+        asked = [json.loads(body) for head, body in stub.requests if b"ReceiveMessage" in head]
+        assert [request["WaitTimeSeconds"] for request in asked] == [2, 2, 1]
+
+
+def test_empty_answers_that_do_not_wait_are_not_asked_for_in_a_hurry(client):
+    with serving() as stub:
+        stub.always[RECEIVE] = Fault(raw=b"{}")
+        assert received(connect(stub, client, wait_seconds=3), 50) == []
+        assert stub.calls[RECEIVE] <= 12
 
 
 def test_a_nearly_empty_queue_costs_few_polls(client):
