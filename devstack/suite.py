@@ -10,7 +10,7 @@ from devstack import environment, locks, ports, stack
 from devstack.console import Console
 from devstack.settings import DEFAULT_PORTS, Settings, remembered_ports
 
-SERVER_SUITES = ("platform", "integration", "model", "dags", "bench", "faults")
+SERVER_SUITES = ("platform", "integration", "model", "dags", "bench", "faults", "living")
 SUITES = ("unit", *SERVER_SUITES)
 # The kill run's own arguments: with one of them, `./dev test faults` is that run instead of pytest.
 KILL_RUN_ARGUMENTS = ("--kills", "--messages", "--restarts", "--seed", "--staging", "--json")

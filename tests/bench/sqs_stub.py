@@ -168,6 +168,7 @@ class Stub:
         latency_seconds: added to every call
         calls: number of calls per action
         busiest: most calls that were under way at once, per action
+        empty: receives that brought nothing
         requests: raw (head, body) of each call, if `record`
         uneven: a receive brings a random number of messages, at least one if there are any
         tls: of the server, for https
@@ -181,6 +182,7 @@ class Stub:
     calls: Counter[str] = field(default_factory=Counter)
     under_way: Counter[str] = field(default_factory=Counter)
     busiest: Counter[str] = field(default_factory=Counter)
+    empty: int = 0
     record: bool = False
     uneven: bool = False
     tls: ssl.SSLContext | None = None
@@ -286,6 +288,7 @@ class Connection(asyncio.Protocol):
             shown = ",".join([queue.as_json(number, sent_ms) for number in numbers])
             self._answer("ReceiveMessage", f'{{"Messages":[{shown}]}}'.encode())
         else:
+            self.stub.empty += 1
             self._answer("ReceiveMessage", b"{}")
 
     def _batch(self, action: str, body: bytes, fault: Fault | None) -> bytes:

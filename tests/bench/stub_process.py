@@ -39,12 +39,14 @@ class StubProcess:
 
 
 @contextmanager
-def serving(feed: Feed, folder: Path, latency_ms: float) -> Iterator[StubProcess]:
-    """A stub that holds the feed; stopped at the end."""
+def serving(
+    feed: Feed, folder: Path, latency_ms: float, queue: str = CONTRACT.queue, seed: int = 1
+) -> Iterator[StubProcess]:
+    """A stub that holds the feed; stopped at the end. Another seed gives other message ids."""
     file = folder / "messages"
     file.write_bytes(b"\n".join(feed.bodies) + b"\n")
-    options = ["--messages", file, "--count", feed.count, "--latency-ms", latency_ms]
-    command = [sys.executable, "-m", "tests.bench.sqs_stub", "--queue", CONTRACT.queue, *map(str, options)]
+    options = ["--messages", file, "--count", feed.count, "--latency-ms", latency_ms, "--seed", seed]
+    command = [sys.executable, "-m", "tests.bench.sqs_stub", "--queue", queue, *map(str, options)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         try:
             yield StubProcess(process)

@@ -1,0 +1,127 @@
+"""A queue that messages arrive on all the while, the runs that take them, and where each message is."""
+
+import contextlib
+import json
+import secrets
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from include.queue_etl import steps
+from include.queue_etl.pipeline import Pipeline
+from include.queue_etl.sqs import Depth, SqsQueue
+from tests.bench import sqs_stub, stub_process
+from tests.bench.feed import Feed
+from tests.faults import worker
+from tests.faults.ground import Ground, Lane
+from tests.support.traffic import Sent, traffic
+
+HANGS_SECONDS = 40  # a process that takes so long is killed
+ROWS = "SELECT user_id FROM public.user_logins WHERE user_id LIKE %s"
+
+
+@dataclass(frozen=True)
+class Account:
+    """Where messages are; all numbers are 0 when each is in the table once."""
+
+    lost: int = 0
+    twice: int = 0
+    left_on_queue: int = 0
+
+
+ALL_LOADED = Account()
+
+
+@dataclass(frozen=True)
+class Drain:
+    """A whole run: its row of etl.run_summary, and how long its process took."""
+
+    summary: dict[str, Any]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Flow:
+    """A queue and its runs.
+
+    Attributes:
+        lane: with a queue on the stack, which is used unless `endpoint_url` is another
+        endpoint_url: of SQS
+        settings: of every run
+    """
+
+    lane: Lane
+    endpoint_url: str
+    settings: dict[str, int] = field(default_factory=dict)
+
+    @contextlib.contextmanager
+    def sender(self, **pace: Any) -> Iterator[Sent]:
+        """Sends as long as the block lasts; see `traffic`."""
+        client = self.lane.session().client("sqs", endpoint_url=self.endpoint_url)
+        url = client.get_queue_url(QueueName=self.lane.queue_name)["QueueUrl"]
+        with contextlib.closing(client), traffic(client, url, self.lane.tag, **pace) as sent:
+            yield sent
+
+    def pipeline(self, name: str | None = None) -> Pipeline:
+        """A run in this process."""
+        return self.lane.pipeline(name, endpoint_url=self.endpoint_url, **self.settings)
+
+    def start(self, *arguments: str) -> worker.Started:
+        """A command in a process of its own."""
+        chosen = {f"QUEUE_ETL_{name.upper()}": str(value) for name, value in self.settings.items()}
+        return worker.start(self.lane, arguments, AWS_ENDPOINT_URL_SQS=self.endpoint_url, **chosen)
+
+    def extract(self, name: str) -> worker.Started:
+        """The first step of that run, in a process of its own."""
+        return self.start("step", "extract", "--run-id", self.pipeline(name).run.airflow_run_id, "-v")
+
+    def drain(self) -> Drain:
+        """A whole run as the command line does it."""
+        started = time.monotonic()
+        ended = self.start("drain", "--json").wait(HANGS_SECONDS)
+        seconds = time.monotonic() - started
+        assert ended.code == 0, f"{seconds:.1f} s: {ended.last_line}"
+        return Drain(json.loads(ended.output), seconds)
+
+    def go_on(self, pipeline: Pipeline, batches: Iterable[str]) -> dict[str, Any]:
+        """What follows extract."""
+        for batch in batches:
+            steps.load(pipeline, steps.mask(pipeline, batch)["batch"])
+        return steps.finish(pipeline)
+
+    def depth(self) -> Depth:
+        queue = SqsQueue.connect(
+            self.lane.session(),
+            self.lane.queue_name,
+            self.lane.settings(**self.settings),
+            self.endpoint_url,
+        )
+        with contextlib.closing(queue):
+            return queue.depth()
+
+    def account(self, sent: Sent) -> Account:
+        rows = Counter(user for (user,) in self.lane.ground.rows(ROWS, f"{self.lane.tag}-%"))
+        assert not rows.keys() - sent.messages.keys()
+        lost, twice = len(sent.messages.keys() - rows.keys()), rows.total() - len(rows)
+        return Account(lost, twice, self.depth().total)
+
+
+@contextlib.contextmanager
+def on_stub(ground: Ground, **settings: int) -> Iterator[tuple[Flow, sqs_stub.Stub]]:
+    """A flow on a stub in a thread of this process: it counts calls, and misbehaves when told to."""
+    lane = ground.new_lane()
+    with sqs_stub.serving(name=lane.queue_name) as stub:
+        stub.queue.seed = secrets.randbits(40)
+        yield Flow(lane, stub.url, settings), stub
+
+
+@contextlib.contextmanager
+def on_fast_stub(ground: Ground, **settings: int) -> Iterator[Flow]:
+    """A flow on a stub that has a process to itself, for many messages a second."""
+    lane = ground.new_lane()
+    folder = ground.folder / lane.tag
+    folder.mkdir()
+    with stub_process.serving(Feed([], 0), folder, 0.0, lane.queue_name, secrets.randbits(40)) as stub:
+        yield Flow(lane, stub.url, settings)
