@@ -1,6 +1,7 @@
 """An extract that is killed or stopped while messages trickle in: what is older than seconds is sealed.
 
-It would receive for 30 s, and is ended after 12. Kill and stop are under way side by side.
+It would receive for 30 s, and is ended two seconds after it sealed its second batch. Kill and stop are under
+way side by side.
 """
 
 import json
@@ -22,7 +23,7 @@ from tests.faults.worker import Ended, wait_until
 from tests.living.flow import ALL_LOADED, Account, Flow, on_stub
 
 RATE = 10
-UNDER_WAY_SECONDS = 12
+SEALED_BATCHES, OPEN_SECONDS = 2, 2
 LATE_SECONDS = 3  # of the machine: how old a batch is, is asked once in TURN_SECONDS
 RELEASE = "ChangeMessageVisibilityBatch"
 SETTINGS = {"receive_seconds": 30, "visibility_timeout_seconds": 60, "wait_seconds": 2}
@@ -68,10 +69,11 @@ class Story:
     account: Account
 
 
-def receive_and_end(flow: Flow, stub: Stub, how: Signals) -> Ended:
+def receive_and_end(flow: Flow, how: Signals) -> Ended:
     extract = flow.extract("run")
-    wait_until(lambda: bool(stub.queue.in_flight))
-    time.sleep(UNDER_WAY_SECONDS)
+    with flow.pipeline("run") as pipeline:
+        wait_until(lambda: len(pipeline.staging.batches(Kind.RAW)) == SEALED_BATCHES)
+    time.sleep(OPEN_SECONDS)
     os.kill(extract.process.pid, how)
     return extract.wait()
 
@@ -98,7 +100,7 @@ def go_on(flow: Flow) -> tuple[int, int]:
 def story(ground: Ground, how: Signals) -> Story:
     with on_stub(ground, **SETTINGS) as (flow, stub):
         with flow.sender(rate=RATE) as sent:
-            ended = receive_and_end(flow, stub, how)
+            ended = receive_and_end(flow, how)
         moment, releases = look(flow, stub), stub.calls[RELEASE]
         retried, loaded = go_on(flow)
         releases = stub.calls[RELEASE] - releases
@@ -130,7 +132,7 @@ def stopped(stories: dict[Signals, Story]) -> Story:
 
 def test_what_a_killed_extract_had_not_sealed_is_of_its_last_seconds(killed: Story) -> None:
     moment = killed.moment
-    assert moment.sealed >= RATE * (UNDER_WAY_SECONDS - SEAL_SECONDS - LATE_SECONDS)
+    assert moment.sealed >= RATE * (SEALED_BATCHES * SEAL_SECONDS - LATE_SECONDS)
     assert 0 < moment.hidden - moment.sealed <= RATE * (SEAL_SECONDS + LATE_SECONDS)
 
 
@@ -152,7 +154,7 @@ def test_a_retry_gives_no_sealed_batch_back(stories: dict[Signals, Story], how: 
 
 def test_a_stopped_extract_makes_visible_at_once_what_is_not_sealed(stopped: Story) -> None:
     assert stopped.moment.hidden == stopped.moment.sealed
-    assert stopped.moment.sealed >= RATE * (UNDER_WAY_SECONDS - SEAL_SECONDS - LATE_SECONDS)
+    assert stopped.moment.sealed >= RATE * (SEALED_BATCHES * SEAL_SECONDS - LATE_SECONDS)
 
 
 def test_a_stopped_extract_says_what_it_gave_back_and_what_stays(stopped: Story) -> None:
