@@ -128,3 +128,69 @@ def test_after_stop_every_answer_is_final_and_pauses_are_forgotten():
     exchange.stop()
     assert [reply.code for reply in exchange.finished()] == ["InternalError"]
     assert exchange.under_way == 0
+
+
+def test_a_call_that_begins_later_takes_room_at_once_and_is_sent_then():
+    clock = Clock()
+    script = Script(clock, DONE)
+    exchange = Exchange(script, 4, clock)
+    exchange.start(Call("ReceiveMessage", b"{}"), 0.5)
+    assert (exchange.under_way, exchange.free, script.sent_at) == (1, 3, [])
+    (reply,) = exchange.finished()
+    assert (reply.code, reply.call.attempts, script.sent_at) == ("", 1, [0.5])
+    assert exchange.take_repeats() == {}
+
+
+def test_calls_in_a_pause_begin_in_the_order_of_their_times():
+    clock = Clock()
+    script = Script(clock, DONE, DONE)
+    exchange = Exchange(script, 4, clock)
+    for name, pause in (("late", 0.7), ("soon", 0.2)):
+        exchange.start(Call(name, b"{}"), pause)
+    assert [reply.call.action for _ in range(2) for reply in exchange.finished()] == ["soon", "late"]
+    assert script.sent_at == [0.2, 0.7]
+
+
+def test_waiting_ends_without_answers_when_its_time_is_over():
+    clock = Clock()
+    exchange = Exchange(Script(clock, DONE), 4, clock)
+    exchange.start(Call("ReceiveMessage", b"{}"), 5.0)
+    assert exchange.finished(1.0) == []
+    assert (clock.now, exchange.under_way) == (1.0, 1)
+    assert len(exchange.finished(10.0)) == 1
+    assert clock.now == 5.0
+
+
+def test_an_answer_that_is_there_is_returned_although_no_time_is_left():
+    clock = Clock()
+    exchange = Exchange(Script(clock, DONE), 4, clock)
+    exchange.start(Call("ReceiveMessage", b"{}"))
+    assert len(exchange.finished(0.0)) == 1
+
+
+def test_waiting_for_a_time_does_not_wait_when_nothing_is_under_way():
+    clock = Clock()
+    assert Exchange(Script(clock), 4, clock).finished(60.0) == []
+    assert clock.now == 0
+
+
+def test_no_call_is_repeated_after_the_moment_given():
+    clock = Clock()
+    script = Script(clock, *[(500, "InternalError")] * ATTEMPTS)
+    exchange = Exchange(script, 4, clock)
+    exchange.repeat_until(0.3)
+    exchange.start(Call("ReceiveMessage", b"{}"))
+    (reply,) = exchange.finished()
+    assert (reply.code, exchange.under_way) == ("InternalError", 0)
+    assert 1 <= len(script.sent_at) < ATTEMPTS
+    assert max(script.sent_at) <= 0.3
+
+
+def test_a_call_whose_pause_ends_before_that_moment_is_repeated():
+    clock = Clock()
+    script = Script(clock, (500, "InternalError"), DONE)
+    exchange = Exchange(script, 4, clock)
+    exchange.repeat_until(10.0)
+    exchange.start(Call("ReceiveMessage", b"{}"))
+    (reply,) = exchange.finished()
+    assert (reply.code, len(script.sent_at)) == ("", 2)
