@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.support.traffic import Pace
+from tests.support.traffic import TICK_SECONDS, Pace, traffic
 
 
 class Clock:
@@ -26,7 +26,9 @@ def sent_until(pace, clock, seconds):
 @pytest.mark.parametrize("rate", [0.5, 1, 10, 300, 1000])
 def test_a_steady_pace_keeps_its_rate_without_drift(rate):
     clock = Clock()
-    assert sent_until(Pace.steady(rate, clock), clock, 60) == pytest.approx(60 * rate, abs=1)
+    assert sent_until(Pace.steady(rate, clock), clock, 60) == pytest.approx(
+        60 * rate, abs=max(1, rate * TICK_SECONDS)
+    )
 
 
 def test_bursts_come_whole_and_at_their_times():
@@ -44,3 +46,21 @@ def test_a_late_sender_catches_up():
     clock.now += 5.0
     assert pace.due() == 50
     assert 0 < pace.seconds_to_next() <= 0.1
+
+
+def test_messages_that_fall_due_within_a_tick_go_together():
+    clock = Clock()
+    pace = Pace.steady(1000, clock)
+    assert (pace.due(), pace.seconds_to_next()) == (1, pytest.approx(TICK_SECONDS))
+    clock.now += pace.seconds_to_next()
+    assert pace.due() == 1000 * TICK_SECONDS
+
+
+class Refusing:
+    def send_message_batch(self, **_asked):
+        raise ConnectionError("refused")
+
+
+def test_what_stopped_the_sender_is_raised_even_if_the_block_fails():
+    with pytest.raises(ConnectionError), traffic(Refusing(), "url", "tag"):
+        raise TimeoutError("waited for rows in vain")
