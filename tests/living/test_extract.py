@@ -6,7 +6,7 @@ The queue is the stub, which counts calls and misbehaves when told to.
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -19,8 +19,8 @@ from tests.faults.ground import Ground
 from tests.living.flow import ALL_LOADED, Flow, on_stub
 
 RECEIVE, RELEASE = "ReceiveMessage", "ChangeMessageVisibilityBatch"
-MARGIN_SECONDS = 2.0
-TRICKLE_SECONDS = 6
+MARGIN_SECONDS = 4.0  # other work may keep the machine busy
+TRICKLE_SECONDS = 8
 ROUND_TRIP_SECONDS = 0.1
 SETTINGS = {
     "receive_seconds": 3,
@@ -32,7 +32,7 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class Extracted:
-    """What an extract brought, how long it took, and what the stub counted meanwhile."""
+    """What an extract brought, how long it took, what the stub counted, and what was sent until it ended."""
 
     batches: list[dict[str, Any]]
     seconds: float
@@ -40,6 +40,7 @@ class Extracted:
     empty: int
     busiest: int
     waiting: int
+    sent: int = 0
 
     @property
     def messages(self) -> int:
@@ -72,8 +73,9 @@ def finished(flow: Flow, names: list[str], name: str = "run") -> dict[str, Any]:
 def at_pace(ground: Ground, rate: float, seconds: int, round_trip_seconds: float = 0.0) -> Extracted:
     with on_stub(ground, **{**SETTINGS, "receive_seconds": seconds}) as (flow, stub):
         stub.always[RECEIVE] = Fault(seconds=round_trip_seconds)
-        with flow.sender(rate=rate):
-            return extracted(flow, stub)
+        with flow.sender(rate=rate) as sent:
+            taken = extracted(flow, stub)
+            return replace(taken, sent=sent.count)
 
 
 def after_silence(ground: Ground) -> Extracted:
@@ -107,8 +109,8 @@ def test_the_bound_counts_from_the_first_message(paced: dict[str, Extracted]) ->
 def test_a_trickle_costs_about_two_calls_a_second(paced: dict[str, Extracted], rate: int) -> None:
     trickle = paced[f"{rate} a second"]
     assert TRICKLE_SECONDS - 1.2 <= trickle.seconds <= TRICKLE_SECONDS + MARGIN_SECONDS
-    # The last second has short polls, EMPTY_SHORT_POLLS at most that find nothing.
-    assert trickle.calls <= 2 * trickle.seconds + 6
+    # The first pauses are shorter, and the last second has short polls, few of which find nothing.
+    assert trickle.calls <= 2 * trickle.seconds + 5
     assert trickle.empty <= 2 * trickle.seconds
     assert trickle.busiest <= 2
 
@@ -122,7 +124,7 @@ def test_many_messages_far_away_take_calls_at_once_and_keep_up(paced: dict[str, 
     many = paced["300 a second"]
     assert many.busiest > 1
     assert many.waiting <= 0.5 * 300
-    assert many.messages >= 300 * 3
+    assert many.messages >= 0.8 * many.sent
 
 
 # What ends it earlier ---------------------------------------------------------------------------------------

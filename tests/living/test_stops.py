@@ -26,7 +26,13 @@ RATE = 10
 SEALED_BATCHES, OPEN_SECONDS = 2, 2
 LATE_SECONDS = 3  # of the machine: how old a batch is, is asked once in TURN_SECONDS
 RELEASE = "ChangeMessageVisibilityBatch"
-SETTINGS = {"receive_seconds": 30, "visibility_timeout_seconds": 60, "wait_seconds": 2}
+# No batch gets full: it is sealed for its age.
+SETTINGS = {
+    "receive_seconds": 30,
+    "visibility_timeout_seconds": 60,
+    "wait_seconds": 2,
+    "batch_messages": 1_000,
+}
 
 
 @dataclass(frozen=True)
