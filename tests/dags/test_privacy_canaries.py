@@ -101,6 +101,7 @@ def killed_in_the_middle() -> None:
     environment = {
         **os.environ,
         "QUEUE_ETL_VISIBILITY_TIMEOUT_SECONDS": "4",
+        "QUEUE_ETL_RECEIVE_SECONDS": "2",
         "QUEUE_ETL_BATCH_MESSAGES": "100",
     }
     before = set(STATE.glob("staging/*/*.raw"))

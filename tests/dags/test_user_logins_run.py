@@ -265,6 +265,7 @@ def test_if_finish_fails_the_rows_stay_and_the_messages_come_back_as_duplicates(
 ) -> None:
     user = send_logins(3)
     monkeypatch.setenv("QUEUE_ETL_VISIBILITY_TIMEOUT_SECONDS", "8")
+    monkeypatch.setenv("QUEUE_ETL_RECEIVE_SECONDS", "4")
     with monkeypatch.context() as patch:
         break_step(patch, "finish", PermanentError("broken"), when=lambda *_, **__: True)
         assert run_user_logins().tasks["finish"] == "failed"
