@@ -76,7 +76,7 @@ def run_until_empty(lane: Lane, stub: Stub) -> int:
 
 def _expired(stub: Stub) -> bool:
     """Looks as a receive would, but takes nothing."""
-    stub.queue._return_expired()
+    stub.queue.return_expired()
     return bool(stub.queue.visible)
 
 
