@@ -6,7 +6,7 @@ from airflow.sdk import DAG, TriggerRule, task
 from queue_etl_connections import open_upkeep
 from queue_etl_policy import DEFAULT_ARGS
 
-from include.contracts import contract_names, load_contract
+from include.contracts import contract_names, load_contracts
 
 DOC = """
 Keeps the pipelines of all contracts tidy. Every task may run at any time, beside pipelines, and again; each
@@ -61,7 +61,7 @@ with DAG(
         from include.queue_etl.operations import maintenance
 
         with open_upkeep(ANY) as pipeline:
-            return maintenance.settle_runs(pipeline, {name: load_contract(name) for name in contract_names()})
+            return maintenance.settle_runs(pipeline, load_contracts())
 
     # After `runs`, which closes runs and so frees their files; but not only if that went well.
     @task(trigger_rule=TriggerRule.ALL_DONE)

@@ -6,7 +6,7 @@ from airflow.sdk import DAG, task
 from queue_etl_connections import open_upkeep, run_has_ended
 from queue_etl_policy import DEFAULT_ARGS
 
-from include.contracts import contract_names, load_contract
+from include.contracts import contract_names, load_contracts
 
 DOC = """
 A run whose time is over (`dagrun_timeout`), or that somebody marks as failed or success, ends without its task
@@ -41,8 +41,7 @@ with DAG(
         """Close the runs that Airflow ended."""
         from include.queue_etl.operations import maintenance
 
-        contracts = {name: load_contract(name) for name in contract_names()}
         with open_upkeep(ANY) as pipeline:
-            return maintenance.close_ended_runs(pipeline, contracts, run_has_ended())
+            return maintenance.close_ended_runs(pipeline, load_contracts(), run_has_ended())
 
     runs()

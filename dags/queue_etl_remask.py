@@ -6,7 +6,7 @@ from airflow.sdk import DAG, Param, task
 from queue_etl_connections import open_rotation
 from queue_etl_policy import DEFAULT_ARGS, NOT_BLANK
 
-from include.contracts import contract_names, load_contract
+from include.contracts import load_contracts
 
 DOC = """
 After `keys promote`: moves tokens, quarantined payloads and retained staged files of all contracts to the new
@@ -44,8 +44,7 @@ with DAG(
         from include.queue_etl.privacy import rotation
         from include.queue_etl.privacy.audit import Purpose
 
-        contracts = {name: load_contract(name) for name in contract_names()}
         with open_rotation() as pipeline:
-            return rotation.remask(pipeline, contracts, Purpose(params["reason"], params["ticket"]))
+            return rotation.remask(pipeline, load_contracts(), Purpose(params["reason"], params["ticket"]))
 
     remask()

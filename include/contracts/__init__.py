@@ -23,3 +23,8 @@ def load_contract(name: str) -> Contract:
         raise KeyError(f"no contract {name!r}; there are: {', '.join(contract_names())}")
     contract: Contract = import_module(f"{__name__}.{name}").CONTRACT
     return contract
+
+
+def load_contracts() -> dict[str, Contract]:
+    """Every contract, by name."""
+    return {name: load_contract(name) for name in contract_names()}

@@ -71,8 +71,8 @@ def office(clean_database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyP
     key_file.write_text(Keyset.new_json())
     for module in (connections, privacy_commands):
         monkeypatch.setattr(module, "load_contract", lambda name: contract)
-    for module in (connections, terminal):
-        monkeypatch.setattr(module, "contract_names", lambda: [contract.name])
+    monkeypatch.setattr(privacy_commands, "load_contracts", lambda: {contract.name: contract})
+    monkeypatch.setattr(terminal, "contract_names", lambda: [contract.name])
     for name, value in {
         "QUEUE_ETL_KEYSET_FILE": str(key_file),
         "QUEUE_ETL_STAGING": settings.staging,

@@ -9,9 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from include.contracts import contract_names, load_contract
+from include.contracts import load_contract
 from include.queue_etl.aws import from_environment
-from include.queue_etl.contract import Contract
 from include.queue_etl.errors import KeysetError, SettingsError
 from include.queue_etl.pipeline import Pipeline, Run
 from include.queue_etl.settings import Settings, read_all
@@ -117,11 +116,6 @@ def session() -> "Session":
     import boto3
 
     return boto3.Session()
-
-
-def contracts() -> dict[str, Contract]:
-    """Every contract, by name."""
-    return {name: load_contract(name) for name in contract_names()}
 
 
 def key_file() -> "KeyFile":

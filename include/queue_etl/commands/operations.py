@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from include.contracts import load_contract
+from include.contracts import load_contract, load_contracts
 from include.queue_etl.commands import connections
 from include.queue_etl.commands.terminal import Arguments, add, positive, show
 from include.queue_etl.errors import SettingsError, StagedFileDamaged
@@ -61,4 +61,4 @@ def maintain(arguments: Arguments) -> None:
     from include.queue_etl.operations.maintenance import maintain as upkeep
 
     with connections.upkeep(arguments) as pipeline:
-        show(upkeep(pipeline, connections.contracts()), arguments.json)
+        show(upkeep(pipeline, load_contracts()), arguments.json)

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from include.contracts import load_contract
+from include.contracts import load_contract, load_contracts
 from include.queue_etl.commands import connections
 from include.queue_etl.commands.terminal import Arguments, add, positive, show
 from include.queue_etl.contract import Contract
@@ -158,7 +158,7 @@ def depth(arguments: Arguments) -> None:
         with connections.queue(load_contract(arguments.contract).queue) as queue:
             show(asdict(queue.depth()), arguments.json)
         return
-    contracts = connections.contracts().values()
+    contracts = load_contracts().values()
     depths = {name: _depth(name) for one in contracts for name in (one.queue, one.dead_letter_queue)}
     words = {name: _in_words(found) for name, found in depths.items()}
     show(depths if arguments.json else words, arguments.json)
@@ -183,7 +183,7 @@ def create_queue(arguments: Arguments) -> None:
     """Create the queue and its dead-letter queue, where they are missing (for development)."""
     one = arguments.contract
     found: dict[str, str] = {}
-    for contract in [load_contract(one)] if one is not None else connections.contracts().values():
+    for contract in [load_contract(one)] if one is not None else load_contracts().values():
         found |= _create_queues(contract)
     show(found, arguments.json)
 
