@@ -9,24 +9,25 @@ from typing import Any
 from airflow.sdk import ExceptionRetryPolicy, Param, RetryAction, RetryRule
 
 from include.queue_etl.errors import PermanentError, SettingsError, TransientError
-from include.queue_etl.settings import LIMITS
+from include.queue_etl.settings import LIMITS, PREFIX
+
+
+def _setting(name: str, title: str, meaning: str) -> Param:
+    """The param of a number among the settings: within the limits of it, and left empty it is not used."""
+    return Param(
+        None,
+        type=["null", "integer"],
+        minimum=LIMITS[name].least,
+        maximum=LIMITS[name].most,
+        title=title,
+        description=f"{meaning}; empty: as {PREFIX}{name.upper()} says.",
+    )
+
 
 PARAMS = {
-    "max_messages": Param(
-        None,
-        type=["null", "integer"],
-        minimum=LIMITS["max_messages"].least,
-        maximum=LIMITS["max_messages"].most,
-        title="Most messages",
-        description="The run takes at most so many; empty: as QUEUE_ETL_MAX_MESSAGES says.",
-    ),
-    "receive_seconds": Param(
-        None,
-        type=["null", "integer"],
-        minimum=LIMITS["receive_seconds"].least,
-        maximum=LIMITS["receive_seconds"].most,
-        title="Longest time of receiving (seconds)",
-        description="From the first message on; empty: as QUEUE_ETL_RECEIVE_SECONDS says.",
+    "max_messages": _setting("max_messages", "Most messages", "The run takes at most so many"),
+    "receive_seconds": _setting(
+        "receive_seconds", "Longest time of receiving (seconds)", "From the first message on"
     ),
     "min_messages": Param(
         1,
