@@ -11,16 +11,14 @@ import contextlib
 import json
 import os
 import signal
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import boto3
 import httpx
 import psutil
 import psycopg
@@ -28,12 +26,14 @@ import psycopg
 from devstack import environment, orchestrator, ports, postgres, processes, stack
 from devstack.bench import positive
 from devstack.console import Console
-from devstack.postgres import AIRFLOW, WAREHOUSE
-from devstack.settings import DEFAULT_PORTS, ROOT, Settings
+from devstack.postgres import AIRFLOW
+from include.contracts.user_logins import CONTRACT
+from tests.bench import stub_process
+from tests.bench.feed import Feed
+from tests.faults.ground import Ground, running
 from tests.support.traffic import Sent, traffic
 
 DAG = orchestrator.DAG
-QUEUE = "login-queue"
 TAG = "live"
 # What a killed extract had not sealed comes back after this in place of an hour; the caller's value wins.
 VISIBILITY = ("QUEUE_ETL_VISIBILITY_TIMEOUT_SECONDS", "120")
@@ -112,12 +112,11 @@ class Soak:
     """A running stack with Airflow, and what is done to it."""
 
     plan: Plan
-    settings: Settings
+    ground: Ground
     queue_url: str
     sqs: Any
     kills: int = 0
     _api: httpx.Client | None = None
-    _connections: dict[str, psycopg.Connection] = field(default_factory=dict)
 
     def run(self) -> Result:
         started = time.monotonic()
@@ -137,7 +136,7 @@ class Soak:
         if self.kills < self.plan.kills and passed > self._next_kill():
             self.kills += self._kill_extract()
         if int(passed) % REPORT_SECONDS == 0:
-            rows = self._rows(WAREHOUSE, "SELECT count(*) FROM public.user_logins")[0][0]
+            rows = self.ground.rows("SELECT count(*) FROM public.user_logins")[0][0]
             queued = f"{self._depth():,} on the queue"
             _say(f"{passed:5.0f} s: {sent.count:,} sent, {rows:,} rows, {queued}, DAG runs {self._states()}")
         time.sleep(1 - time.monotonic() % 1)
@@ -152,12 +151,13 @@ class Soak:
 
     def _kill_extract(self) -> bool:
         """Kill the process of an extract that is receiving; whether there was one."""
-        for (pid,) in self._rows(AIRFLOW, RECEIVING, DAG, RECEIVING_SECONDS):
+        parts = orchestrator.parts(self.ground.settings)
+        (scheduler,) = [part.pid() for part in parts if part.name == "scheduler"]
+        assert scheduler, "the scheduler is gone"
+        for (pid,) in self._airflow_rows(RECEIVING, DAG, RECEIVING_SECONDS):
             with contextlib.suppress(psutil.NoSuchProcess):
                 process = psutil.Process(pid)
-                scheduler = processes.find(orchestrator.parts(self.settings)[1].pid() or 0)
-                assert scheduler, "the scheduler is gone"
-                if scheduler.pid in {parent.pid for parent in process.parents()}:
+                if scheduler in {parent.pid for parent in process.parents()}:
                     process.send_signal(signal.SIGKILL)
                     _say(f"killed extract, process {pid}")
                     return True
@@ -168,42 +168,41 @@ class Soak:
         return bool(states.get("running") or states.get("queued"))
 
     def _states(self) -> dict[str, int]:
-        return dict(self._rows(AIRFLOW, DAG_RUNS, DAG))
+        return dict(self._airflow_rows(DAG_RUNS, DAG))
 
     def _depth(self) -> int:
         names = [f"ApproximateNumberOfMessages{kind}" for kind in ("", "NotVisible", "Delayed")]
         reply = self.sqs.get_queue_attributes(QueueUrl=self.queue_url, AttributeNames=names)
         return sum(int(count) for count in reply["Attributes"].values())
 
-    def _rows(self, database: str, statement: str, *values: object) -> list[tuple]:
-        if database not in self._connections:
-            url = postgres.superuser(self.settings).url(database)
-            self._connections[database] = psycopg.connect(url, autocommit=True)
-        return self._connections[database].execute(statement.encode(), values or None).fetchall()
+    def _airflow_rows(self, statement: str, *values: object) -> list[tuple]:
+        """Of Airflow's metadata database."""
+        with psycopg.connect(postgres.superuser(self.ground.settings).url(AIRFLOW)) as connection:
+            return connection.execute(statement.encode(), values).fetchall()
 
     def _request(self, method: str, path: str, **options: Any) -> httpx.Response:
-        base = f"http://{ports.HOST}:{self.settings.ui_port}"
+        base = f"http://{ports.HOST}:{self.ground.settings.ui_port}"
         if self._api is None:
-            password = json.loads(environment.password_file(self.settings).read_text())[environment.UI_USER]
-            who = {"username": environment.UI_USER, "password": password}
+            passwords = json.loads(environment.password_file(self.ground.settings).read_text())
+            who = {"username": environment.UI_USER, "password": passwords[environment.UI_USER]}
             token = httpx.post(f"{base}/auth/token", json=who, timeout=60).raise_for_status().json()
             bearer = {"Authorization": f"Bearer {token['access_token']}"}
             self._api = httpx.Client(base_url=f"{base}/api/v2", headers=bearer, timeout=60)
         return self._api.request(method, path, **options)
 
     def _result(self, sent: Sent, drained_after: float) -> Result:
-        found = self._rows(WAREHOUSE, TIMES, f"{TAG}-%")
+        found = self.ground.rows(TIMES, f"{TAG}-%")
         rows = dict(found)
         waits = sorted(
             (rows[user] - sent_ms) / 1000 for user, sent_ms in sent.messages.items() if user in rows
         )
-        loading, empty, failed, extract_seconds, oldest = self._rows(WAREHOUSE, RUNS)[0]
+        loading, empty, failed, extract_seconds, oldest = self.ground.rows(RUNS)[0]
         states = self._states()
         return Result(
             sent=sent.count,
             lost=len(sent.messages.keys() - rows.keys()),
             twice=len(found) - len(rows),
-            quarantined=self._rows(WAREHOUSE, "SELECT count(*) FROM etl.quarantine")[0][0],
+            quarantined=self.ground.rows("SELECT count(*) FROM etl.quarantine")[0][0],
             left_on_queue=self._depth(),
             failed_dag_runs=states.get("failed", 0),
             failed_runs=failed,
@@ -224,50 +223,29 @@ class Soak:
 def soaking(plan: Plan, folder: Path) -> Iterator[Soak]:
     """A stack with Airflow in this folder, on free ports; stopped and removed at the end."""
     os.environ.setdefault(*VISIBILITY)
-    folder.mkdir(mode=0o700)
-    settings = Settings(ROOT, folder, 0, 0, 0).with_ports(ports.free_ports(list(DEFAULT_PORTS)))
     console = Console(sys.stderr)
     with contextlib.ExitStack() as ends:
-        ends.callback(stack.reset, settings, console)
+        ground = ends.enter_context(running(folder))
+        _record_commit_times(ground)
+        settings, endpoint = ground.settings, ground.environment["AWS_ENDPOINT_URL"]
         stack.ensure(settings, console, airflow_database=True)
-        _record_commit_times(settings, console)
         if plan.sqs == "stub":
-            settings = replace(settings, sqs_endpoint=ends.enter_context(_stub(folder)))
+            stub = stub_process.serving(Feed([], 0), folder, latency_ms=0.0)
+            endpoint = ends.enter_context(stub).url
+            settings = replace(settings, sqs_endpoint=endpoint)
         stack.ensure_airflow(settings, console)
-        variables = environment.build(settings)
-        client = boto3.client(
-            "sqs",
-            endpoint_url=variables["AWS_ENDPOINT_URL"],
-            region_name=variables["AWS_DEFAULT_REGION"],
-            aws_access_key_id=variables["AWS_ACCESS_KEY_ID"],
-            aws_secret_access_key=variables["AWS_SECRET_ACCESS_KEY"],
-        )
-        soak = Soak(plan, settings, client.get_queue_url(QueueName=QUEUE)["QueueUrl"], client)
+        sqs = ground.session().client("sqs", endpoint_url=endpoint)
+        soak = Soak(plan, ground, sqs.get_queue_url(QueueName=CONTRACT.queue)["QueueUrl"], sqs)
         # The first run finds an empty queue; when it is there, the scheduler knows the DAG.
         assert processes.wait_until(soak.trigger, 120, every=1.0), "Airflow does not know the DAG"
         yield soak
 
 
-def _record_commit_times(settings: Settings, console: Console) -> None:
+def _record_commit_times(ground: Ground) -> None:
     """The server keeps the time of each commit from now on: exactly when a row was there."""
-    with psycopg.connect(postgres.superuser(settings).url(WAREHOUSE), autocommit=True) as connection:
+    with ground.owner() as connection:
         connection.execute("ALTER SYSTEM SET track_commit_timestamp = on")
-    processes.stop([postgres.part(settings)], signal.SIGINT)
-    postgres.start(settings, console)
-
-
-@contextlib.contextmanager
-def _stub(folder: Path) -> Iterator[str]:
-    """The in-memory stand-in for SQS in a process of its own; its URL."""
-    messages = folder / "stub-messages"
-    messages.write_bytes(b"")
-    command = [sys.executable, "-m", "tests.bench.sqs_stub", "--messages", str(messages), "--queue", QUEUE]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout
-            yield process.stdout.readline().strip()
-        finally:
-            process.kill()
+    ground.restart_postgres()
 
 
 def _quantile(ordered: list[float], share: float) -> float:

@@ -11,7 +11,7 @@ from typing import Any
 
 from include.queue_etl import steps
 from include.queue_etl.pipeline import Pipeline
-from include.queue_etl.sqs import Depth, SqsQueue
+from include.queue_etl.sqs import Depth
 from tests.bench import sqs_stub, stub_process
 from tests.bench.feed import Feed
 from tests.faults import worker
@@ -92,14 +92,8 @@ class Flow:
         return steps.finish(pipeline)
 
     def depth(self) -> Depth:
-        queue = SqsQueue.connect(
-            self.lane.session(),
-            self.lane.queue_name,
-            self.lane.settings(**self.settings),
-            self.endpoint_url,
-        )
-        with contextlib.closing(queue):
-            return queue.depth()
+        with self.pipeline() as pipeline:
+            return pipeline.queue.depth()
 
     def account(self, sent: Sent) -> Account:
         rows = Counter(user for (user,) in self.lane.ground.rows(ROWS, f"{self.lane.tag}-%"))
