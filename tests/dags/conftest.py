@@ -88,6 +88,12 @@ def run_user_logins(dags: Mapping[str, Any]) -> Callable[..., Outcome]:
     return lambda **params: run_dag(dags["user_logins"], {"wait_seconds": 1, **params})
 
 
+def state_of(warehouse: psycopg.Connection[Any], run_id: str) -> str:
+    """Of a run in etl.runs; empty where it was never opened."""
+    found = warehouse.execute("SELECT state FROM etl.runs WHERE airflow_run_id = %s", [run_id]).fetchone()
+    return str(found[0]) if found else ""
+
+
 def visible(sqs: Any, name: str) -> int:
     url = sqs.get_queue_url(QueueName=name)["QueueUrl"]
     names = ["ApproximateNumberOfMessages"]

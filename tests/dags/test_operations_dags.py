@@ -21,7 +21,7 @@ from include.queue_etl import command_line
 from include.queue_etl.errors import PreflightError, WarehouseUnavailable
 from include.queue_etl.operations import maintenance
 from include.queue_etl.operations import redrive as engine
-from tests.dags.conftest import visible, wait_until
+from tests.dags.conftest import state_of, visible, wait_until
 from tests.dags.runs import Outcome, run_dag
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -199,11 +199,6 @@ def airflow_run(state: DagRunState) -> str:
 def end_airflow_run(run_id: str) -> None:
     with create_session() as session:
         session.execute(update(DagRun).where(DagRun.run_id == run_id).values(state=DagRunState.FAILED))
-
-
-def state_of(warehouse: Warehouse, run_id: str) -> str:
-    found = warehouse.execute("SELECT state FROM etl.runs WHERE airflow_run_id = %s", [run_id]).fetchone()
-    return str(found[0]) if found else ""
 
 
 @pytest.mark.parametrize("state", [DagRunState.FAILED, DagRunState.SUCCESS])

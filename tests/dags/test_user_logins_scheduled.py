@@ -10,8 +10,8 @@ from airflow.api.common.trigger_dag import trigger_dag
 from airflow.exceptions import AirflowException
 from airflow.utils.types import DagRunTriggeredByType
 
-from tests.dags.conftest import visible, wait_until
-from tests.dags.scheduled import START_SECONDS, Airflow, airflow, states
+from tests.dags.conftest import state_of, visible, wait_until
+from tests.dags.scheduled import START_SECONDS, Airflow, airflow, pause, states
 from tests.support.traffic import traffic
 
 __all__ = ["airflow"]
@@ -60,6 +60,7 @@ def test_a_run_marked_failed_gives_its_messages_back_within_minutes(
 ) -> None:
     run_id = f"scheduled-test-{secrets.token_hex(4)}"
     wait_until(lambda: trigger_when_known(run_id), START_SECONDS)
+    pause(True, "queue_etl_recovery")  # its schedule, every five minutes, might be due now
     with traffic(sqs, login_queue, run_id, rate=5) as sent:
         wait_until(lambda: airflow.said(run_id, "sealed"), START_SECONDS)
         with airflow.log_in("ada") as api:
@@ -67,11 +68,7 @@ def test_a_run_marked_failed_gives_its_messages_back_within_minutes(
         wait_until(lambda: airflow.said(run_id, "gave back"), START_SECONDS)
     assert airflow.said(run_id, "sealed messages stay staged")
     assert state_of(warehouse, run_id) == "running"
+    pause(False, "queue_etl_recovery")
     trigger_dag("queue_etl_recovery", triggered_by=DagRunTriggeredByType.TEST, run_id=f"{run_id}-recovery")
     wait_until(lambda: state_of(warehouse, run_id) == "failed", START_SECONDS)
     wait_until(lambda: visible(sqs, "login-queue") == sent.count)
-
-
-def state_of(warehouse: psycopg.Connection[Any], run_id: str) -> str:
-    found = warehouse.execute("SELECT state FROM etl.runs WHERE airflow_run_id = %s", [run_id]).fetchone()
-    return str(found[0]) if found else ""
