@@ -3,6 +3,8 @@
 import logging
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -55,6 +57,19 @@ def cleaned(project: Project, now: datetime | None = None) -> dict[str, int]:
 def extracted(project: Project, name: str) -> list[str]:
     with project.pipeline(name) as pipeline:
         return [batch["batch"] for batch in steps.extract(pipeline)]
+
+
+@contextmanager
+def without_sqs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Nothing answers while the block lasts."""
+    from include.queue_etl.sqs import SqsQueue
+
+    def down(*_: object) -> None:
+        raise QueueUnavailable("no answer")
+
+    with monkeypatch.context() as outage:
+        outage.setattr(SqsQueue, "connect", down)
+        yield
 
 
 def age_runs(project: Project, seconds: int) -> None:
@@ -254,16 +269,10 @@ def test_a_kill_between_closing_and_clearing_up_leaves_nothing_raw_behind(
 def test_without_sqs_an_orphan_is_left_for_the_next_time(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from include.queue_etl.sqs import SqsQueue
-
-    def down(*_: object) -> None:
-        raise QueueUnavailable("no answer")
-
     project.send(login("u"))
     extracted(project, "run__killed")
     age_runs(project, 100_000)
-    with monkeypatch.context() as outage:
-        outage.setattr(SqsQueue, "connect", down)
+    with without_sqs(monkeypatch):
         assert settled(project) == {"orphans": 0, "late_receipts": 0, "unsettled": 1}
     assert settled(project) == {"orphans": 1, "late_receipts": 0, "unsettled": 0}
     assert project.waiting() == (1, 0)
@@ -294,15 +303,9 @@ def test_runs_that_their_scheduler_ended_are_closed_at_once_and_others_not(proje
 def test_a_run_that_cannot_be_closed_is_counted_and_closed_the_next_time(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from include.queue_etl.sqs import SqsQueue
-
-    def down(*_: object) -> None:
-        raise QueueUnavailable("no answer")
-
     project.send(login("u"))
     extracted(project, "run__ended")
-    with monkeypatch.context() as outage:
-        outage.setattr(SqsQueue, "connect", down)
+    with without_sqs(monkeypatch):
         assert ended(project, "run__ended") == {"ended": 0, "unsettled": 1}
     assert states(project) == {"run__ended": "running"}
     assert ended(project, "run__ended") == {"ended": 1, "unsettled": 0}

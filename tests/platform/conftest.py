@@ -12,3 +12,11 @@ def launcher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
     ours = Launcher(clean_environment(tmp_path_factory.mktemp("a stack") / "state"))
     yield ours
     assert ours.run("reset").returncode == 0
+
+
+@pytest.fixture
+def running(launcher: Launcher) -> Launcher:
+    """The servers of the stack are up."""
+    done = launcher.run("psql", "-c", "select 1")
+    assert done.returncode == 0, done.stderr
+    return launcher

@@ -1,12 +1,14 @@
 """Drives ./dev as a person does: by running it, on a stack of its own."""
 
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from devstack import environment, ports, stack
+from devstack import environment, ports, processes, stack
+from devstack.processes import Part
 from devstack.settings import DEFAULT_PORTS, ROOT, Settings, from_environment
 
 # What `./dev test` or a person's shell has set would point the stack under test at another one.
@@ -41,11 +43,22 @@ class Launcher:
         stdout, stderr = process.communicate(timeout=280)
         return subprocess.CompletedProcess(arguments, process.returncode, stdout, stderr)
 
+    def part(self, name: str) -> Part:
+        return next(part for part in stack.all_parts(self.settings) if part.name == name)
+
     def pid(self, name: str) -> int | None:
-        return next(part.pid() for part in stack.all_parts(self.settings) if part.name == name)
+        return self.part(name).pid()
 
     def variables(self) -> dict[str, str]:
         return environment.read(self.settings.state / "env")
+
+
+def kill(part: Part) -> None:
+    """Kill a part of a stack as a crash does."""
+    pid = part.pid()
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    assert processes.wait_until(lambda: part.pid() is None, 10)
 
 
 def clean_environment(state: Path) -> dict[str, str]:

@@ -6,7 +6,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from dev_command import Launcher
+from dev_command import Launcher, kill
 
 from devstack import emulator, orchestrator, postgres, processes
 from devstack.demo import SAMPLE
@@ -63,10 +63,7 @@ def test_a_demo_that_was_stopped_does_not_hold_up_the_schedule(stopped_demo: Lau
 
 
 def test_after_a_crash_of_the_emulator_up_makes_its_queue_again(launcher: Launcher, answer: str) -> None:
-    pid = launcher.pid("ministack")
-    assert pid is not None
-    os.kill(pid, signal.SIGKILL)
-    assert processes.wait_until(lambda: launcher.pid("ministack") is None, 10)
+    kill(launcher.part("ministack"))
     up = launcher.run("up")
     assert up.returncode == 0, up.stderr
     assert emulator.LOSS in up.stdout
@@ -77,10 +74,7 @@ def test_after_a_crash_of_the_emulator_up_makes_its_queue_again(launcher: Launch
 def test_airflow_is_started_anew_after_postgres(launcher: Launcher) -> None:
     assert launcher.run("up").returncode == 0
     before = [launcher.pid(name) for name in orchestrator.COMMANDS]
-    pid = launcher.pid("postgres")
-    assert pid is not None
-    os.kill(pid, signal.SIGKILL)
-    assert processes.wait_until(lambda: launcher.pid("postgres") is None, 10)
+    kill(launcher.part("postgres"))
     up = launcher.run("up")
     assert up.returncode == 0, up.stderr
     after = [launcher.pid(name) for name in orchestrator.COMMANDS]

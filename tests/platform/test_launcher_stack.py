@@ -1,14 +1,12 @@
 """What ./dev promises of a running stack: found again, kept, stopped whole, repaired, never in the way."""
 
-import os
-import signal
 import socket
 import stat
 import subprocess
 from pathlib import Path
 
 import pytest
-from dev_command import Launcher
+from dev_command import Launcher, kill
 
 from devstack import ports, processes, stack
 from devstack.demo import SAMPLE
@@ -16,13 +14,6 @@ from include.contracts import DEFAULT_CONTRACT, load_contract
 
 QUEUE = load_contract(DEFAULT_CONTRACT).queue
 SAMPLE_LINES = len(SAMPLE.read_text().splitlines())
-
-
-@pytest.fixture
-def running(launcher: Launcher) -> Launcher:
-    done = launcher.run("psql", "-c", "select 1")
-    assert done.returncode == 0, done.stderr
-    return launcher
 
 
 def depth(launcher: Launcher) -> str:
@@ -61,9 +52,7 @@ def test_a_second_down_says_that_nothing_was_running(running: Launcher) -> None:
 @pytest.mark.parametrize("name", ["postgres", "ministack"])
 def test_a_killed_server_is_reported_and_the_next_command_starts_it(running: Launcher, name: str) -> None:
     pid = running.pid(name)
-    assert pid is not None
-    os.kill(pid, signal.SIGKILL)
-    assert processes.wait_until(lambda: running.pid(name) is None, 10)
+    kill(running.part(name))
     status = running.run("status")
     assert (status.returncode, "died" in status.stdout) == (1, True)
     assert running.run("psql", "-c", "select 1").returncode == 0

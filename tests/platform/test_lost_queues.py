@@ -1,7 +1,5 @@
 """What a killed MiniStack loses is said and made again: by ./dev, and by the healthcheck of its container."""
 
-import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,7 +8,7 @@ from typing import Any
 
 import boto3
 import pytest
-from dev_command import Launcher
+from dev_command import Launcher, kill
 from test_compose import SERVICES
 
 from devstack import emulator, engine, processes
@@ -22,21 +20,6 @@ from include.contracts import contract_names, load_contract
 CONTRACTS = [load_contract(name) for name in contract_names()]
 QUEUES = [name for contract in CONTRACTS for name in (contract.queue, contract.dead_letter_queue)]
 HEALTH: list[str] = SERVICES["ministack"]["healthcheck"]["test"]
-
-
-@pytest.fixture
-def running(launcher: Launcher) -> Launcher:
-    done = launcher.run("psql", "-c", "select 1")
-    assert done.returncode == 0, done.stderr
-    return launcher
-
-
-def kill(settings: Settings) -> None:
-    """Kill the emulator as a crash does."""
-    pid = emulator.part(settings).pid()
-    assert pid is not None
-    os.kill(pid, signal.SIGKILL)
-    assert processes.wait_until(lambda: emulator.part(settings).pid() is None, 10)
 
 
 def sqs(settings: Settings) -> Any:
@@ -75,7 +58,7 @@ def delete(settings: Settings, *queues: str) -> None:
 
 def test_after_a_crash_the_next_command_says_what_is_lost_and_mends_it(running: Launcher) -> None:
     assert running.run("send", str(SAMPLE)).returncode == 0
-    kill(running.settings)
+    kill(running.part("ministack"))
     done = running.run("send", str(SAMPLE))
     assert done.returncode == 0, done.stderr
     assert emulator.LOSS in done.stderr
@@ -87,7 +70,7 @@ def test_after_a_crash_the_next_command_says_what_is_lost_and_mends_it(running: 
 
 
 def test_a_crash_is_said_by_status_and_by_down(running: Launcher) -> None:
-    kill(running.settings)
+    kill(running.part("ministack"))
     status = running.run("status")
     assert (status.returncode, emulator.LOSS in status.stdout) == (1, True)
     assert "./dev up starts it and makes its queues again" in status.stdout
@@ -167,7 +150,7 @@ def test_a_new_container_is_healthy_at_once_and_has_its_queues(server: Settings,
 
 def test_a_restarted_container_that_lost_its_queues_says_so_once(server: Settings, tmp_path: Path) -> None:
     assert health(server, tmp_path / "log") == (0, "")
-    kill(server)
+    kill(emulator.part(server))
     emulator.start(server, Console(sys.stderr))
     assert names(server) == set()
     line = f"ministack had lost its queues {', '.join(QUEUES[:2])}: made again, empty\n"
