@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from airflow.sdk import TriggerRule
 from airflow.utils.session import create_session
 from airflow.utils.state import DagRunState
 from airflow.utils.types import DagRunType
-from sqlalchemy import update
+from sqlalchemy import delete
 
 from include.contracts import contract_names
 from include.queue_etl import command_line
@@ -180,32 +180,36 @@ def extracted(sqs: Any, login_queue: str) -> Callable[[str], None]:
     return extract
 
 
-def airflow_run(state: DagRunState) -> str:
-    """A run of `user_logins` that Airflow knows, in this state and without tasks; its run id."""
-    run_id = f"recovery-{time.time_ns()}"
-    with create_session() as session:
-        session.add(
-            DagRun(
-                dag_id="user_logins",
-                run_id=run_id,
-                run_type=DagRunType.MANUAL,
-                state=state,
-                run_after=datetime.now(UTC),
-            )
-        )
-    return run_id
+@pytest.fixture
+def airflow_run() -> Iterator[Callable[[DagRunState], str]]:
+    """Enter a run of `user_logins` in Airflow's database, in this state and without tasks; its run id.
 
+    It is gone after the test: others look at the last runs there are.
+    """
+    made: list[str] = []
 
-def end_airflow_run(run_id: str) -> None:
+    def enter(state: DagRunState) -> str:
+        made.append(f"recovery-{time.time_ns()}")
+        run = DagRun(dag_id="user_logins", run_id=made[-1], run_type=DagRunType.MANUAL, state=state)
+        run.run_after = datetime.now(UTC)
+        with create_session() as session:
+            session.add(run)
+        return made[-1]
+
+    yield enter
     with create_session() as session:
-        session.execute(update(DagRun).where(DagRun.run_id == run_id).values(state=DagRunState.FAILED))
+        session.execute(delete(DagRun).where(DagRun.run_id.in_(made)))
 
 
 @pytest.mark.parametrize("state", [DagRunState.FAILED, DagRunState.SUCCESS])
 def test_a_run_that_airflow_ended_is_closed_and_its_messages_are_visible(
-    run: Run, extracted: Callable[[str], None], warehouse: Warehouse, sqs: Any, state: DagRunState
+    run: Run,
+    airflow_run: Callable[[DagRunState], str],
+    extracted: Callable[[str], None],
+    warehouse: Warehouse,
+    sqs: Any,
+    state: DagRunState,
 ) -> None:
-    run("user_logins", wait_seconds=0)  # so that Airflow knows the DAG
     run_id = airflow_run(state)
     extracted(run_id)
     assert run("queue_etl_recovery").tasks == {"runs": "success"}
@@ -215,9 +219,13 @@ def test_a_run_that_airflow_ended_is_closed_and_its_messages_are_visible(
 
 @pytest.mark.parametrize("known", [True, False])
 def test_a_run_that_goes_on_or_is_none_of_airflows_is_left_alone(
-    run: Run, extracted: Callable[[str], None], warehouse: Warehouse, sqs: Any, known: bool
+    run: Run,
+    airflow_run: Callable[[DagRunState], str],
+    extracted: Callable[[str], None],
+    warehouse: Warehouse,
+    sqs: Any,
+    known: bool,
 ) -> None:
-    run("user_logins", wait_seconds=0)
     run_id = airflow_run(DagRunState.RUNNING) if known else f"drain-{time.time_ns()}"
     extracted(run_id)
     try:
@@ -226,7 +234,6 @@ def test_a_run_that_goes_on_or_is_none_of_airflows_is_left_alone(
         assert visible(sqs, "login-queue") == 0
     finally:
         assert command_line.main(["step", "finish", "--run-id", run_id, "--upstream-failed"]) == 1
-        end_airflow_run(run_id)
 
 
 def test_maintenance_runs_all_its_parts(run: Run, warehouse: Warehouse) -> None:
