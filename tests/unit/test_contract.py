@@ -6,7 +6,7 @@ import pytest
 from msgspec import Meta, Struct
 
 import include.contracts
-from include.contracts import DEFAULT_CONTRACT, contract_names, load_contract
+from include.contracts import DEFAULT_CONTRACT, contract_names, load_contract, load_contracts
 from include.queue_etl.contract import Canonical, Contract, Derived, Personal, SentDay, Text
 from tests.contracts import newsletter_signups
 
@@ -106,6 +106,12 @@ def test_commands_and_forms_mean_a_contract_that_is_there():
 @pytest.mark.parametrize("name", contract_names())
 def test_a_contract_bears_the_name_of_its_module(name):
     assert load_contract(name).name == name
+
+
+def test_every_contract_is_loaded_by_its_name():
+    loaded = load_contracts()
+    assert sorted(loaded) == contract_names()
+    assert all(loaded[name] is load_contract(name) for name in contract_names())
 
 
 def test_a_contract_that_is_not_there_is_named_with_those_that_are():
