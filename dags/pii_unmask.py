@@ -56,7 +56,7 @@ with DAG(
 ):
     UnmaskWhenApproved(
         task_id="unmask",
-        open_pipeline=open_officer,
+        open_officer=open_officer,
         subject="Unmask {{ params.tokens | length }} tokens of {{ params.contract }}.{{ params.field }}?",
         body="Asked for by {{ dag_run.triggering_user_name }}: {{ params.reason }} ({{ params.ticket }})",
         response_timeout=timedelta(days=1),

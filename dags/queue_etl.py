@@ -3,7 +3,7 @@
 from datetime import UTC, datetime, timedelta
 
 from airflow.sdk import DAG, Asset, Metadata, TriggerRule, task, task_group
-from queue_etl_connections import open_pipeline, run_so_far
+from queue_etl_connections import open_run, run_so_far
 from queue_etl_policy import DEFAULT_ARGS, PARAMS
 from sqs_queue_depth import SqsQueueDepthSensor
 
@@ -37,22 +37,22 @@ def queue_etl(name: str) -> DAG:
     def extract(depth):
         from include.queue_etl import steps
 
-        with open_pipeline(name) as pipeline:
-            return steps.grouped(steps.extract(pipeline, depth), pipeline.settings.batch_messages)
+        with open_run(name) as context:
+            return steps.grouped(steps.extract(context, depth), context.settings.batch_messages)
 
     @task(map_index_template=GROUP)
     def mask(group):
         from include.queue_etl import steps
 
-        with open_pipeline(name) as pipeline:
-            return {**group, "masked": [steps.mask(pipeline, batch) for batch in group["batches"]]}
+        with open_run(name) as context:
+            return {**group, "masked": [steps.mask(context, batch) for batch in group["batches"]]}
 
     @task(map_index_template=GROUP)
     def load(group):
         from include.queue_etl import steps
 
-        with open_pipeline(name) as pipeline:
-            return [steps.load(pipeline, batch) for batch in group["batches"]]
+        with open_run(name) as context:
+            return [steps.load(context, batch) for batch in group["batches"]]
 
     # A task group, not two expansions in a row: batches that cannot be masked must not keep others out.
     @task_group(prefix_group_id=False)
@@ -65,8 +65,8 @@ def queue_etl(name: str) -> DAG:
     def finish():
         from include.queue_etl import steps
 
-        with open_pipeline(name) as pipeline:
-            summary = steps.finish(pipeline, **run_so_far())
+        with open_run(name) as context:
+            summary = steps.finish(context, **run_so_far())
         yield Metadata(table, {"rows": summary["loaded"]})
         return summary
 

@@ -3,10 +3,10 @@
 from datetime import UTC, datetime, timedelta
 
 from airflow.sdk import DAG, TriggerRule, task
-from queue_etl_connections import open_upkeep
+from queue_etl_connections import open_maintenance
 from queue_etl_policy import DEFAULT_ARGS
 
-from include.contracts import contract_names, load_contracts
+from include.contracts import load_contracts
 
 DOC = """
 Keeps the pipelines of all contracts tidy. Every task may run at any time, beside pipelines, and again; each
@@ -23,7 +23,6 @@ returns counts (XCom `return_value`).
 `staging`: there are staged runs that the warehouse does not know; if it was restored, run `reconcile`
 (docs/operations.md).
 """  # noqa: E501 - a row of a table is a line
-ANY = contract_names()[0]  # each task serves all contracts
 
 with DAG(
     "queue_etl_maintenance",
@@ -44,24 +43,24 @@ with DAG(
         """Make the ledger's days to come, drop those long gone."""
         from include.queue_etl.operations import maintenance
 
-        with open_upkeep(ANY) as pipeline:
-            return maintenance.maintain_ledger(pipeline)
+        with open_maintenance() as resources:
+            return maintenance.maintain_ledger(resources)
 
     @task
     def quarantine():
         """Delete what is in quarantine for too long."""
         from include.queue_etl.operations import maintenance
 
-        with open_upkeep(ANY) as pipeline:
-            return maintenance.expire_quarantine(pipeline)
+        with open_maintenance() as resources:
+            return maintenance.expire_quarantine(resources)
 
     @task
     def runs():
         """Finish the runs that nobody finished."""
         from include.queue_etl.operations import maintenance
 
-        with open_upkeep(ANY) as pipeline:
-            return maintenance.settle_runs(pipeline, load_contracts())
+        with open_maintenance() as resources:
+            return maintenance.settle_runs(resources, load_contracts())
 
     # After `runs`, which closes runs and so frees their files; but not only if that went well.
     @task(trigger_rule=TriggerRule.ALL_DONE)
@@ -69,8 +68,8 @@ with DAG(
         """Remove staged files by the state of their run."""
         from include.queue_etl.operations import maintenance
 
-        with open_upkeep(ANY) as pipeline:
-            return maintenance.clean_staging(pipeline)
+        with open_maintenance() as resources:
+            return maintenance.clean_staging(resources)
 
     ledger()
     quarantine()

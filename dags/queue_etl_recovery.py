@@ -3,10 +3,10 @@
 from datetime import UTC, datetime, timedelta
 
 from airflow.sdk import DAG, task
-from queue_etl_connections import open_upkeep, run_has_ended
+from queue_etl_connections import open_maintenance, run_has_ended
 from queue_etl_policy import DEFAULT_ARGS
 
-from include.contracts import contract_names, load_contracts
+from include.contracts import load_contracts
 
 DOC = """
 A run whose time is over (`dagrun_timeout`), or that somebody marks as failed or success, ends without its task
@@ -20,7 +20,6 @@ and the run is closed as failed. Runs that Airflow does not know are left to `qu
 
 `unsettled` above 0: SQS or staging failed for some; the log says for which, and the next run tries them again.
 """  # noqa: E501 - a row of a table is a line
-ANY = contract_names()[0]  # the task serves all contracts
 
 with DAG(
     "queue_etl_recovery",
@@ -41,7 +40,7 @@ with DAG(
         """Close the runs that Airflow ended."""
         from include.queue_etl.operations import maintenance
 
-        with open_upkeep(ANY) as pipeline:
-            return maintenance.close_ended_runs(pipeline, load_contracts(), run_has_ended())
+        with open_maintenance() as resources:
+            return maintenance.close_ended_runs(resources, load_contracts(), run_has_ended())
 
     runs()

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime, timedelta
 
 from airflow.sdk import DAG, Param, task
-from queue_etl_connections import open_upkeep
+from queue_etl_connections import open_redrive
 from queue_etl_policy import DEFAULT_ARGS
 
 from include.contracts import DEFAULT_CONTRACT, contract_names
@@ -62,8 +62,8 @@ with DAG(
         """Replay the selected messages; the result counts them."""
         from include.queue_etl.operations import redrive as engine
 
-        with open_upkeep(params["contract"]) as pipeline:
-            selection = engine.selection(pipeline, params["reason"], params["since"], params["until"])
-            return engine.redrive(pipeline, selection, dry_run=params["dry_run"])
+        with open_redrive(params["contract"]) as context:
+            selection = engine.selection(context.contract, params["reason"], params["since"], params["until"])
+            return engine.redrive(context, selection, dry_run=params["dry_run"])
 
     redrive()

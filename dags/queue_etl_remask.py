@@ -3,7 +3,7 @@
 from datetime import UTC, datetime, timedelta
 
 from airflow.sdk import DAG, Param, task
-from queue_etl_connections import open_rotation
+from queue_etl_connections import open_remask
 from queue_etl_policy import DEFAULT_ARGS, NOT_BLANK
 
 from include.contracts import load_contracts
@@ -42,9 +42,10 @@ with DAG(
     def remask(params=None):
         """Move what bears an older key."""
         from include.queue_etl.privacy import rotation
-        from include.queue_etl.privacy.audit import Purpose
+        from include.queue_etl.privacy.audit import AuditLog, Purpose
 
-        with open_rotation() as pipeline:
-            return rotation.remask(pipeline, load_contracts(), Purpose(params["reason"], params["ticket"]))
+        with open_remask() as resources:
+            purpose = Purpose(params["reason"], params["ticket"])
+            return rotation.remask(resources, AuditLog(resources.database), load_contracts(), purpose)
 
     remask()

@@ -3,7 +3,6 @@
 import argparse
 import os
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -175,10 +174,8 @@ def _bench(options: argparse.Namespace, stack_settings: Settings, console: Conso
 def _dotenv(_options: argparse.Namespace, stack_settings: Settings, console: Console) -> int:
     stack.install(stack_settings, console)
     target = stack_settings.root / ".env"
-    with tempfile.TemporaryDirectory() as folder:
-        keyset = Path(folder, "keyset.json")
-        engine.output(stack_settings, "create-keyset", str(keyset))
-        dotenv.write(target, stack_settings.root / ".env.example", keyset.read_text())
+    keyset = engine.output(stack_settings, "keys", "create", "--development", "--print")
+    dotenv.write(target, stack_settings.root / ".env.example", keyset)
     console.note(f"wrote {target}; next: docker compose up --build")
     return 0
 

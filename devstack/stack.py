@@ -155,7 +155,7 @@ def _prepare(settings: Settings, console: Console) -> None:
     keyset = environment.keyset_file(settings)
     if not keyset.exists():
         with console.step("create the keys for masking"):
-            engine.output(settings, "create-keyset", str(keyset))
+            engine.output(settings, "keys", "create", "--development")
         environment.write(settings)  # the keys are part of a connection in it
     stamp = settings.state / "warehouse.stamp"
     wanted = _schema_digest(settings)

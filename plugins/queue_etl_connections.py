@@ -1,14 +1,15 @@
-"""Airflow connections, environment and run params -> a Pipeline of include/queue_etl/steps.py.
+"""Airflow connections, environment and run params -> what the jobs of include/queue_etl work with.
 
-Everything is fetched when a task calls `open_pipeline`, nothing at import. No text made here holds a
+Everything is fetched when a task opens it, nothing at import. No text made here holds a
 password, a keyset or a URI: connections are named by their id only.
 """
 
 import os
 import signal
 import threading
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from include.queue_etl.errors import SettingsError
 
@@ -17,12 +18,9 @@ if TYPE_CHECKING:
     from airflow.sdk import Connection
 
     from include.queue_etl.aws import Access
-    from include.queue_etl.operations.upkeep_pipeline import UpkeepPipeline
-    from include.queue_etl.pipeline import Pipeline
-    from include.queue_etl.privacy.officer import OfficerPipeline
-    from include.queue_etl.privacy.rotation import RotationPipeline
+    from include.queue_etl.resources import Resources
+    from include.queue_etl.run_context import RunContext
 
-SomePipeline = TypeVar("SomePipeline", bound="Pipeline")
 AWS = "aws_default"
 WAREHOUSE = "postgres_default"
 MAINTENANCE = "postgres_maintenance"
@@ -34,7 +32,7 @@ FIXED = {"region_name", "endpoint_url", "service_config", "aws_session_token"}
 # Params of a run's form that stand for the setting of the same name.
 SETTING_PARAMS = ("max_messages", "receive_seconds")
 
-REMEDIES = {
+HOW_TO_ADD = {
     WAREHOUSE: f"airflow connections add {WAREHOUSE} --conn-type postgres --conn-login etl_loader ...",
     MAINTENANCE: f"airflow connections add {MAINTENANCE} --conn-type postgres --conn-login etl_maintainer",
     REMASKER: f"airflow connections add {REMASKER} --conn-type postgres --conn-login etl_remasker",
@@ -43,23 +41,51 @@ REMEDIES = {
 }
 
 
-def open_pipeline(contract_name: str) -> "Pipeline":
-    """The pipeline of the running task's DAG run: a context manager that connects on first use.
+@contextmanager
+def open_run(contract_name: str) -> "Iterator[RunContext]":
+    """The running task's DAG run, as role etl_loader; it connects on first use.
 
-    The same run gives the same pipeline, so a retried or cleared task goes on with the run's own batches.
+    The same DAG run gives the same run, so a retried or cleared task goes on with the run's own batches.
 
     Raises:
-        SettingsError: names every connection, setting or param that is missing or wrong, and how to mend it
+        SettingsError: names every connection, setting or param that is missing or wrong, and how to fix it
     """
     from airflow.sdk import get_current_context
 
-    from include.queue_etl.pipeline import Pipeline
+    from include.contracts import load_contract
+    from include.queue_etl.resources import BATCH_SILENCE_SECONDS
+    from include.queue_etl.run_context import RunContext
 
-    context = get_current_context()
-    given = _given_settings(context["params"])
-    pipeline = _opened(Pipeline, contract_name, WAREHOUSE, context["run_id"], without_boto3=True, **given)
+    given = _given_settings(get_current_context()["params"])
+    opened = _resources(WAREHOUSE, BATCH_SILENCE_SECONDS, without_boto3=True, **given)
     _exit_on_sigterm()
-    return pipeline
+    with opened as resources:
+        yield RunContext(resources, load_contract(contract_name), _run_name(contract_name))
+
+
+@contextmanager
+def open_redrive(contract_name: str) -> "Iterator[RunContext]":
+    """The running task's DAG run as a redrive, as role etl_maintainer; raises as `open_run` does."""
+    from include.contracts import load_contract
+    from include.queue_etl.run_context import RunContext
+
+    with open_maintenance() as resources:
+        yield RunContext(resources, load_contract(contract_name), _run_name(contract_name))
+
+
+def open_maintenance() -> "Resources":
+    """What maintenance works with, as role etl_maintainer: a context manager; raises as `open_run` does."""
+    return _resources(MAINTENANCE)
+
+
+def open_remask() -> "Resources":
+    """What remask works with, as role etl_remasker: a context manager; raises as `open_run` does."""
+    return _resources(REMASKER)
+
+
+def open_officer() -> "Resources":
+    """What unmask works with, as role pii_officer: a context manager; raises as `open_run` does."""
+    return _resources(OFFICER)
 
 
 def _given_settings(params: Mapping[str, Any]) -> dict[str, int]:
@@ -68,11 +94,11 @@ def _given_settings(params: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _exit_on_sigterm() -> None:
-    """Make SIGTERM an exception in this task, so that what it holds is given back on the way out.
+    """Make SIGTERM an exception in this task, so that what it holds is released on the way out.
 
     Airflow sends it when somebody ends the run, or a worker stops. Its own handler only calls `on_kill`, and
     five seconds later the process is killed (task_runner.py and supervisor.py of Airflow 3.3). A second
-    SIGTERM does not interrupt the giving back.
+    SIGTERM does not interrupt the release.
     """
 
     def stop(number: int, _frame: object) -> NoReturn:
@@ -83,52 +109,23 @@ def _exit_on_sigterm() -> None:
         signal.signal(signal.SIGTERM, stop)
 
 
-def open_upkeep(contract_name: str) -> "UpkeepPipeline":
-    """What redrive and maintenance work with, as role etl_maintainer: a context manager, as `open_pipeline`.
+def _run_name(contract_name: str) -> str:
+    """Name of the run, one for each DAG run: those of two DAGs can have the same id.
 
-    Raises:
-        SettingsError: names every connection or setting that is missing or wrong, and how to mend it
+    The contract's own DAG bears its name, and its runs are called as Airflow calls them.
     """
-    from include.queue_etl.operations.upkeep_pipeline import UpkeepPipeline
-
-    return _opened(UpkeepPipeline, contract_name, MAINTENANCE, _dag_and_run())
-
-
-def open_rotation() -> "RotationPipeline":
-    """What remask works with, as role etl_remasker; raises as `open_upkeep` does. It serves all contracts."""
-    from include.contracts import contract_names
-    from include.queue_etl.privacy.rotation import RotationPipeline
-
-    return _opened(RotationPipeline, contract_names()[0], REMASKER, _dag_and_run())
-
-
-def open_officer(contract_name: str) -> "OfficerPipeline":
-    """What unmask works with, as role pii_officer; raises as `open_upkeep` does."""
-    from include.queue_etl.privacy.officer import OfficerPipeline
-
-    return _opened(OfficerPipeline, contract_name, OFFICER, _dag_and_run())
-
-
-def _dag_and_run() -> str:
-    """Name of a run that is not the contract's own: run ids of two DAGs can be the same."""
     from airflow.sdk import get_current_context
 
     context = get_current_context()
-    return f"{context['dag'].dag_id}__{context['run_id']}"
+    dag_id, run_id = context["dag"].dag_id, context["run_id"]
+    return str(run_id) if dag_id == contract_name else f"{dag_id}__{run_id}"
 
 
-def _opened(
-    kind: type[SomePipeline],
-    contract_name: str,
-    conn_id: str,
-    run_name: str,
-    *,
-    without_boto3: bool = False,
-    **given: int,
-) -> SomePipeline:
+def _resources(
+    conn_id: str, silence_seconds: float | None = None, *, without_boto3: bool = False, **given: int
+) -> "Resources":
     """With `without_boto3` SQS is reached without it where `aws_access` can tell how."""
-    from include.contracts import load_contract
-    from include.queue_etl.pipeline import Run
+    from include.queue_etl.resources import Aws, Resources
     from include.queue_etl.settings import Settings, read_all
 
     aws = aws_connection()
@@ -138,15 +135,13 @@ def _opened(
         lambda: warehouse_dsn(conn_id),
         keyset_json,
     )
-    return kind(
-        load_contract(contract_name),
-        Run(contract_name, run_name),
+    access = aws_access(aws, os.environ) if without_boto3 else None
+    return Resources(
         settings,
-        session=aws_session,
-        endpoint_urls=endpoints,
+        Aws(aws_session, endpoints, access),
         warehouse_dsn=dsn,
         keyset_json=keyset,
-        access=aws_access(aws, os.environ) if without_boto3 else None,
+        silence_seconds=silence_seconds,
     )
 
 
@@ -278,7 +273,7 @@ def keyset_json() -> str:
     connection = _required(KEYSET)
     keyset: str | None = connection.password or connection.extra
     if not keyset:
-        raise SettingsError([f"connection {KEYSET} has neither password nor extra: {REMEDIES[KEYSET]}"])
+        raise SettingsError([f"connection {KEYSET} has neither password nor extra: {HOW_TO_ADD[KEYSET]}"])
     return keyset
 
 
@@ -286,7 +281,7 @@ def _required(conn_id: str) -> "Connection":
     connection = _connection(conn_id)
     if connection is None:
         variable = f"AIRFLOW_CONN_{conn_id.upper()}"
-        raise SettingsError([f"no connection {conn_id}: {REMEDIES[conn_id]} (or set {variable})"])
+        raise SettingsError([f"no connection {conn_id}: {HOW_TO_ADD[conn_id]} (or set {variable})"])
     return connection
 
 

@@ -1,6 +1,6 @@
 """The task of the DAG `pii_unmask`: it waits for a second person, then writes a file of values."""
 
-import json
+import logging
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,10 +16,12 @@ from include.queue_etl.errors import PermanentError, SettingsError
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from include.queue_etl.privacy.officer import OfficerPipeline
+    from include.queue_etl.privacy.audit import AuditLog
+    from include.queue_etl.resources import Resources
 
 FOLDER = "QUEUE_ETL_UNMASKED_FOLDER"
 ASKED = "unmask asked"
+log = logging.getLogger(__name__)
 
 
 class NotApproved(PermanentError):
@@ -45,7 +47,7 @@ class Request:
         """The request that a task instance belongs to."""
         return cls(context["run_id"], context["dag_run"].triggering_user_name or "", context["params"])
 
-    def record(self, pipeline: "OfficerPipeline", action: str, **more: Any) -> None:
+    def record(self, audit: "AuditLog", action: str, **more: Any) -> None:
         """Enter the request into the audit, with what more there is to say of it."""
         from include.queue_etl.privacy.audit import Purpose
 
@@ -56,14 +58,7 @@ class Request:
             "requested_by": self.asked,
             "run": self.run,
         }
-        pipeline.warehouse.record(
-            action, Purpose(self.params["reason"], self.params["ticket"]), {**details, **more}
-        )
-
-    def on_record(self, pipeline: "OfficerPipeline") -> list[str]:
-        """Actions that the audit has of this run, the oldest first."""
-        entries = (json.loads(entry.said) for entry in pipeline.warehouse.audit_entries())
-        return [action for *_, action, _, _, details in entries if details.get("run") == self.run]
+        audit.record(action, Purpose(self.params["reason"], self.params["ticket"]), {**details, **more})
 
 
 class UnmaskWhenApproved(ApprovalOperator):
@@ -77,10 +72,10 @@ class UnmaskWhenApproved(ApprovalOperator):
     can be cleared without its run, or deleted and made anew.
     """
 
-    def __init__(self, *, open_pipeline: "Callable[[str], OfficerPipeline]", **settings: Any) -> None:
-        """Take `open_pipeline` too, which opens the pipeline of a contract for the officer."""
+    def __init__(self, *, open_officer: "Callable[[], Resources]", **settings: Any) -> None:
+        """Take `open_officer` too, which opens what the officer works with."""
         super().__init__(**settings)
-        self.open_pipeline = open_pipeline
+        self.open_officer = open_officer
 
     def execute(self, context: "Context") -> Any:
         """Put the request on record and ask, once it is known that an approval would not be in vain.
@@ -90,14 +85,16 @@ class UnmaskWhenApproved(ApprovalOperator):
             NotApproved: this run has asked before; that is on record
         """
         from include.queue_etl.privacy import unmask
+        from include.queue_etl.privacy.audit import AuditLog
 
         request = Request.of(context)
         unmask.personal_field(load_contract(request.params["contract"]), request.params["field"])
         unmasked_folder()
-        with self.open_pipeline(request.params["contract"]) as pipeline:
-            pipeline.check_warehouse()
-            require_history(pipeline, request, [])
-            request.record(pipeline, ASKED)
+        with self.open_officer() as resources:
+            resources.require_schema()
+            audit = AuditLog(resources.database)
+            require_history(audit, request, [])
+            request.record(audit, ASKED)
         return super().execute(context)
 
     def execute_complete(self, context: "Context", event: dict[str, Any]) -> dict[str, Any]:
@@ -108,22 +105,25 @@ class UnmaskWhenApproved(ApprovalOperator):
             AirflowSkipException: somebody rejected it; that is on record
             NotApproved: no second person is known to have approved, or an answer was there before; on record
         """
+        from include.queue_etl.privacy.audit import AuditLog
+
         request = Request.of(context)
-        with self.open_pipeline(request.params["contract"]) as pipeline:
-            pipeline.check_warehouse()
-            require_history(pipeline, request, [ASKED])
+        with self.open_officer() as resources:
+            resources.require_schema()
+            audit = AuditLog(resources.database)
+            require_history(audit, request, [ASKED])
             if why := refusal(request.asked, event):
-                record_refusal(pipeline, request, why, answered_by=next(iter(names(event)), None))
+                record_refusal(audit, request, why, answered_by=next(iter(names(event)), None))
                 rejected = event.get("chosen_options") == [self.REJECT]
                 raise AirflowSkipException(why) if rejected else NotApproved(why)
-            return unmask_to_file(pipeline, request, approved_by=names(event)[0])
+            return unmask_to_file(resources, audit, request, approved_by=names(event)[0])
 
 
-def require_history(pipeline: "OfficerPipeline", request: Request, actions: list[str]) -> None:
+def require_history(audit: "AuditLog", request: Request, actions: list[str]) -> None:
     """Raise NotApproved, and put that on record, unless the audit has just these actions of the run."""
-    if request.on_record(pipeline) != actions:
+    if audit.actions_of_run(request.run) != actions:
         why = "cleared: a run asks once and is answered once; trigger the DAG again"
-        record_refusal(pipeline, request, why)
+        record_refusal(audit, request, why)
         raise NotApproved(why)
 
 
@@ -152,14 +152,16 @@ def names(answer: Mapping[str, Any]) -> list[str]:
     return [str(user[key]) for key in ("name", "id") if user.get(key)]
 
 
-def record_refusal(pipeline: "OfficerPipeline", request: Request, why: str, **more: Any) -> None:
+def record_refusal(audit: "AuditLog", request: Request, why: str, **more: Any) -> None:
     """Enter into the audit what was asked for, by whom, and why it did not happen."""
     from include.queue_etl.privacy.audit import REFUSED
 
-    request.record(pipeline, f"unmask{REFUSED}", why=why, **more)
+    request.record(audit, f"unmask{REFUSED}", why=why, **more)
 
 
-def unmask_to_file(pipeline: "OfficerPipeline", request: Request, approved_by: str) -> dict[str, Any]:
+def unmask_to_file(
+    resources: "Resources", audit: "AuditLog", request: Request, approved_by: str
+) -> dict[str, Any]:
     """Recover the tokens of the run's form into a file that its owner alone can read.
 
     Returns:
@@ -170,15 +172,19 @@ def unmask_to_file(pipeline: "OfficerPipeline", request: Request, approved_by: s
     """
     from include.queue_etl.privacy import unmask
     from include.queue_etl.privacy.audit import Purpose
+    from include.queue_etl.private_files import new_text_file
 
     folder, params = unmasked_folder(), request.params
-    column = unmask.personal_field(pipeline.contract, params["field"])
+    contract = load_contract(params["contract"])
+    column = unmask.personal_field(contract, params["field"])
     tokens = [(column, token) for token in params["tokens"]]
     told = {"requested_by": request.asked, "approved_by": approved_by, "run": request.run}
-    entry, values = unmask.unmask(pipeline, tokens, Purpose(params["reason"], params["ticket"]), **told)
+    purpose = Purpose(params["reason"], params["ticket"])
+    entry, values = unmask.unmask(resources, audit, contract, tokens, purpose, **told)
     path = folder / f"unmasked-{entry.id}.csv"
-    with unmask.private_file(path) as file:
+    with new_text_file(path) as file:
         count = unmask.write_csv(values, file)
+    log.info("%d values are in %s on this worker; audit entry %s", count, path, entry.mark)
     return {"file": str(path), "values": count, "audit_entry": entry.mark}
 
 

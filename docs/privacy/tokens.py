@@ -22,6 +22,7 @@ from include.contracts.user_logins import CONTRACT
 from include.queue_etl.contract import Personal, Scheme
 from include.queue_etl.errors import KeysetError
 from include.queue_etl.keyset import Keyset
+from include.queue_etl.keyset_document import KeysetDocument
 from include.queue_etl.masking import Masker
 
 BATCH = 10_000
@@ -127,14 +128,14 @@ class Check:
     def _batch(self, result: Result, values: Sequence[tuple[str, ...]]) -> list[str]:
         column, spellings = result.kind.column, list(zip(*values, strict=True))
         canonical = spellings[0]
-        tokens = timed(result, "mask", lambda: self.masker.tokens(column, canonical))
+        tokens = timed(result, "mask", lambda: self.masker.mask(column, canonical, ""))
         alone = timed(
-            result, "mask one", lambda: [self.masker.tokens(column, [value])[0] for value in canonical]
+            result, "mask one", lambda: [self.masker.mask(column, [value], "")[0] for value in canonical]
         )
-        backwards = self.another_process.tokens(column, canonical[::-1])[::-1]
+        backwards = self.another_process.mask(column, canonical[::-1], "")[::-1]
         result.broken["deterministic"] += differ(tokens, alone) + differ(tokens, backwards)
         for others in spellings[1:]:
-            result.broken["one token a value"] += differ(tokens, self.masker.tokens(column, others))
+            result.broken["one token a value"] += differ(tokens, self.masker.mask(column, others, ""))
         result.broken["field-separated"] += self._joinable(column, canonical, tokens)
         result.broken["round trip"] += self._lost(result, canonical, tokens)
         return tokens
@@ -145,7 +146,7 @@ class Check:
         return sum(
             masked == token or opened(masker, elsewhere, token) is not None
             for masker, elsewhere in ((self.masker, other), (self.another_contract, column))
-            for token, masked in zip(tokens, masker.tokens(elsewhere, values), strict=True)
+            for token, masked in zip(tokens, masker.mask(elsewhere, values, ""), strict=True)
         )
 
     def _lost(self, result: Result, values: Sequence[str], tokens: Sequence[str]) -> int:
@@ -168,7 +169,7 @@ def timed(result: Result, name: str, work: Callable[[], list[Any]]) -> list[Any]
 def opened(masker: Masker, column: Personal, token: str) -> str | None:
     """The value behind a token; None where it does not open."""
     try:
-        return masker.value(column, token)
+        return masker.unmask(column, token)
     except KeysetError:
         return None
 
@@ -197,7 +198,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--count", type=int, default=1_000_000, help="values of each kind")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args(arguments)
-    check, started = Check(Keyset.new_json()), time.monotonic()
+    check, started = Check(KeysetDocument.new().text), time.monotonic()
     results = [check.run(kind, options.count) for kind in KINDS]
     broken = sum(result.broken.total() for result in results)
     facts = {

@@ -4,12 +4,11 @@ The only file that knows their fields.
 """
 
 import re
-from collections.abc import Callable
 from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from include.queue_etl.contract import Canonical, Contract, Derived, Personal, Rejected, SentDay, Text
+from include.queue_etl.contract import Contract, Derived, Normalization, Personal, Rejected, SentDay, Text
 
 MAX_INT4 = 2**31 - 1
 # [0-9], not \d: \d and int() also take digits such as the Arabic-Indic three.
@@ -32,26 +31,12 @@ class LoginEvent(Struct, frozen=True, gc=False):
 
 def major(version: str | None) -> int | Rejected | None:
     """The part before the first period: "2.3.0" -> 2. Never through float: "2.00" and "6.02" occur."""
-    return _number(version, lambda parts: parts[0])
-
-
-def sortable(version: str | None) -> int | Rejected | None:
-    """A number that sorts as versions do: "2.3.0" -> 2_003_000. Minor and patch must be below 1,000."""
-    return _number(version, _sortable)
-
-
-def _sortable(parts: list[int]) -> int:
-    major, minor, patch = (*parts, 0, 0)[:3]
-    return major * 10**6 + minor * 10**3 + patch if max(minor, patch) < 1_000 else MAX_INT4 + 1
-
-
-def _number(version: str | None, combine: Callable[[list[int]], int]) -> int | Rejected | None:
     if version is None:
         return None
     # 40 characters: int() of a long text takes quadratic time, and past 4,300 digits it raises.
     if len(version) > 40 or not _VERSION.fullmatch(version):
         return Rejected("bad_version")
-    number = combine([int(part) for part in version.split(".")])
+    number = int(version.partition(".")[0])
     return number if number <= MAX_INT4 else Rejected("version_range")
 
 
@@ -63,10 +48,10 @@ CONTRACT = Contract(
     columns=(
         Text("user_id", "user_id"),
         Text("device_type", "device_type"),
-        Personal("masked_ip", "ip", Canonical.IP),
+        Personal("masked_ip", "ip", Normalization.IP),
         Personal("masked_device_id", "device_id"),
         Text("locale", "locale"),
-        Derived("app_version", "app_version", major),  # or `sortable`
+        Derived("app_version", "app_version", major),
         SentDay("create_date"),
     ),
 )

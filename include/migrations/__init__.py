@@ -19,7 +19,7 @@ import psycopg
 from psycopg import sql
 
 from include.queue_etl.errors import QueueEtlError, WarehouseRefused
-from include.queue_etl.postgres import Connection, connect, translated
+from include.queue_etl.postgres import Connection, connect, to_engine_error
 
 HERE = Path(__file__).parent
 ATTEMPTS = 10
@@ -117,7 +117,7 @@ def _failure_of(work: Callable[[], None]) -> psycopg.Error | None:
 
 def _told(failure: psycopg.Error) -> QueueEtlError:
     """Like all our errors without values; but what class 42 says is about names, and is needed to mend it."""
-    told = translated(failure)
+    told = to_engine_error(failure)
     if isinstance(told, WarehouseRefused) and (failure.sqlstate or "").startswith("42"):
         message = f"Postgres refused: {failure.diag.message_primary} (SQLSTATE {failure.sqlstate})"
         return WarehouseRefused(message, failure.sqlstate)

@@ -8,18 +8,20 @@ import msgspec
 MILLISECONDS_A_DAY = 86_400_000  # from `sent_ms` to the day of the ledger
 
 
-class Receipts(msgspec.Struct):
-    """What finish needs: which messages the batch holds, and how to delete or give them back.
+# Staged files have the names of their fields in them: what a field was called when files of that name were
+# first written, it is called there for good.
+class ReceiptHandles(msgspec.Struct, rename={"handles": "receipts"}):
+    """What finish needs: which messages the batch holds, and how to delete or release them.
 
     Attributes:
         ids: ledger ids (lower-case UUIDs)
-        receipts: SQS receipt handles, in the order of `ids`
+        handles: SQS receipt handles, in the order of `ids`
         oldest_age_seconds: of the oldest of the messages, when the batch was sealed; 0 in files of versions
             that did not keep it
     """
 
     ids: list[str]
-    receipts: list[str]
+    handles: list[str]
     oldest_age_seconds: int = 0
 
     @property
@@ -50,13 +52,14 @@ class RejectedBatch(msgspec.Struct):
     """The batch's rejected messages.
 
     Attributes:
-        lines: COPY text of etl.quarantine, in the order of the entries of status Q; every payload is sealed
+        lines: COPY text of etl.quarantine (quarantine.QuarantineLine), in the order of the entries of status
+            Q; every payload is encrypted
     """
 
     lines: bytes
 
 
-class MaskedBatch(msgspec.Struct):
+class MaskedBatch(msgspec.Struct, rename={"anomalies": "odd", "run_name": "airflow_run_id"}):
     """A batch ready to load; holds no personal data.
 
     Attributes:
@@ -65,14 +68,14 @@ class MaskedBatch(msgspec.Struct):
         rows: COPY text of the contract's table, in the order of the entries of status L
         accepted: number of rows
         rejected: number of rejected messages by reason
-        odd: what loads although it is unusual: messages with `unknown_fields`, distinct values that are
+        anomalies: what loads although it is unusual: messages with `unknown_fields`, distinct values that are
             `blank` or `not_an_address`
         sent_days: ISO dates on which the messages were sent
         key_id: of the key that masked
         key_check: that key's check value
         mask_seconds: time mask took
         contract: its name; with the run's, what a warehouse that lost the run has to be told
-        airflow_run_id: of the batch's run
+        run_name: of the batch's run
     """
 
     ids_digest: bytes
@@ -80,13 +83,13 @@ class MaskedBatch(msgspec.Struct):
     rows: bytes
     accepted: int
     rejected: dict[str, int]
-    odd: dict[str, int]
+    anomalies: dict[str, int]
     sent_days: list[str]
     key_id: int
     key_check: str = ""
     mask_seconds: float = 0.0
     contract: str = ""
-    airflow_run_id: str = ""
+    run_name: str = ""
 
 
 def ids_digest(ids: Iterable[str]) -> bytes:

@@ -3,11 +3,12 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import lru_cache
 from typing import get_type_hints
 
 import msgspec
 from msgspec.inspect import NoneType, StrType, Type, UnionType, type_info
+
+from include.queue_etl.token_format import PREFIX_BYTES, token_chars
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,8 +18,8 @@ class Rejected:
     reason: str
 
 
-class Canonical(StrEnum):
-    """How a personal value is normalised before it is masked, so that equal things get equal tokens."""
+class Normalization(StrEnum):
+    """How a personal value is normalized before it is masked, so that equal things get equal tokens."""
 
     IP = "ip"  # 10.0.0.1 and ::ffff:10.0.0.1 are one address
     TEXT = "text"  # surrounding blanks stripped, Unicode NFC, case kept
@@ -35,8 +36,8 @@ class Scheme(StrEnum):
 
 
 WEAK = (Scheme.SHA256, Scheme.MD5)
-# Characters of a token: base64 of 5 bytes key id and 32 bytes HMAC; hexadecimal digests.
-DIGEST_CHARS = {Scheme.ONE_WAY: 50, Scheme.SHA256: 64, Scheme.MD5: 32}
+# Characters of a token: of a key's prefix and a SHA-256 HMAC; hexadecimal digests.
+DIGEST_CHARS = {Scheme.ONE_WAY: token_chars(PREFIX_BYTES + 32), Scheme.SHA256: 64, Scheme.MD5: 32}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,7 @@ class Personal:
 
     column: str
     field: str
-    canonical: Canonical = Canonical.TEXT
+    normalization: Normalization = Normalization.TEXT
     token_chars: int = 256
     scheme: Scheme = Scheme.RECOVERABLE
     allow_weak: bool = False
@@ -83,25 +84,21 @@ class Personal:
         """Longest value, in UTF-8 bytes, whose token fits: 159 for a column of 256 characters."""
         if self.scheme in DIGEST_CHARS:
             return float("inf")
-        # base64 of: 5 bytes key id, 16 bytes tag, 1 kind byte, then the text and one end mark, padded to 16.
-        return (self.token_chars * 3 // 4 - 22) // 16 * 16 - 1
+        # A token is of: the key's prefix, 16 bytes tag, 1 kind byte, the text and one end mark, padded to 16.
+        return (self.token_chars * 3 // 4 - PREFIX_BYTES - 17) // 16 * 16 - 1
 
 
 @dataclass(frozen=True, slots=True)
 class Derived:
     """A column computed from one text field.
 
-    `convert` must be pure, for its answers are remembered. It returns what Postgres should read, None for
-    NULL, or Rejected.
+    `convert` must be pure, for its answers are remembered within a batch. It returns what Postgres should
+    read, None for NULL, or Rejected.
     """
 
     column: str
     field: str
     convert: Callable[[str | None], int | str | Rejected | None]
-
-    def __post_init__(self) -> None:
-        # A few hundred app versions occur in millions of messages. Bounded: a hostile queue has no repeats.
-        object.__setattr__(self, "convert", lru_cache(maxsize=4096)(self.convert))
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,14 +136,19 @@ class Contract:
         used = {column.field for column in self.columns if not isinstance(column, SentDay)}
         if unknown := used - known:
             raise ValueError(f"contract {self.name}: no such event field: {', '.join(sorted(unknown))}")
-        if odd := [field for field in sorted(used) if not self._is_text(field)]:
-            raise ValueError(f"contract {self.name}: declare as str, or str | None: {', '.join(odd)}")
+        if not_text := [field for field in sorted(used) if not self._is_text(field)]:
+            raise ValueError(f"contract {self.name}: declare as str, or str | None: {', '.join(not_text)}")
         for column in self.personal:
             if self.max_length(column.field) > column.max_bytes:
                 raise ValueError(
                     f"contract {self.name}: give {column.field} a Meta(max_length) of at most "
                     f"{column.max_bytes}, so that its token fits {column.column}"
                 )
+
+    @property
+    def column_names(self) -> tuple[str, ...]:
+        """Names of the columns, in table order."""
+        return tuple(column.column for column in self.columns)
 
     @property
     def personal(self) -> tuple[Personal, ...]:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import date, timedelta
 from functools import lru_cache
 from operator import attrgetter
-from uuid import UUID
 
 import msgspec
 
@@ -21,7 +20,8 @@ NULL = r"\N"
 _ESCAPES = str.maketrans({"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"})
 _EPOCH = date(1970, 1, 1)
 
-Tokens = Callable[[Personal, Sequence[str | None]], list[str]]
+# Masks a column: one token a value, in their order, and for a value that is nothing the text given.
+Mask = Callable[[Personal, Sequence[str | None], str], list[str]]
 
 
 @lru_cache(maxsize=64)
@@ -34,34 +34,17 @@ def sent_days(sent_ms: Iterable[int]) -> list[str]:
     return [_day(milliseconds // MILLISECONDS_A_DAY) for milliseconds in sent_ms]
 
 
-def row_lines(
-    contract: Contract, events: Sequence[msgspec.Struct], days: Sequence[str], tokens: Tokens
-) -> bytes:
+def row_lines(contract: Contract, events: Sequence[msgspec.Struct], days: Sequence[str], mask: Mask) -> bytes:
     """The table's lines, one an event, in the events' order.
 
     Args:
         contract: names the columns
         events: parsed by the same contract
         days: sent day of each event, ISO text
-        tokens: masks a column of personal values; returns COPY text
+        mask: makes tokens of a column of personal values
     """
-    columns = [_column(column, events, days, tokens) for column in contract.columns]
+    columns = [_column(column, events, days, mask) for column in contract.columns]
     return _lines(map("\t".join, zip(*columns, strict=True)))
-
-
-def quarantine_line(
-    queue_id: int,
-    run_id: UUID,
-    day: str,
-    message_id: str,
-    reason: str,
-    sealed: bytes,
-    size: int,
-    receives: int,
-) -> bytes:
-    r"""One line of etl.quarantine; the sealed payload in bytea hex form, `\x` written as COPY wants it."""
-    prefix = f"{queue_id}\t{day}\t{message_id}\t{run_id}\t{reason}"
-    return f"{prefix}\t\\\\x{sealed.hex()}\t{size}\t{receives}\n".encode()
 
 
 def _lines(lines: Iterable[str]) -> bytes:
@@ -70,15 +53,15 @@ def _lines(lines: Iterable[str]) -> bytes:
 
 
 def _column(
-    column: Column, events: Sequence[msgspec.Struct], days: Sequence[str], tokens: Tokens
+    column: Column, events: Sequence[msgspec.Struct], days: Sequence[str], mask: Mask
 ) -> Iterable[str]:
     if isinstance(column, SentDay):
         return days
     values = list(map(attrgetter(column.field), events))
     if isinstance(column, Personal):
-        return tokens(column, values)
+        return mask(column, values, NULL)
     if isinstance(column, Derived):
-        # A few versions occur in millions of messages: each is converted and written once a batch.
+        # A few versions occur in a batch: each is converted and written once.
         texts = {value: escaped(column.convert(value)) for value in set(values)}
         return map(texts.__getitem__, values)
     return _text_column(values)

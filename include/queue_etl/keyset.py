@@ -3,28 +3,20 @@
 A Tink keyset of type AES256_SIV (deterministic authenticated encryption, RFC 5297): the same value under the
 same associated data always gives the same bytes, each ciphertext begins with the id of its key, and a keyset
 holds the old keys beside the primary one. https://developers.google.com/tink/deterministic-aead
-
-In production the keyset is wrapped: encrypted under a key that never leaves AWS KMS, in Tink's own form.
+How it is stored, and which keys are in it: keyset_document.py.
 """
 
-import json
 from collections.abc import Callable
 
 import tink
-from tink import aead, daead, secret_key_access
+from tink import daead, secret_key_access
 from tink.proto import tink_pb2
 
 from include.queue_etl.errors import KeysetError
+from include.queue_etl.token_format import PREFIX_BYTES, key_id
 
-PREFIX_BYTES = 5  # Tink output prefix: version byte 0x01, then the key id in four bytes, big-endian
 CHECK_CONTEXT = b"queue_etl/key check"
 CHECK_TEXT = b"this key masked data"
-WRAPPED = b"queue_etl/keyset"  # associated data of a wrapped keyset
-# First byte of the ids of keys made for development. The mark travels with the key wherever it is copied, and
-# with everything it masks; other keys never bear it.
-DEVELOPMENT = 0xDE
-
-MasterKey = Callable[[], aead.Aead]
 
 
 class Keyset:
@@ -37,18 +29,12 @@ class Keyset:
         self.encrypt: Callable[[bytes, bytes], bytes] = self._primitive.encrypt_deterministically
 
     @classmethod
-    def from_json(cls, text: str, master_key: MasterKey | None = None) -> "Keyset":
-        """Open a Tink JSON keyset.
-
-        Args:
-            text: in the clear, or wrapped
-            master_key: makes what unwraps; called only for a wrapped keyset
+    def from_json(cls, text: str) -> "Keyset":
+        """Open a Tink JSON keyset that is in the clear.
 
         Raises:
-            KeysetError: it is no AES256_SIV keyset in Tink's JSON form, or does not unwrap
-            KeyServiceUnavailable: KMS did not answer
+            KeysetError: it is no AES256_SIV keyset in Tink's JSON form
         """
-        text = unwrapped(text, master_key)
         daead.register()
         try:
             handle = tink.json_proto_keyset_format.parse(text, secret_key_access.TOKEN)
@@ -62,22 +48,8 @@ class Keyset:
         # and what it choked on is the secret.
         raise KeysetError(
             "the keyset cannot be read: expected a Tink JSON keyset of type AES256_SIV "
-            "with output prefix TINK (make one with `python -m include.queue_etl create-keyset FILE`)"
+            "with output prefix TINK (make one with `python -m include.queue_etl keys create`)"
         )
-
-    @staticmethod
-    def new_json(development: bool = False) -> str:
-        """A fresh keyset with one key, in Tink's JSON form, in the clear."""
-        daead.register()
-        handle = tink.new_keyset_handle(daead.deterministic_aead_key_templates.AES256_SIV)
-        made = json.loads(tink.json_proto_keyset_format.serialize(handle, secret_key_access.TOKEN))
-        first, rest = divmod(made["primaryKeyId"], 2**24)
-        if development:
-            first = DEVELOPMENT
-        elif first == DEVELOPMENT:
-            first -= 1
-        made["primaryKeyId"] = made["key"][0]["keyId"] = first * 2**24 + rest
-        return json.dumps(made, indent=2)
 
     def decrypt(self, sealed: bytes, context: bytes) -> bytes:
         """What `encrypt(plain, context)` was given.
@@ -112,53 +84,3 @@ class Keyset:
             return self.decrypt(bytes.fromhex(check_value), CHECK_CONTEXT) == CHECK_TEXT
         except (KeysetError, ValueError):  # ValueError: it is no hex text
             return False
-
-
-def key_id(sealed: bytes) -> int:
-    """Id of the key that sealed these bytes; needs no key."""
-    return int.from_bytes(sealed[1:PREFIX_BYTES], "big")
-
-
-def is_development(key_id: int) -> bool:
-    """Whether a key of this id was made for development."""
-    return key_id >> 24 == DEVELOPMENT
-
-
-def is_wrapped(text: str) -> bool:
-    """Whether this is the JSON of a wrapped keyset."""
-    try:
-        return "encryptedKeyset" in json.loads(text)
-    except (ValueError, TypeError, RecursionError):
-        return False
-
-
-def unwrapped(text: str, master_key: MasterKey | None) -> str:
-    """The keyset in the clear; as it is, when it was never wrapped.
-
-    Raises:
-        KeysetError: it is wrapped with another key, changed, or there is no key to unwrap it
-        KeyServiceUnavailable: KMS did not answer
-    """
-    if not is_wrapped(text):
-        return text
-    if master_key is None:
-        raise KeysetError("the keyset is wrapped: set QUEUE_ETL_KMS_KEY_URI to the key that wraps it")
-    daead.register()
-    try:
-        handle = tink.json_proto_keyset_format.parse_encrypted(text, master_key(), WRAPPED)
-        clear: str = tink.json_proto_keyset_format.serialize(handle, secret_key_access.TOKEN)
-        return clear
-    except (tink.TinkError, ValueError):
-        pass
-    raise KeysetError("the keyset does not unwrap: it was wrapped with another key, or changed since")
-
-
-def wrapped(text: str, master_key: MasterKey) -> str:
-    """The keyset, encrypted under the master key, in Tink's JSON form.
-
-    Raises:
-        KeysetError, KeyServiceUnavailable: KMS refused, or did not answer
-    """
-    handle = tink.json_proto_keyset_format.parse(text, secret_key_access.TOKEN)
-    sealed: str = tink.json_proto_keyset_format.serialize_encrypted(handle, master_key(), WRAPPED)
-    return sealed

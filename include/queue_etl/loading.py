@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import LiteralString
 from uuid import UUID
 
@@ -13,8 +13,10 @@ from psycopg.types.json import Jsonb
 from include.queue_etl import copybinary
 from include.queue_etl.batches import MaskedBatch, RejectedBatch
 from include.queue_etl.copybinary import LEDGER
+from include.queue_etl.counts import in_words
 from include.queue_etl.errors import WarehouseRefused
-from include.queue_etl.postgres import Connection
+from include.queue_etl.postgres import Connection, table_identifier
+from include.queue_etl.quarantine import QuarantineLine
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +28,9 @@ class BatchCounts:
     loaded: int
     quarantined: int
     duplicates: int
+
+    def __str__(self) -> str:
+        return in_words(asdict(self))
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,10 +151,6 @@ def _adopt(connection: Connection, load: Load) -> BatchCounts:
 
 # The fast path: every message is new ------------------------------------------------------------------------
 
-QUARANTINE = tuple(
-    "queue_id sent_day message_id run_id reason payload payload_bytes receive_count".split()  # noqa: SIM905
-)
-
 
 def copy_all(connection: Connection, load: Load) -> Written:
     """Plain COPYs: half the Postgres time of INSERT ... ON CONFLICT.
@@ -157,8 +158,10 @@ def copy_all(connection: Connection, load: Load) -> Written:
     A message seen before raises a unique violation; then `insert_unseen` has to do it.
     """
     entries = _copy_entries(connection, sql.Identifier("etl", "ledger"), load.masked.entries)
-    rows = _copy(connection, identifier(load.table), load.columns, load.masked.rows)
-    sealed = _copy(connection, sql.Identifier("etl", "quarantine"), QUARANTINE, load.rejected.lines)
+    rows = _copy(connection, table_identifier(load.table), load.columns, load.masked.rows)
+    sealed = _copy(
+        connection, sql.Identifier("etl", "quarantine"), QuarantineLine._fields, load.rejected.lines
+    )
     _check_counts(load, entries, rows, sealed)
     return Written(load.masked.accepted, load.masked.rejected)
 
@@ -265,8 +268,8 @@ def write_staged(connection: Connection, load: Load, statement: LiteralString) -
     _stage(connection, load)
     formatted = sql.SQL(statement).format(
         ledger_columns=_list(LEDGER),
-        quarantine_columns=_list(QUARANTINE),
-        table=identifier(load.table),
+        quarantine_columns=_list(QuarantineLine._fields),
+        table=table_identifier(load.table),
         columns=_list(load.columns),
         line=LINE,
     )
@@ -280,19 +283,16 @@ def _stage(connection: Connection, load: Load) -> None:
     connection.execute(sql.SQL(STAGED_ROWS).format(line=LINE, columns=_typed_columns(connection, load)))
     entries = _copy_entries(connection, sql.Identifier("staged_ledger"), load.masked.entries)
     rows = _copy(connection, sql.Identifier("staged_rows"), load.columns, load.masked.rows)
-    sealed = _copy(connection, sql.Identifier("staged_quarantine"), QUARANTINE, load.rejected.lines)
+    sealed = _copy(
+        connection, sql.Identifier("staged_quarantine"), QuarantineLine._fields, load.rejected.lines
+    )
     _check_counts(load, entries, rows, sealed)
 
 
 def _typed_columns(connection: Connection, load: Load) -> sql.Composed:
-    values = {"table": identifier(load.table).as_string(connection), "columns": list(load.columns)}
+    values = {"table": table_identifier(load.table).as_string(connection), "columns": list(load.columns)}
     found: list[tuple[str, LiteralString]] = connection.execute(COLUMN_TYPES, values).fetchall()
     return sql.SQL(", ").join(sql.Identifier(name) + sql.SQL(" ") + sql.SQL(kind) for name, kind in found)
-
-
-def identifier(table: str) -> sql.Identifier:
-    """The name of a table, which may say its schema."""
-    return sql.Identifier(*table.split("."))
 
 
 def _list(columns: Sequence[str]) -> sql.Composed:

@@ -1,17 +1,17 @@
 r"""Tokens for personal values. Pure, given the keyset.
 
-A token is the base64url text, without padding, of the deterministic ciphertext of the value's canonical form,
+A token is the base64url text, without padding, of the deterministic ciphertext of the normalized value,
 bound to contract and field: equal values of one field get equal tokens, a token moved to another column does
 not open, and tokens of two fields cannot be joined.
 
-Canonical forms (one kind byte, then the value, padded because the ciphertext shows the length):
+Normalized values (one kind byte, then the value, padded because the ciphertext shows the length):
 
     b"\4" + 4 bytes   + 12 zero bytes      an IPv4 address, also when written ::ffff:a.b.c.d
     b"\6" + 16 bytes                       an IPv6 address
     b"\1" + UTF-8 + b"\x80" + zero bytes   text, to a multiple of 16 bytes after the kind byte
     b"\0" + UTF-8 + b"\x80" + zero bytes   text found where an address was expected: kept, and counted
 
-A one-way field's token holds an HMAC-SHA256 of the canonical form behind the id of its key; the two schemes
+A one-way field's token holds an HMAC-SHA256 of the normalized value behind the id of its key; the two schemes
 without a key hash the value as it came, as the scripts did whose tables they are to be joined with.
 """
 
@@ -22,89 +22,86 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 
-from include.queue_etl.contract import Canonical, Contract, Personal, Scheme
+from include.queue_etl.contract import Contract, Normalization, Personal, Scheme
 from include.queue_etl.errors import KeysetError
 from include.queue_etl.keyset import Keyset
+from include.queue_etl.token_format import TO_URLSAFE, from_token, to_token
 
 IPV4, IPV6, TEXT, OPAQUE = b"\x04", b"\x06", b"\x01", b"\x00"
-NULL = r"\N"  # how COPY text writes NULL
 _V4_IN_V6 = b"\x00" * 10 + b"\xff" * 2
 _PAD_V4 = b"\x00" * 12
-# b64encode plus urlsafe translation for a whole column in one call: binascii per value, then this table.
-_TO_URLSAFE = bytes.maketrans(b"+/", b"-_")
 
 
 class Masker:
     """Turns the values of a contract's personal fields into tokens, and back.
 
     Attributes:
-        odd: distinct values, counted a batch, that load although they are unusual: `not_an_address` is
-            masked as text, `blank` becomes NULL
+        anomalies: distinct values, counted a batch, that load although they are unusual: `not_an_address`
+            is masked as text, `blank` becomes NULL
     """
 
     def __init__(self, contract: Contract, keyset: Keyset) -> None:
         self._keyset = keyset
         self._contract = contract.name
-        self.odd = {"not_an_address": 0, "blank": 0}
+        self.anomalies = {"not_an_address": 0, "blank": 0}
 
-    def tokens(self, personal: Personal, values: Sequence[str | None]) -> list[str]:
-        r"""One token for each value, in the same order; \N (NULL) for None and for blank text."""
+    def mask(self, personal: Personal, values: Sequence[str | None], nothing: str) -> list[str]:
+        """One token for each value, in the same order; `nothing` for None and for blank text."""
         if not values:  # every message of the batch was rejected; an empty join would split into one token
             return []
         distinct = list(set(values))  # repeated users are common; each costs one encryption a batch
-        texts = self._ciphertexts(personal, distinct)
+        texts = self._ciphertexts(personal, distinct, nothing.encode())
         # Newlines separate, so one translate and one decode serve the whole column.
-        column = b"\n".join(texts).translate(_TO_URLSAFE, b"=").decode("ascii").split("\n")
+        column = b"\n".join(texts).translate(TO_URLSAFE, b"=").decode("ascii").split("\n")
         return list(map(dict(zip(distinct, column, strict=True)).__getitem__, values))
 
-    def value(self, personal: Personal, token: str) -> str:
-        """The canonical form of the value behind a token: "::ffff:10.0.0.1" comes back as "10.0.0.1".
+    def unmask(self, personal: Personal, token: str) -> str:
+        """The normalized value behind a token: "::ffff:10.0.0.1" comes back as "10.0.0.1".
 
         Raises:
             KeysetError: not a token of this field under any key of the keyset, or the field is one-way
         """
-        return _readable(self._canonical(personal, token))
+        return _readable(self._normalized(personal, token))
 
-    def moved(self, personal: Personal, token: str) -> str:
+    def reencrypt(self, personal: Personal, token: str) -> str:
         """The token of the same value under the primary key.
 
         Raises:
-            KeysetError: as `value` does
+            KeysetError: as `unmask` does
         """
-        sealed = self._keyset.encrypt(self._canonical(personal, token), self._context(personal))
-        return to_text(sealed)
+        return to_token(self._keyset.encrypt(self._normalized(personal, token), self._context(personal)))
 
-    def _canonical(self, personal: Personal, token: str) -> bytes:
+    def _normalized(self, personal: Personal, token: str) -> bytes:
         if personal.scheme is not Scheme.RECOVERABLE:
             raise KeysetError(
                 f"field {personal.field} is masked one-way ({personal.scheme}): nothing opens it"
             )
         try:
-            sealed = binascii.a2b_base64(token.translate(_FROM_URLSAFE) + "=" * (-len(token) % 4))
+            ciphertext = from_token(token)
         except ValueError:
             raise KeysetError("not a token: it is no base64url text") from None
-        return self._keyset.decrypt(sealed, self._context(personal))
+        return self._keyset.decrypt(ciphertext, self._context(personal))
 
     def _context(self, personal: Personal) -> bytes:
         return f"queue_etl/{self._contract}/{personal.field}".encode()
 
-    def _ciphertexts(self, personal: Personal, values: Sequence[str | None]) -> list[bytes]:
+    def _ciphertexts(self, personal: Personal, values: Sequence[str | None], nothing: bytes) -> list[bytes]:
         if personal.scheme is not Scheme.RECOVERABLE:
-            return self._digests(personal, values)
-        context, canonical = self._context(personal), self._canonical_form(personal)
-        encrypt, to_base64, null = self._keyset.encrypt, binascii.b2a_base64, NULL.encode()
+            return self._digests(personal, values, nothing)
+        context, normalize = self._context(personal), self._normalizer(personal)
+        encrypt, to_base64 = self._keyset.encrypt, binascii.b2a_base64
         return [
             to_base64(encrypt(plain, context), newline=False)
-            if value is not None and (plain := canonical(value))
-            else null
+            if value is not None and (plain := normalize(value))
+            else nothing
             for value in values
         ]
 
-    def _digests(self, personal: Personal, values: Sequence[str | None]) -> list[bytes]:
-        canonical, null = self._canonical_form(personal), NULL.encode()
+    def _digests(self, personal: Personal, values: Sequence[str | None], nothing: bytes) -> list[bytes]:
+        normalize = self._normalizer(personal)
         digest = _unkeyed_digest(personal) if personal.is_weak else self._keyed_digest(personal)
         return [
-            digest(value, plain) if value is not None and (plain := canonical(value)) else null
+            digest(value, plain) if value is not None and (plain := normalize(value)) else nothing
             for value in values
         ]
 
@@ -114,16 +111,17 @@ class Masker:
             prefix + hmac.digest(key, plain, "sha256"), newline=False
         )
 
-    def _canonical_form(self, personal: Personal) -> Callable[[str], bytes]:
-        return self._address if personal.canonical is Canonical.IP else self._text
+    def _normalizer(self, personal: Personal) -> Callable[[str], bytes]:
+        is_address = personal.normalization is Normalization.IP
+        return self._normalize_address if is_address else self._normalize_text
 
-    def _address(self, value: str) -> bytes:
+    def _normalize_address(self, value: str) -> bytes:
         try:
             return IPV4 + inet_pton(AF_INET, value) + _PAD_V4
         except (OSError, ValueError):
-            return self._unusual_address(value.strip())
+            return self._normalize_rare_address(value.strip())
 
-    def _unusual_address(self, value: str) -> bytes:
+    def _normalize_rare_address(self, value: str) -> bytes:
         for family, kind in ((AF_INET, IPV4), (AF_INET6, IPV6)):
             try:
                 packed = inet_pton(family, value)
@@ -133,37 +131,20 @@ class Masker:
                 kind, packed = IPV4, packed[12:]
             return (kind + packed).ljust(17, b"\x00")
         if value:
-            self.odd["not_an_address"] += 1
+            self.anomalies["not_an_address"] += 1
         return self._padded(OPAQUE, value)
 
-    def _text(self, value: str) -> bytes:
+    def _normalize_text(self, value: str) -> bytes:
         return self._padded(TEXT, value)
 
     def _padded(self, kind: bytes, value: str) -> bytes:
         text = value.strip()
         if not text:
-            self.odd["blank"] += 1
+            self.anomalies["blank"] += 1
             return b""
         # An ASCII text is in NFC already, and the check costs a tenth of the call.
         encoded = (text if text.isascii() else unicodedata.normalize("NFC", text)).encode() + b"\x80"
         return kind + encoded.ljust(-(-len(encoded) // 16) * 16, b"\x00")
-
-
-_FROM_URLSAFE = str.maketrans("-_", "+/")
-
-
-def to_text(sealed: bytes) -> str:
-    """The text of a token."""
-    return binascii.b2a_base64(sealed, newline=False).translate(_TO_URLSAFE, b"=").decode("ascii")
-
-
-def token_heads(key_id: int) -> list[str]:
-    """What every token of a key begins with: one of these texts of seven characters.
-
-    The five bytes of Tink's prefix are six characters of base64 and two thirds of the seventh.
-    """
-    prefix = b"\x01" + key_id.to_bytes(4, "big")
-    return [to_text(prefix + bytes([rest << 6]))[:7] for rest in range(4)]
 
 
 def _unkeyed_digest(personal: Personal) -> Callable[[str, bytes], bytes]:

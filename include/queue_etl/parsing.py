@@ -6,6 +6,7 @@ nul_char, and those of the contract's derived columns.
 
 import unicodedata
 from collections.abc import Iterator
+from functools import lru_cache
 
 import msgspec
 
@@ -43,7 +44,11 @@ class Parser:
         self._decode = msgspec.json.Decoder(contract.event).decode
         self._decode_notification = msgspec.json.Decoder(_Notification).decode
         self._fields = msgspec.structs.fields(contract.event)
-        self._derived = [(c.field, c.convert) for c in contract.columns if isinstance(c, Derived)]
+        # A few hundred app versions occur in millions of messages. Bounded: a hostile queue has no repeats.
+        remembering = lru_cache(maxsize=4096)
+        self._derived = [
+            (c.field, remembering(c.convert)) for c in contract.columns if isinstance(c, Derived)
+        ]
         self._limit = body_limit_bytes
         self._contract = contract
         self.unknown_fields = 0

@@ -1,11 +1,12 @@
 """Connecting to Postgres, and what its errors become: SQLSTATE and names, never a value."""
 
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from time import monotonic
-from typing import Any, TypeVar
+from types import TracebackType
+from typing import Any, LiteralString, Self, TypeVar
 
 import psycopg
-from psycopg import waiting
+from psycopg import sql, waiting
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import TransactionStatus
 
@@ -14,9 +15,7 @@ from include.queue_etl.errors import QueueEtlError, WarehouseRefused, WarehouseU
 Connection = psycopg.Connection[tuple[Any, ...]]
 T = TypeVar("T")
 
-# Longest silence of the server within a statement. A batch takes less than a second; what people and
-# maintenance start may read a whole table.
-BATCH_SILENCE_SECONDS = 120.0
+# Longest silence of the server within a statement. What people and maintenance start may read a whole table.
 SILENCE_SECONDS = 3_600.0
 # Connection lost, transaction to be repeated, out of resources, operator intervention.
 TRANSIENT_CLASSES = frozenset({"08", "40", "53", "57"})
@@ -45,6 +44,59 @@ REFUSALS = (
     (("certificate verify failed",), "28000", "the server's certificate is not to be trusted"),
 )
 OUTAGES = ("Connection refused", "timeout expired", "starting up", "shutting down", "too many")
+
+
+class Database:
+    """A database, as one role. Connects on first use, and again after a lost connection.
+
+    What a role does there is in its store, which has a Database: RunStore, MaintenanceStore, OfficerStore,
+    RemaskStore, AuditLog. All their methods raise WarehouseUnavailable (try again) or WarehouseRefused (a
+    person has to act). Neither holds a value, and no psycopg error, which would, is chained to them.
+    """
+
+    def __init__(self, dsn: str, silence_seconds: float | None = None) -> None:
+        """Connect to nothing yet; `silence_seconds` as for `connect`."""
+        self._dsn = dsn
+        self._silence_seconds = SILENCE_SECONDS if silence_seconds is None else silence_seconds
+        self._connection: Connection | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection, if there is one."""
+        if self._connection is not None:
+            self._connection.close()
+
+    def execute(self, statement: "LiteralString | sql.Composed", **values: object) -> list[tuple[Any, ...]]:
+        """Run one statement in a transaction of its own; its rows, if it has any."""
+
+        def run(connection: Connection) -> list[tuple[Any, ...]]:
+            cursor = connection.execute(statement, values)
+            return cursor.fetchall() if cursor.description else []
+
+        return self.transaction(run)
+
+    def transaction(self, work: Callable[[Connection], T]) -> T:
+        """What `work` returns; its transaction is committed then, or rolled back where it raises."""
+        if self._connection is None or self._connection.closed:
+            self._connection = connect(self._dsn, self._silence_seconds)
+        try:
+            with self._connection.transaction():
+                return work(self._connection)
+        except psycopg.Error as error:
+            failure = to_engine_error(error)
+        raise failure  # out here, so that not even its __context__ holds the psycopg error
+
+
+def table_identifier(table: str) -> sql.Identifier:
+    """The name of a table, which may say its schema."""
+    return sql.Identifier(*table.split("."))
 
 
 class Deadlocked(WarehouseUnavailable):
@@ -90,7 +142,7 @@ def _watched(waiting: Generator[Any, Any, T], seconds: float) -> Generator[Any, 
         return result
 
 
-def parsed(dsn: str) -> dict[str, Any] | None:
+def parse_dsn(dsn: str) -> dict[str, Any] | None:
     """What the connection string says, by libpq's keywords; None where libpq cannot read it.
 
     Its own error is not passed on: it quotes what it choked on, which may be the password.
@@ -111,7 +163,7 @@ def connect(dsn: str, silence_seconds: float = SILENCE_SECONDS) -> Connection:
     Raises:
         WarehouseUnavailable, WarehouseRefused: with host, port, database and user, without the password
     """
-    given = parsed(dsn)
+    given = parse_dsn(dsn)
     if given is None:
         raise WarehouseRefused("the connection string of the warehouse is malformed")
     try:
@@ -124,11 +176,11 @@ def connect(dsn: str, silence_seconds: float = SILENCE_SECONDS) -> Connection:
         connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
         return connection
     except psycopg.Error as error:
-        failure = _connection_failure(str(error), _place(given))
+        failure = _connection_failure(str(error), _describe_target(given))
     raise failure
 
 
-def translated(error: psycopg.Error) -> QueueEtlError:
+def to_engine_error(error: psycopg.Error) -> QueueEtlError:
     """Our error for one of psycopg's, whose message, DETAIL and CONTEXT quote values."""
     if isinstance(error, Silent):
         return WarehouseUnavailable(str(error))
@@ -154,7 +206,7 @@ def translated(error: psycopg.Error) -> QueueEtlError:
     )
 
 
-def _place(given: Mapping[str, Any]) -> str:
+def _describe_target(given: Mapping[str, Any]) -> str:
     """Where and as whom; what the DSN leaves out, libpq takes from PG* variables."""
     return (
         f"Postgres at {given.get('host', '(default host)')}:{given.get('port', '(default port)')}, "

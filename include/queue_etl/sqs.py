@@ -18,6 +18,7 @@ import msgspec
 
 from include.queue_etl import sqs_message as wire
 from include.queue_etl.aws import Access, ca_bundle
+from include.queue_etl.counts import in_words
 from include.queue_etl.errors import QueueEtlError, QueueMissing, QueueRefused, QueueUnavailable
 from include.queue_etl.polling import PollController
 from include.queue_etl.settings import Settings
@@ -90,7 +91,7 @@ class Outcome:
     """What became of a batch action.
 
     Attributes:
-        done: entries SQS reported as done; of a delete with an old receipt it says so without doing it
+        done: entries SQS reported as done; of a delete with an old receipt handle it says so without doing it
         failed: AWS error code -> entries; such a message returns when its visibility timeout is over
     """
 
@@ -223,23 +224,23 @@ class SqsQueue:
                 replies.extend(() if replies else exchange.finished(TURN_SECONDS))
                 yield polls.messages(replies.popleft()) if replies else []
         finally:
-            self._give_back(polls, replies)
+            self._release_held(polls, replies)
 
-    def delete(self, receipts: Sequence[str]) -> Outcome:
+    def delete(self, receipt_handles: Sequence[str]) -> Outcome:
         """Deletes messages; a second time changes nothing.
 
         Raises:
             QueueRefused, QueueUnavailable: as for `connect`; some may have been deleted
         """
-        return self._change("DeleteMessageBatch", receipts)
+        return self._change("DeleteMessageBatch", receipt_handles)
 
-    def release(self, receipts: Sequence[str]) -> Outcome:
+    def release(self, receipt_handles: Sequence[str]) -> Outcome:
         """Makes messages visible again at once.
 
         Raises:
             QueueRefused, QueueUnavailable: as for `connect`; some may have been released
         """
-        return self._change("ChangeMessageVisibilityBatch", receipts, visibility_timeout=0)
+        return self._change("ChangeMessageVisibilityBatch", receipt_handles, visibility_timeout=0)
 
     def send(self, bodies: Iterable[bytes]) -> int:
         """Puts messages on the queue and returns how many; a second time sends them again.
@@ -261,7 +262,7 @@ class SqsQueue:
             sent += len(group)
         return sent
 
-    def send_again(self, messages: Sequence[Message]) -> list[Message]:
+    def resend(self, messages: Sequence[Message]) -> list[Message]:
         """Puts up to ten messages, received from another queue, on this one under their ledger ids.
 
         They keep their day of sending too, so that the ledger knows them however often they are sent. A body
@@ -289,40 +290,46 @@ class SqsQueue:
             self._batches.close()
         self._batches = None
 
-    def _give_back(self, polls: "_Polls", replies: deque[Reply]) -> None:
+    def _release_held(self, polls: "_Polls", replies: deque[Reply]) -> None:
         """Releases what was received and not handed out; what fails here returns by itself."""
-        receipts, exchange = polls.damaged, polls.exchange
-        if receipts:
-            log.warning("%s: %d messages do not match their MD5: released", self.name, len(receipts))
+        receipt_handles, exchange = polls.damaged, polls.exchange
+        if receipt_handles:
+            log.warning("%s: %d messages do not match their MD5: released", self.name, len(receipt_handles))
         try:
             exchange.stop()
             while exchange.under_way:
                 replies.extend(exchange.finished())
-            receipts += _receipts(replies)
-            if receipts:
-                outcome = self.release(receipts)
+            receipt_handles += _receipt_handles_in(replies)
+            if receipt_handles:
+                outcome = self.release(receipt_handles)
                 log.info(
                     "%s: %d of %d messages not handed out are released",
                     self.name,
                     outcome.done,
-                    len(receipts),
+                    len(receipt_handles),
                 )
         except QueueEtlError:
-            log.warning("%s: could not release %d messages, they return later", self.name, len(receipts))
+            log.warning(
+                "%s: could not release %d messages, they return later", self.name, len(receipt_handles)
+            )
         finally:
             self._log_repeats("ReceiveMessage", exchange)
             exchange.close()
 
-    def _change(self, action: str, receipts: Sequence[str], visibility_timeout: int | None = None) -> Outcome:
+    def _change(
+        self, action: str, receipt_handles: Sequence[str], visibility_timeout: int | None = None
+    ) -> Outcome:
         with self._exchange(action) as exchange:
-            outcome = _Batches(exchange, self._place, action, visibility_timeout).run(receipts)
+            outcome = _Batches(exchange, self._place, action, visibility_timeout).run(receipt_handles)
         if outcome.failed:
-            log.warning("%s: %s: %d done, failed %s", self.name, action, outcome.done, outcome.failed)
+            log.warning(
+                "%s: %s: %d done, failed: %s", self.name, action, outcome.done, in_words(outcome.failed)
+            )
         return outcome
 
     def _log_repeats(self, action: str, exchange: Exchange) -> None:
         if repeats := exchange.take_repeats():
-            log.warning("%s: %s had to be repeated: %s", self.name, action, repeats)
+            log.warning("%s: %s had to be repeated: %s", self.name, action, in_words(repeats))
 
     def _send(self, entries: list[dict[str, Any]]) -> wire.BatchReply:
         asked = {"QueueUrl": self._place.url, "Entries": entries}
@@ -405,7 +412,7 @@ class _Polls:
         messages = [message for one in received if (message := wire.message(one))]
         if len(messages) < len(received):
             # Released at the end and not now, lest the same message come round again and again.
-            good = {message.receipt for message in messages}
+            good = {message.receipt_handle for message in messages}
             self.damaged += [one.receipt_handle for one in received if one.receipt_handle not in good]
         return messages
 
@@ -445,7 +452,7 @@ class _Polls:
 
 
 class _Batches:
-    """One batch action on any number of receipts, ten a call."""
+    """One batch action on any number of receipt handles, ten a call."""
 
     def __init__(
         self, exchange: Exchange, place: _Place, action: str, visibility_timeout: int | None
@@ -458,13 +465,13 @@ class _Batches:
         self._failed: Counter[str] = Counter()
         self._alone: deque[str] = deque()
 
-    def run(self, receipts: Sequence[str]) -> Outcome:
+    def run(self, receipt_handles: Sequence[str]) -> Outcome:
         """Does it; entries that fail are counted by code.
 
         Raises:
             QueueRefused, QueueUnavailable: as for `SqsQueue.connect`
         """
-        tens = (receipts[first : first + BATCH] for first in range(0, len(receipts), BATCH))
+        tens = (receipt_handles[first : first + BATCH] for first in range(0, len(receipt_handles), BATCH))
         while True:
             while self._exchange.free > 0 and (group := self._next(tens)):
                 self._exchange.start(self._call(group))
@@ -477,11 +484,14 @@ class _Batches:
     def _next(self, tens: Iterator[Sequence[str]]) -> Sequence[str]:
         return [self._alone.popleft()] if self._alone else next(tens, [])
 
-    def _call(self, receipts: Sequence[str], attempts: int = 0) -> Call:
+    def _call(self, receipt_handles: Sequence[str], attempts: int = 0) -> Call:
         hidden = self._visibility_timeout
-        entries = [wire.Entry(id_, receipt, hidden) for id_, receipt in zip(_IDS, receipts, strict=False)]
+        entries = [
+            wire.Entry(id_, receipt_handle, hidden)
+            for id_, receipt_handle in zip(_IDS, receipt_handles, strict=False)
+        ]
         body = wire.encode(wire.BatchRequest(self._place.url, entries))
-        return Call(self._action, body, receipts=receipts, attempts=attempts)
+        return Call(self._action, body, receipt_handles=receipt_handles, attempts=attempts)
 
     def _settle(self, reply: Reply) -> None:
         if reply.code:
@@ -492,15 +502,15 @@ class _Batches:
         except ValueError:
             raise self._place.no_answer(self._action) from None
         self._done += len(answer.successful)
-        if len(answer.successful) < len(reply.call.receipts):
+        if len(answer.successful) < len(reply.call.receipt_handles):
             self._partial(reply.call, answer)
 
     def _refused(self, reply: Reply) -> None:
         """The whole call failed: one entry may be to blame, so each is tried alone."""
         if reply.code not in ENTRY_CODES:
             raise self._place.error(self._action, reply.code, reply.is_transient)
-        if len(reply.call.receipts) > 1:
-            self._alone.extend(reply.call.receipts)
+        if len(reply.call.receipt_handles) > 1:
+            self._alone.extend(reply.call.receipt_handles)
         else:
             self._failed[reply.code] += 1
 
@@ -509,16 +519,16 @@ class _Batches:
         hopeful = [one for one in answer.failed if not one.sender_fault or one.code in TRANSIENT_CODES]
         hopeless = [one for one in answer.failed if one not in hopeful]
         if hopeful:
-            again = self._call([call.receipts[int(one.id)] for one in hopeful], call.attempts)
+            again = self._call([call.receipt_handles[int(one.id)] for one in hopeful], call.attempts)
             if not self._exchange.repeat(again, hopeful[0].code):
                 hopeless += hopeful
         self._failed.update(one.code or "unnamed" for one in hopeless)
-        if missing := len(call.receipts) - len(answer.successful) - len(answer.failed):
+        if missing := len(call.receipt_handles) - len(answer.successful) - len(answer.failed):
             self._failed["not in the answer"] += missing
 
 
-def _receipts(replies: Iterable[Reply]) -> list[str]:
-    """The receipts in answers to ReceiveMessage; an answer that is none of SQS has none."""
+def _receipt_handles_in(replies: Iterable[Reply]) -> list[str]:
+    """The receipt handles in answers to ReceiveMessage; an answer that is none of SQS has none."""
     found: list[str] = []
     for reply in replies:
         if reply.code:

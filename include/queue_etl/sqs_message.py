@@ -27,7 +27,7 @@ class Message(msgspec.Struct, gc=False):
     Attributes:
         message_id: key of the ledger, a lower-case UUID: attribute `dedup-id`, else `x-origin-message-id`,
             else the id SQS gave; what is no UUID is turned into one, always the same
-        receipt: for delete and release; good until the message is received again
+        receipt_handle: for delete and release; good until the message is received again
         body: UTF-8 (a lone surrogate as three bytes)
         sent_ms: Unix milliseconds of sending; of the first sending if `x-origin-sent-timestamp` says so,
             for a message brought back from a dead-letter queue keeps its day
@@ -35,7 +35,7 @@ class Message(msgspec.Struct, gc=False):
     """
 
     message_id: str
-    receipt: str
+    receipt_handle: str
     body: bytes
     sent_ms: int
     receive_count: int

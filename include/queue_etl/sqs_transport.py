@@ -64,11 +64,11 @@ class Call:
         body: its JSON
         asked: messages asked for (ReceiveMessage)
         wait_seconds: of the long poll (ReceiveMessage)
-        receipts: in the order of the entries (batch actions), whose ids are their positions
+        receipt_handles: in the order of the entries (batch actions), whose ids are their positions
         attempts: how often it has been sent
     """
 
-    __slots__ = ("action", "asked", "attempts", "body", "receipts", "wait_seconds")
+    __slots__ = ("action", "asked", "attempts", "body", "receipt_handles", "wait_seconds")
 
     def __init__(
         self,
@@ -77,14 +77,14 @@ class Call:
         *,
         asked: int = 0,
         wait_seconds: int = 0,
-        receipts: Sequence[str] = (),
+        receipt_handles: Sequence[str] = (),
         attempts: int = 0,
     ) -> None:
         self.action = action
         self.body = body
         self.asked = asked
         self.wait_seconds = wait_seconds
-        self.receipts = receipts
+        self.receipt_handles = receipt_handles
         self.attempts = attempts
 
 

@@ -1,9 +1,9 @@
 """The pipeline: extract, mask, load, finish. The only module that combines the others.
 
-    extract   receive -> sealed raw batches and their receipts      a re-run adopts what is sealed
+    extract   receive -> sealed raw batches, receipt handles        a re-run adopts what is sealed
     mask      raw batch -> masked batch, ready for COPY             a re-run adopts it
     load      masked batch -> Postgres, in one transaction          a re-run changes nothing
-    finish    delete what the ledger proves, give back the rest, record the run
+    finish    delete what the ledger proves, release the rest, record the run
 
 Every step of a closed run is a no-op: its messages are deleted, or back on the queue.
 """
@@ -16,9 +16,10 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from operator import attrgetter
 from time import perf_counter
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from include.queue_etl.batches import MILLISECONDS_A_DAY, MaskedBatch, RawBatch, Receipts, RejectedBatch
+from include.queue_etl.batches import MILLISECONDS_A_DAY, MaskedBatch, RawBatch, ReceiptHandles, RejectedBatch
+from include.queue_etl.counts import in_words, run_in_words
 from include.queue_etl.errors import (
     QueueEtlError,
     QueueRefused,
@@ -29,11 +30,14 @@ from include.queue_etl.errors import (
     TransientError,
     WarehouseRefused,
 )
-from include.queue_etl.pipeline import Pipeline
+from include.queue_etl.run_context import RunContext
 from include.queue_etl.settings import Settings
 from include.queue_etl.sqs_message import Message
 from include.queue_etl.staging import BatchFile, Kind, batch_name
 from include.queue_etl.transform import mask_batch
+
+if TYPE_CHECKING:
+    from include.queue_etl.run_store import RunTotals
 
 log = logging.getLogger(__name__)
 Content = TypeVar("Content")
@@ -42,14 +46,14 @@ Content = TypeVar("Content")
 SEAL_SECONDS = 5.0
 
 
-def extract(pipeline: Pipeline, depth: Mapping[str, int] | None = None) -> list[dict[str, Any]]:
+def extract(context: RunContext, depth: Mapping[str, int] | None = None) -> list[dict[str, Any]]:
     """Receive messages and seal them in batches.
 
     It ends when the queue is empty, when it has `max_messages`, or `receive_seconds` after the first message,
     whatever arrives meanwhile. A queue that fails after the first message ends it too: what has come goes on.
 
     Args:
-        pipeline: the run's parts
+        context: the run
         depth: what the sensor saw, recorded with the run
 
     Returns:
@@ -57,26 +61,26 @@ def extract(pipeline: Pipeline, depth: Mapping[str, int] | None = None) -> list[
 
     Raises:
         PreflightError: something is not ready; nothing has been received
-        TransientError: what was received but not sealed has been given back
+        TransientError: what was received but not sealed has been released
     """
-    pipeline.preflight()
-    run = pipeline.open_run(depth)
+    context.preflight()
+    run = context.open_run(depth)
     if run.closed:
-        log.info("run %s is closed (%s): nothing to do", pipeline.run.airflow_run_id, run.state)
+        log.info("run %s is closed (%s): nothing to do", context.run.name, run.state)
         return []
-    pipeline.record_key()
+    context.record_key()
     # Before the first message is taken: a process that is killed cannot say it afterwards.
-    log.info("what this process takes and loses when killed is visible again by %s or so", _back_by(pipeline))
+    log.info("what this process takes and loses when killed is visible again by %s or so", _back_by(context))
     started = perf_counter()
     intake = _Intake(run.queue_id)
-    _adopt(pipeline, intake)
-    _receive(pipeline, intake)
+    _adopt(context, intake)
+    _receive(context, intake)
     received, batches = intake.messages, intake.batches
     seconds = perf_counter() - started
-    pipeline.warehouse.record_extract(pipeline.run.id, received, seconds, intake.oldest_age_seconds)
+    context.store.record_extract(context.run.id, received, seconds, intake.oldest_age_seconds)
     log.info("extracted %d messages in %d batches", received, len(batches))
     if not batches:
-        _close(pipeline, {}, upstream_failed=False, last_attempt=True)  # without batches, finish is skipped
+        _close(context, {}, upstream_failed=False, last_attempt=True)  # without batches, finish is skipped
     return [{"batch": batch, "messages": messages} for batch, messages in batches.items()]
 
 
@@ -106,23 +110,28 @@ def grouped(batches: Sequence[Mapping[str, Any]], full: int) -> list[dict[str, A
     return groups
 
 
-def mask(pipeline: Pipeline, batch: str) -> dict[str, Any]:
+def mask(context: RunContext, batch: str) -> dict[str, Any]:
     """Parse, validate and mask one batch.
 
     Returns:
-        {"batch", "accepted", "rejected", "odd"}: counts
+        {"batch", "accepted", "rejected", "anomalies"}: counts
 
     Raises:
         StagedFileDamaged: the raw file was changed, or is gone while the run is open
     """
-    masked = pipeline.staging.open(BatchFile(batch, Kind.MASKED), MaskedBatch) or _mask(pipeline, batch)
+    masked = context.staging.open(BatchFile(batch, Kind.MASKED), MaskedBatch) or _mask(context, batch)
     if masked is None:
-        return {"batch": batch, "accepted": 0, "rejected": {}, "odd": {}}
-    log.info("batch %s: %d accepted, rejected %s", batch, masked.accepted, masked.rejected or "none")
-    return {"batch": batch, "accepted": masked.accepted, "rejected": masked.rejected, "odd": masked.odd}
+        return {"batch": batch, "accepted": 0, "rejected": {}, "anomalies": {}}
+    log.info("batch %s: %d accepted, rejected: %s", batch, masked.accepted, in_words(masked.rejected))
+    return {
+        "batch": batch,
+        "accepted": masked.accepted,
+        "rejected": masked.rejected,
+        "anomalies": masked.anomalies,
+    }
 
 
-def load(pipeline: Pipeline, batch: str) -> dict[str, Any]:
+def load(context: RunContext, batch: str) -> dict[str, Any]:
     """Load one masked batch in one transaction.
 
     Returns:
@@ -135,21 +144,23 @@ def load(pipeline: Pipeline, batch: str) -> dict[str, Any]:
     # Here and not at the top: mask does without psycopg, whose import takes 0.15 s.
     from include.queue_etl.loading import BatchCounts
 
-    if pipeline.is_closed():
+    if context.is_closed():
         counts = BatchCounts(0, 0, 0)
     else:
-        masked = _staged(pipeline, BatchFile(batch, Kind.MASKED), MaskedBatch)
-        rejected = _rejected(pipeline, batch, masked)
-        counts = pipeline.warehouse.load(pipeline.run.id, pipeline.contract, batch, masked, rejected)
+        masked = _staged(context, BatchFile(batch, Kind.MASKED), MaskedBatch)
+        rejected = _rejected(context, batch, masked)
+        counts = context.store.load(context.run.id, context.contract, batch, masked, rejected)
     log.info("batch %s: %s", batch, counts)
     return {"batch": batch, **asdict(counts)}
 
 
-def finish(pipeline: Pipeline, *, upstream_failed: bool = False, last_attempt: bool = True) -> dict[str, Any]:
-    """Delete the messages the ledger proves committed, give back the others, record and close the run.
+def finish(
+    context: RunContext, *, upstream_failed: bool = False, last_attempt: bool = True
+) -> dict[str, Any]:
+    """Delete the messages the ledger proves committed, release the others, record and close the run.
 
     Args:
-        pipeline: the run's parts
+        context: the run
         upstream_failed: a task before this one failed
         last_attempt: nobody will try again after this call
 
@@ -159,30 +170,30 @@ def finish(pipeline: Pipeline, *, upstream_failed: bool = False, last_attempt: b
     Raises:
         RunFailed: the run is closed as failed, for `upstream_failed` or batches that could not be settled;
             everything above is done all the same
-        TransientError: not done; on the last attempt, what can be given back has been
+        TransientError: not done; on the last attempt, what can be released has been
     """
     try:
-        run = pipeline.warehouse.run_state(pipeline.run.id)
-        proven = pipeline.warehouse.committed_batches(pipeline.run.id)
+        run = context.store.run_state(context.run.id)
+        proven = context.store.committed_batches(context.run.id)
     except (TransientError, WarehouseRefused) as error:
         if last_attempt or isinstance(error, WarehouseRefused):  # which Airflow does not retry
-            # Without proof nothing may be deleted, but giving back is always safe.
-            _settle(pipeline, {}, last_attempt=True)
+            # Without proof nothing may be deleted, but releasing is always safe.
+            _settle(context, {}, last_attempt=True)
         raise
     if run is None:
         raise RunFailed("the run never started: nothing was received; see the log of extract")
     if not run.closed:
-        _close(pipeline, proven, upstream_failed=upstream_failed, last_attempt=last_attempt)
+        _close(context, proven, upstream_failed=upstream_failed, last_attempt=last_attempt)
     else:  # an attempt of extract that outlived its run may have sealed messages since
-        _settle(pipeline, proven, last_attempt)
-    _destroy_leftovers(pipeline, proven)
-    summary = pipeline.warehouse.run_summary(pipeline.run.id) or {}
-    log.info("run %s: %s", pipeline.run.airflow_run_id, summary)
+        _settle(context, proven, last_attempt)
+    _destroy_leftovers(context, proven)
+    summary = context.store.run_summary(context.run.id)
+    log.info("%s", run_in_words(summary))
+    if summary["quarantined_by_reason"]:
+        log.info("quarantined: %s", in_words(summary["quarantined_by_reason"]))
     # Also when somebody else had closed it, as an attempt that was killed: the DAG run must not end green.
     if summary["state"] == "failed":
-        raise RunFailed(
-            "the run failed; each of its messages is deleted, given back, or comes back by itself"
-        )
+        raise RunFailed("the run failed; each of its messages is deleted, released, or comes back by itself")
     return summary
 
 
@@ -233,41 +244,43 @@ class _Intake:
         self.oldest_age_seconds = max(self.oldest_age_seconds, oldest_age_seconds)
 
 
-def _adopt(pipeline: Pipeline, intake: _Intake) -> None:
-    """Take over the batches sealed by an earlier attempt; half-sealed ones are given back."""
-    raw = set(pipeline.staging.batches(Kind.RAW))
-    for batch in pipeline.staging.batches(Kind.RECEIPTS):
-        receipts = _staged(pipeline, BatchFile(batch, Kind.RECEIPTS), Receipts)
+def _adopt(context: RunContext, intake: _Intake) -> None:
+    """Take over the batches sealed by an earlier attempt; half-sealed ones are released."""
+    raw = set(context.staging.batches(Kind.RAW))
+    for batch in context.staging.batches(Kind.RECEIPT_HANDLES):
+        handles = _staged(context, BatchFile(batch, Kind.RECEIPT_HANDLES), ReceiptHandles)
         if batch in raw:
-            intake.sealed(batch, len(receipts.ids), receipts.oldest_age_seconds)
+            intake.sealed(batch, len(handles.ids), handles.oldest_age_seconds)
         else:
-            _give_back(pipeline, receipts.receipts, "an earlier attempt stopped while sealing them")
-            pipeline.staging.destroy(Kind.RECEIPTS, batch=batch)
+            _release_after_failure(context, handles.handles, "an earlier attempt stopped while sealing them")
+            context.staging.destroy(Kind.RECEIPT_HANDLES, batch=batch)
 
 
-def _receive(pipeline: Pipeline, intake: _Intake) -> None:
-    """Receive what there is room for and seal it; on any failure the unsealed messages are given back."""
+def _receive(context: RunContext, intake: _Intake) -> None:
+    """Receive what there is room for and seal it; on any failure the unsealed messages are released."""
     try:
-        with closing(_arriving(pipeline, intake)) as arriving:
+        with closing(_arriving(context, intake)) as arriving:
             for messages in arriving:
                 intake.add(messages)
-                if intake.is_due(pipeline.settings):
-                    _seal(pipeline, intake)
+                if intake.is_due(context.settings):
+                    _seal(context, intake)
         if intake.open:
-            _seal(pipeline, intake)
+            _seal(context, intake)
     except BaseException:  # also a task's time limit, or a stop by signal
-        _give_back(pipeline, [message.receipt for message in intake.open], "extract did not get to seal them")
+        _release_after_failure(
+            context, [message.receipt_handle for message in intake.open], "extract did not get to seal them"
+        )
         if intake.batches:
             log.warning("%d sealed messages stay staged: an attempt to come takes them", intake.messages)
         raise
 
 
-def _arriving(pipeline: Pipeline, intake: _Intake) -> Generator[list[Message], None, None]:
+def _arriving(context: RunContext, intake: _Intake) -> Generator[list[Message], None, None]:
     """Messages as they come; lists may be empty. A queue that fails when some have come counts as empty."""
-    settings = pipeline.settings
+    settings = context.settings
     room = settings.max_messages - intake.messages
     try:
-        with closing(pipeline.queue.receive(room, settings.receive_seconds)) as replies:
+        with closing(context.queue.receive(room, settings.receive_seconds)) as replies:
             yield from replies
     except (QueueUnavailable, QueueRefused) as error:
         if not (intake.open or intake.batches):
@@ -275,8 +288,8 @@ def _arriving(pipeline: Pipeline, intake: _Intake) -> Generator[list[Message], N
         log.warning("received no more, and go on with what has come: %s", error)
 
 
-def _seal(pipeline: Pipeline, intake: _Intake) -> None:
-    """Seal the open messages, receipts first: a raw file without them could be loaded but never deleted."""
+def _seal(context: RunContext, intake: _Intake) -> None:
+    """Seal the open messages; handles first: a raw file without them could be loaded but never deleted."""
     messages = intake.open
     # Two stable sorts whose keys need no tuple: half the time of one.
     messages.sort(key=attrgetter("message_id"))
@@ -285,8 +298,8 @@ def _seal(pipeline: Pipeline, intake: _Intake) -> None:
     sent_ms = [message.sent_ms for message in messages]
     batch = batch_name(len(intake.batches))
     age = max(0, int(time.time() - min(sent_ms) / 1000))  # SQS's clock may be ahead of ours
-    receipts = Receipts(ids, [message.receipt for message in messages], age)
-    pipeline.staging.seal(BatchFile(batch, Kind.RECEIPTS), receipts)
+    handles = ReceiptHandles(ids, [message.receipt_handle for message in messages], age)
+    context.staging.seal(BatchFile(batch, Kind.RECEIPT_HANDLES), handles)
     raw = RawBatch(
         intake.queue_id,
         ids,
@@ -294,165 +307,166 @@ def _seal(pipeline: Pipeline, intake: _Intake) -> None:
         [message.receive_count for message in messages],
         [message.body for message in messages],
     )
-    pipeline.staging.seal(BatchFile(batch, Kind.RAW), raw)
+    context.staging.seal(BatchFile(batch, Kind.RAW), raw)
     intake.sealed(batch, len(ids), age)
     intake.open, intake.open_bytes = [], 0
     log.info("batch %s: sealed %d messages", batch, len(ids))
 
 
-def _mask(pipeline: Pipeline, batch: str) -> MaskedBatch | None:
+def _mask(context: RunContext, batch: str) -> MaskedBatch | None:
     """Mask the raw batch and seal the result; None where a closed run has no raw batches any more."""
     started = perf_counter()
     file = BatchFile(batch, Kind.RAW)
-    raw = pipeline.staging.open(file, RawBatch)
+    raw = context.staging.open(file, RawBatch)
     if raw is None:
         # Asked only now: to connect to Postgres takes as long as to mask a batch.
-        if pipeline.is_closed():
+        if context.is_closed():
             return None
-        raise _gone(pipeline, file)
-    masked, rejected = mask_batch(raw, pipeline.contract, pipeline.keyset, pipeline.settings, pipeline.run.id)
-    masked.contract, masked.airflow_run_id = pipeline.run.contract, pipeline.run.airflow_run_id
+        raise _gone(context, file)
+    masked, rejected = mask_batch(raw, context.contract, context.keyset, context.settings, context.run.id)
+    masked.contract, masked.run_name = context.run.contract, context.run.name
     masked.mask_seconds = perf_counter() - started
     if masked.rejected:  # before the masked file, which stands for the whole of the step
-        pipeline.staging.seal(BatchFile(batch, Kind.REJECTED), rejected)
-    pipeline.staging.seal(BatchFile(batch, Kind.MASKED), masked)
+        context.staging.seal(BatchFile(batch, Kind.REJECTED), rejected)
+    context.staging.seal(BatchFile(batch, Kind.MASKED), masked)
     return masked
 
 
-def _rejected(pipeline: Pipeline, batch: str, masked: MaskedBatch) -> RejectedBatch:
+def _rejected(context: RunContext, batch: str, masked: MaskedBatch) -> RejectedBatch:
     if not masked.rejected:
         return RejectedBatch(b"")
-    return _staged(pipeline, BatchFile(batch, Kind.REJECTED), RejectedBatch)
+    return _staged(context, BatchFile(batch, Kind.REJECTED), RejectedBatch)
 
 
-def _staged(pipeline: Pipeline, file: BatchFile, content_type: type[Content]) -> Content:
-    content = pipeline.staging.open(file, content_type)
+def _staged(context: RunContext, file: BatchFile, content_type: type[Content]) -> Content:
+    content = context.staging.open(file, content_type)
     if content is None:
-        raise _gone(pipeline, file)
+        raise _gone(context, file)
     return content
 
 
-def _gone(pipeline: Pipeline, file: BatchFile) -> StagedFileDamaged:
+def _gone(context: RunContext, file: BatchFile) -> StagedFileDamaged:
     return StagedFileDamaged(
-        f"staged file {file.name} of run {pipeline.run.id} is gone although the run is open: "
+        f"staged file {file.name} of run {context.run.id} is gone although the run is open: "
         "do workers share the staging folder? Its messages come back by themselves"
     )
 
 
 def _close(
-    pipeline: Pipeline, proven: Mapping[str, bytes], *, upstream_failed: bool, last_attempt: bool
+    context: RunContext, proven: Mapping[str, bytes], *, upstream_failed: bool, last_attempt: bool
 ) -> None:
     """Settle every message and close the run. Without SQS: again later, or at last closed as failed."""
     started = perf_counter()
-    settled = _settle(pipeline, proven, last_attempt)
-    is_in_vain = settled.batches and not proven
-    pipeline.warehouse.close_run(
-        pipeline.run.id,
-        "failed" if upstream_failed or settled.unsettled or is_in_vain else "succeeded",
-        deleted=settled.deleted,
-        delete_failed=settled.delete_failed,
-        released=settled.released,
-        visible_after=None if settled.outage else _visible(pipeline),  # SQS may be what is out
-        finish_seconds=perf_counter() - started,
-    )
+    settlement = _settle(context, proven, last_attempt)
+    is_in_vain = settlement.batches and not proven
+    has_failed = upstream_failed or settlement.unsettled or is_in_vain
+    totals = settlement.totals
+    totals.visible_after = None if settlement.outage else _visible(context)  # SQS may be what is out
+    totals.finish_seconds = perf_counter() - started
+    context.store.close_run(context.run.id, "failed" if has_failed else "succeeded", totals)
 
 
 @dataclass(slots=True)
-class _Settled:
-    """What became of the run's messages on the queue."""
+class _Settlement:
+    """What became of the run's messages on the queue.
 
-    batches: int = 0
-    deleted: int = 0
-    delete_failed: int = 0  # they come back, the ledger knows them, a later run deletes them
-    released: int = 0
-    unsettled: int = 0  # batches whose receipts could not be read, or that an outage left behind
+    Attributes:
+        unsettled: batches whose receipt handles could not be read, or that an outage left behind
+        outage: SQS or staging did not answer
+    """
+
+    totals: "RunTotals"
+    batches: int
+    unsettled: int = 0
     outage: bool = False
 
 
-def _settle(pipeline: Pipeline, proven: Mapping[str, bytes], last_attempt: bool) -> _Settled:
-    """Delete the messages of batches whose commit record matches their receipts; give back all others.
+def _settle(context: RunContext, proven: Mapping[str, bytes], last_attempt: bool) -> _Settlement:
+    """Delete the messages of batches whose commit record matches their receipt handles; release all others.
 
     An outage ends it, at the last attempt too: to wait for SQS or S3 once a batch could take days.
     """
-    batches = _receipted(pipeline, last_attempt)
-    settled = _Settled(batches=len(batches))
+    from include.queue_etl.run_store import RunTotals
+
+    batches = _settleable_batches(context, last_attempt)
+    settlement = _Settlement(RunTotals(), len(batches))
     for number, batch in enumerate(batches):
         try:
-            _settle_batch(pipeline, batch, proven.get(batch), settled)
+            _settle_batch(context, batch, proven.get(batch), settlement.totals)
         except (QueueRefused, StagedFileDamaged) as error:
-            settled.unsettled += 1
-            log.error("batch %s: %s; its messages come back by %s", batch, error, _back_by(pipeline))
+            settlement.unsettled += 1
+            log.error("batch %s: %s; its messages come back by %s", batch, error, _back_by(context))
         except TransientError as error:
             if not last_attempt:
                 raise
-            settled.unsettled += len(batches) - number
-            settled.outage = True
+            settlement.unsettled += len(batches) - number
+            settlement.outage = True
             text = "batch %s and %d after it: %s; their messages come back by %s"
-            log.error(text, batch, len(batches) - number - 1, error, _back_by(pipeline))
+            log.error(text, batch, len(batches) - number - 1, error, _back_by(context))
             break
-    return settled
+    return settlement
 
 
-def _settle_batch(pipeline: Pipeline, batch: str, proof: bytes | None, settled: _Settled) -> None:
-    receipts = _staged(pipeline, BatchFile(batch, Kind.RECEIPTS), Receipts)
-    if proof == receipts.digest:
-        outcome = pipeline.queue.delete(receipts.receipts)
-        settled.deleted += outcome.done
-        settled.delete_failed += sum(outcome.failed.values())
+def _settle_batch(context: RunContext, batch: str, proof: bytes | None, totals: "RunTotals") -> None:
+    handles = _staged(context, BatchFile(batch, Kind.RECEIPT_HANDLES), ReceiptHandles)
+    if proof == handles.digest:
+        outcome = context.queue.delete(handles.handles)
+        totals.deleted += outcome.done
+        totals.delete_failed += sum(outcome.failed.values())
     else:
-        settled.released += _release(pipeline, receipts.receipts, "they are not proven loaded")
+        totals.released += _release(context, handles.handles, "they are not proven loaded")
 
 
-def _receipted(pipeline: Pipeline, last_attempt: bool) -> list[str]:
+def _settleable_batches(context: RunContext, last_attempt: bool) -> list[str]:
     """The batches that hold messages; raises StagingUnavailable, at last saying when they come back."""
     try:
-        return pipeline.staging.batches(Kind.RECEIPTS)
+        return context.staging.batches(Kind.RECEIPT_HANDLES)
     except StagingUnavailable:
         if last_attempt:
-            log.error("the run stays open; its messages come back by %s", _back_by(pipeline))
+            log.error("the run stays open; its messages come back by %s", _back_by(context))
         raise
 
 
-def _give_back(pipeline: Pipeline, receipts: Sequence[str], why: str) -> None:
+def _release_after_failure(context: RunContext, handles: Sequence[str], why: str) -> None:
     """Release on the way out of a failure, which matters more than one of the release itself."""
     try:
-        _release(pipeline, receipts, why)
+        _release(context, handles, why)
     except QueueEtlError as error:
-        log.error("%d messages stay hidden until %s: %s", len(receipts), _back_by(pipeline), error)
+        log.error("%d messages stay hidden until %s: %s", len(handles), _back_by(context), error)
 
 
-def _release(pipeline: Pipeline, receipts: Sequence[str], why: str) -> int:
+def _release(context: RunContext, handles: Sequence[str], why: str) -> int:
     """Make messages visible again at once; returns how many. What SQS leaves hidden is said, and until when.
 
     Raises:
         QueueUnavailable, QueueRefused: some may be visible
     """
-    if not receipts:
+    if not handles:
         return 0
-    released = pipeline.queue.release(receipts).done
-    log.warning("gave back %d of %d messages: %s", released, len(receipts), why)
-    if released < len(receipts):
-        log.warning("%d messages stay hidden until %s", len(receipts) - released, _back_by(pipeline))
+    released = context.queue.release(handles).done
+    log.warning("released %d of %d messages: %s", released, len(handles), why)
+    if released < len(handles):
+        log.warning("%d messages stay hidden until %s", len(handles) - released, _back_by(context))
     return released
 
 
-def _back_by(pipeline: Pipeline) -> str:
+def _back_by(context: RunContext) -> str:
     """When messages received until now are visible again at the latest (UTC)."""
-    hidden = timedelta(seconds=pipeline.settings.visibility_timeout_seconds)
+    hidden = timedelta(seconds=context.settings.visibility_timeout_seconds)
     return (datetime.now(UTC) + hidden).isoformat(timespec="seconds")
 
 
-def _visible(pipeline: Pipeline) -> int | None:
+def _visible(context: RunContext) -> int | None:
     try:
-        return pipeline.queue.depth().visible
+        return context.queue.depth().visible
     except QueueEtlError as error:
         log.warning("depth after the run unknown: %s", error)
         return None
 
 
-def _destroy_leftovers(pipeline: Pipeline, proven: Mapping[str, bytes]) -> None:
+def _destroy_leftovers(context: RunContext, proven: Mapping[str, bytes]) -> None:
     """Remove the closed run's files, but keep what `reconcile` could need: masked files of loaded batches."""
-    pipeline.staging.destroy(Kind.RAW, Kind.RECEIPTS)
-    for batch in pipeline.staging.batches(Kind.MASKED):
-        if batch not in proven or pipeline.settings.retain_days == 0:
-            pipeline.staging.destroy(Kind.MASKED, Kind.REJECTED, batch=batch)
+    context.staging.destroy(Kind.RAW, Kind.RECEIPT_HANDLES)
+    for batch in context.staging.batches(Kind.MASKED):
+        if batch not in proven or context.settings.retain_days == 0:
+            context.staging.destroy(Kind.MASKED, Kind.REJECTED, batch=batch)

@@ -11,6 +11,7 @@ from include.queue_etl.contract import Contract, Rejected
 from include.queue_etl.keyset import Keyset
 from include.queue_etl.masking import Masker
 from include.queue_etl.parsing import TOO_MANY_RECEIVES, Parser
+from include.queue_etl.quarantine import PayloadCipher, QuarantineLine, encode_lines
 from include.queue_etl.settings import Settings
 
 LOADED, QUARANTINED = "L", "Q"
@@ -37,26 +38,22 @@ def mask_batch(
             events.append(verdict)
             event_days.append(days[index])
             statuses.append(LOADED)
-    rows = copytext.row_lines(contract, events, event_days, masker.tokens)
-    odd = {**masker.odd, "unknown_fields": parser.unknown_fields}
+    rows = copytext.row_lines(contract, events, event_days, masker.mask)
+    anomalies = {**masker.anomalies, "unknown_fields": parser.unknown_fields}
     masked = MaskedBatch(
         ids_digest=ids_digest(raw.ids),
         entries=copybinary.entries(raw.queue_id, run_id, days, raw.ids, statuses),
         rows=rows,
         accepted=len(events),
         rejected=dict(Counter(verdict.reason for _, verdict in rejected)),
-        odd={kind: count for kind, count in odd.items() if count},
+        anomalies={kind: count for kind, count in anomalies.items() if count},
         sent_days=sorted(set(days)),
         key_id=keyset.primary_key_id,
         key_check=keyset.check_value(),
     )
-    lines = [_quarantine_line(raw, index, verdict, contract, keyset, run_id) for index, verdict in rejected]
-    return masked, RejectedBatch(b"".join(lines))
-
-
-def quarantine_context(contract: Contract, message_id: str) -> bytes:
-    """What a quarantined payload is bound to: it opens only as the payload of its own message."""
-    return f"queue_etl/{contract.name}/quarantine/{message_id}".encode()
+    cipher = PayloadCipher(keyset, contract.name)
+    lines = [_quarantine_line(raw, index, verdict, cipher, run_id) for index, verdict in rejected]
+    return masked, RejectedBatch(encode_lines(lines))
 
 
 def _verdicts(raw: RawBatch, parser: Parser, max_receives: int) -> list[Struct | Rejected]:
@@ -68,16 +65,16 @@ def _verdicts(raw: RawBatch, parser: Parser, max_receives: int) -> list[Struct |
 
 
 def _quarantine_line(
-    raw: RawBatch, index: int, verdict: Rejected, contract: Contract, keyset: Keyset, run_id: UUID
-) -> bytes:
+    raw: RawBatch, index: int, verdict: Rejected, cipher: PayloadCipher, run_id: UUID
+) -> QuarantineLine:
     message_id, body = raw.ids[index], raw.bodies[index]
-    return copytext.quarantine_line(
+    return QuarantineLine(
         queue_id=raw.queue_id,
-        run_id=run_id,
-        day=copytext.sent_days([raw.sent_ms[index]])[0],
+        sent_day=copytext.sent_days([raw.sent_ms[index]])[0],
         message_id=message_id,
+        run_id=run_id,
         reason=verdict.reason,
-        sealed=keyset.encrypt(body, quarantine_context(contract, message_id)),
-        size=len(body),
-        receives=raw.receive_counts[index],
+        payload=cipher.encrypt(message_id, body),
+        payload_bytes=len(body),
+        receive_count=raw.receive_counts[index],
     )

@@ -56,7 +56,7 @@ def _problems_of_tokens(database: Database, feed: Feed, keyset_file: Path) -> li
     masker = Masker(CONTRACT, Keyset.from_json(keyset_file.read_text()))
     sample = database.rows(SAMPLE)
     wrong = sum(
-        (user, masker.value(address, masked_ip), masker.value(device, masked_device)) not in feed.secrets
+        (user, masker.unmask(address, masked_ip), masker.unmask(device, masked_device)) not in feed.secrets
         for user, masked_ip, masked_device in sample
     )
     return [f"{wrong} of {len(sample)} rows, unmasked, are not what was sent"] if wrong or not sample else []

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from include.contracts.user_logins import CONTRACT
-from include.queue_etl.keyset import Keyset
+from include.queue_etl.keyset_document import KeysetDocument
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -138,7 +138,7 @@ def _runs(race: Race, mask_and_load: Callable[[int, list[str]], Any]) -> None:
 def environment(folder: Path, sqs_url: str, owner_dsn: str, loader_dsn: str) -> dict[str, str]:
     """The variables of a contender's processes: nothing of the caller's but what Python needs."""
     keyset = folder / "keyset.json"
-    keyset.write_text(Keyset.new_json())
+    keyset.write_text(KeysetDocument.new().text)
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
     return {
         **kept,

@@ -1,7 +1,7 @@
 """A stand-in for SQS, in memory. NOT SQS and no emulator of it: it exists to be fast and to misbehave.
 
 It speaks just enough of the JSON protocol over plain HTTP for tests and for the benchmark, checks no
-signature and knows one queue. Receipts are valid for ever; any change of visibility shows the message.
+signature and knows one queue. ReceiptHandles are valid for ever; any change of visibility shows the message.
 
     python tests/bench/sqs_stub.py --messages FILE --count 200000     # prints its URL, serves until killed
     with serving([b'{"a": 1}'], count=25) as stub: ...                # in a thread of a test

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from include.queue_etl.keyset import Keyset
+from include.queue_etl.keyset_document import KeysetDocument
 from tests.bench import airflow_ground, airflow_overhead
 from tests.bench.airflow_overhead import DagRun, Drain, Found, WrongRows, check, table
 from tests.bench.airflow_own_code import TASKS, ImportClock
@@ -48,7 +48,7 @@ def test_wrong_rows_end_the_benchmark():
     server = Server(os.environ["QUEUE_ETL_OWNER_DSN"])
     with server.database() as database, tempfile.TemporaryDirectory() as path:
         keyset = Path(path, "keyset.json")
-        keyset.write_text(Keyset.new_json())
+        keyset.write_text(KeysetDocument.new().text)
         with pytest.raises(WrongRows, match=r"expected Totals\(rows=20(.|\n)*; 3 messages are left"):
             check(database, keyset, 3, feed(20))
 

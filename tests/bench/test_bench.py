@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from devstack.bench import CONTENDERS as NAMES
-from include.queue_etl.keyset import Keyset
+from include.queue_etl.keyset_document import KeysetDocument
 from tests.bench.__main__ import share
 from tests.bench.checks import problems_of_bookkeeping, problems_of_rows
 from tests.bench.contenders import CONTENDERS, ROOT, ContenderFailed, Race, Used
@@ -49,7 +49,7 @@ def test_wrong_rows_are_seen(server):
     messages = feed(20)
     with server.database() as database, tempfile.TemporaryDirectory() as path:
         keyset = Path(path, "keyset.json")
-        keyset.write_text(Keyset.new_json())
+        keyset.write_text(KeysetDocument.new().text)
         assert "expected Totals(rows=20" in problems_of_rows(database, messages)[0]
         assert len(problems_of_bookkeeping(database, messages, keyset)) == 3
 

@@ -60,8 +60,8 @@ def test_a_missing_connection_is_named_with_the_way_to_make_it(monkeypatch: pyte
 @pytest.mark.parametrize(
     ("opened", "warehouse"),
     [
-        (connections.open_pipeline, "postgres_default"),
-        (connections.open_upkeep, "postgres_maintenance"),
+        (connections.open_run, "postgres_default"),
+        (connections.open_redrive, "postgres_maintenance"),
     ],
 )
 def test_all_that_is_missing_is_named_at_once(
@@ -73,8 +73,8 @@ def test_all_that_is_missing_is_named_at_once(
     monkeypatch.setenv("QUEUE_ETL_TRANSFERS", "0")
     context = {"run_id": "manual__1", "params": {}, "dag": SimpleNamespace(dag_id="some_dag")}
     monkeypatch.setattr("airflow.sdk.get_current_context", lambda: context)
-    with pytest.raises(SettingsError) as caught:
-        opened("user_logins")
+    with pytest.raises(SettingsError) as caught, opened("user_logins"):
+        pass
     assert [re.split("[:=]", problem)[0] for problem in caught.value.problems] == [
         "QUEUE_ETL_TRANSFERS",
         "connection aws_default",

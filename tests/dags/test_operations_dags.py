@@ -17,7 +17,7 @@ from airflow.utils.types import DagRunType
 from sqlalchemy import delete
 
 from include.contracts import contract_names
-from include.queue_etl import command_line
+from include.queue_etl.cli import app as command_line
 from include.queue_etl.errors import PreflightError, WarehouseUnavailable
 from include.queue_etl.operations import maintenance
 from include.queue_etl.operations import redrive as engine

@@ -1,7 +1,6 @@
 """The DAGs `pii_unmask` and `queue_etl_remask`: two people, no value anywhere but in the file."""
 
 import csv
-import json
 import stat
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -202,14 +201,13 @@ def recorded(
 ) -> list[tuple[str, dict[str, Any]]]:
     """What an audit in memory gets: each action with its details."""
     entries: list[tuple[str, dict[str, Any]]] = []
-    warehouse = SimpleNamespace(
+    audit = SimpleNamespace(
         record=lambda action, purpose, details: entries.append((action, details)),
-        audit_entries=lambda: [
-            SimpleNamespace(said=json.dumps([0, "", "", a, "", "", d])) for a, d in entries
-        ],
+        actions_of_run=lambda run: [action for action, details in entries if details["run"] == run],
     )
-    pipeline = nullcontext(SimpleNamespace(warehouse=warehouse, check_warehouse=lambda: None))
-    monkeypatch.setattr(dags["pii_unmask"].get_task("unmask"), "open_pipeline", lambda name: pipeline)
+    monkeypatch.setattr("include.queue_etl.privacy.audit.AuditLog", lambda database: audit)
+    resources = nullcontext(SimpleNamespace(database=None, require_schema=lambda: None))
+    monkeypatch.setattr(dags["pii_unmask"].get_task("unmask"), "open_officer", lambda: resources)
     return entries
 
 

@@ -70,7 +70,7 @@ def break_step(
     monkeypatch.setattr(steps, name, broken)
 
 
-def first_batch(pipeline: Any, batch: str) -> bool:
+def first_batch(context: Any, batch: str) -> bool:
     return batch.startswith("0000")
 
 
@@ -244,7 +244,7 @@ def test_finish_is_told_of_its_last_try_and_a_failure_before_it_is_not_hidden(
     user = send_logins(3)
     told = []
 
-    def note(pipeline: Any, *, upstream_failed: bool, last_attempt: bool) -> bool:
+    def note(context: Any, *, upstream_failed: bool, last_attempt: bool) -> bool:
         told.append((upstream_failed, last_attempt))
         return True
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from include.queue_etl.masking import Masker
-from include.queue_etl.transform import quarantine_context
+from include.queue_etl.quarantine import PayloadCipher
 from tests.faults.bodies import Sent
 from tests.faults.ground import Lane
 
@@ -65,15 +65,15 @@ def _rows(lane: Lane) -> list[tuple[str, str, str]]:
     masker = Masker(lane.contract, lane.keyset())
     address, device = lane.contract.personal
     return [
-        (user_id, masker.value(address, ip), masker.value(device, device_id))
+        (user_id, masker.unmask(address, ip), masker.unmask(device, device_id))
         for user_id, ip, device_id in lane.ground.rows(ROWS, f"{lane.tag}-%")
     ]
 
 
 def _quarantined(lane: Lane) -> list[tuple[bytes, str]]:
     """Body and reason of every quarantined message."""
-    keyset = lane.keyset()
+    cipher = PayloadCipher(lane.keyset(), lane.contract.name)
     return [
-        (keyset.decrypt(bytes(payload), quarantine_context(lane.contract, message_id)), reason)
+        (cipher.decrypt(message_id, bytes(payload)), reason)
         for message_id, payload, reason in lane.ground.rows(SEALED, lane.contract.queue)
     ]

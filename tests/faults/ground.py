@@ -21,9 +21,11 @@ from devstack.settings import Settings as StackSettings
 from include.contracts.user_logins import CONTRACT
 from include.queue_etl.contract import Contract
 from include.queue_etl.keyset import Keyset
-from include.queue_etl.pipeline import Pipeline, Run
+from include.queue_etl.resources import Aws
+from include.queue_etl.run_context import Run, RunContext
 from include.queue_etl.settings import Settings
 from include.queue_etl.sqs import SqsQueue
+from tests.support.resources import open_run
 
 # Small and hasty, so that a fault that takes an hour in production takes a second here.
 HASTE = {
@@ -163,7 +165,12 @@ class Lane:
     def settings(self, **overrides: int | str) -> Settings:
         return Settings.from_environment(self.environment, **overrides)
 
-    def pipeline(
+    def run(self, name: str | None = None) -> Run:
+        """A run on this queue; a fresh one without a name."""
+        return Run(self.contract.name, f"{self.tag} {name or f'run {next(self._numbers)}'}")
+
+    @contextlib.contextmanager
+    def open_run(
         self,
         name: str | None = None,
         *,
@@ -171,17 +178,13 @@ class Lane:
         queue: str | None = None,
         dsn: str | None = None,
         **overrides: int | str,
-    ) -> Pipeline:
-        """The parts of one run in this process; a fresh run without a name."""
-        return Pipeline(
-            self.contract if queue is None else replace(self.contract, queue=queue),
-            Run(self.contract.name, f"{self.tag} {name or f'run {next(self._numbers)}'}"),
-            self.settings(**overrides),
-            session=self.session,
-            endpoint_urls={"sqs": endpoint_url or self.ground.environment["AWS_ENDPOINT_URL"]},
-            warehouse_dsn=dsn or self.ground.warehouse_dsn,
-            keyset_json=self.ground.keyset_json,
-        )
+    ) -> Iterator[RunContext]:
+        """A run in this process; a fresh one without a name."""
+        contract = self.contract if queue is None else replace(self.contract, queue=queue)
+        aws = Aws(self.session, {"sqs": endpoint_url or self.ground.environment["AWS_ENDPOINT_URL"]})
+        dsn, settings = dsn or self.ground.warehouse_dsn, self.settings(**overrides)
+        with open_run(contract, self.run(name).name, settings, dsn, self.ground.keyset_json, aws) as context:
+            yield context
 
     def queue(self, **overrides: int | str) -> SqsQueue:
         return SqsQueue.connect(

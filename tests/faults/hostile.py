@@ -24,9 +24,11 @@ from typing import Any
 from include.contracts.user_logins import CONTRACT
 from include.queue_etl.batches import MaskedBatch, RawBatch, RejectedBatch
 from include.queue_etl.keyset import Keyset
+from include.queue_etl.keyset_document import KeysetDocument
 from include.queue_etl.masking import Masker
+from include.queue_etl.quarantine import PayloadCipher
 from include.queue_etl.settings import Settings
-from include.queue_etl.transform import mask_batch, quarantine_context
+from include.queue_etl.transform import mask_batch
 from tests.faults import canaries, mutations
 from tests.unit.copy_decoder import decoded, decoded_entries
 
@@ -74,9 +76,10 @@ class Checker:
     """Puts batches through the product's `mask_batch` and looks at all that comes out."""
 
     def __init__(self) -> None:
-        self._keyset = Keyset.from_json(Keyset.new_json())
+        self._keyset = Keyset.from_json(KeysetDocument.new().text)
         self._settings = Settings(staging="/nowhere")
         self._masker = Masker(CONTRACT, self._keyset)
+        self._cipher = PayloadCipher(self._keyset, CONTRACT.name)
         self.result = Result()
 
     def check(self, bodies: list[bytes]) -> None:
@@ -90,7 +93,7 @@ class Checker:
             self.result.leaks += canaries.hits(f"{error!r}\n{error}".encode("utf-8", "surrogatepass"))
             return
         self.result.leaks += canaries.hits(masked.entries + b"\n" + rejected.lines)
-        self.result.leaks += canaries.hits(repr((masked.rejected, masked.odd)).encode())
+        self.result.leaks += canaries.hits(repr((masked.rejected, masked.anomalies)).encode())
         self.result.accepted += masked.accepted
         self.result.reasons.update(masked.rejected)
         self._compare(raw, masked, rejected)
@@ -121,7 +124,7 @@ class Checker:
         user_id, device_type, ip, device_id, locale, version, day = row
         address, device = CONTRACT.personal
         values = [
-            None if token is None else self._masker.value(column, token)
+            None if token is None else self._masker.unmask(column, token)
             for column, token in ((address, ip), (device, device_id))
         ]
         return (user_id, device_type, *values, locale, version, day)
@@ -130,8 +133,7 @@ class Checker:
         if line is None:
             return None
         message_id, payload = str(line[2]), str(line[5]).removeprefix("\\x")
-        context = quarantine_context(CONTRACT, message_id)
-        return message_id, self._keyset.decrypt(bytes.fromhex(payload), context)
+        return message_id, self._cipher.decrypt(message_id, bytes.fromhex(payload))
 
     def _wrong(self, what: str, body: bytes) -> None:
         setattr(self.result, what, getattr(self.result, what) + 1)

@@ -16,9 +16,11 @@ from datetime import timedelta
 from pathlib import Path
 from uuid import UUID
 
-from include.queue_etl.warehouse import BatchCounts, Warehouse
+from include.queue_etl.loading import BatchCounts
+from include.queue_etl.run_store import RunStore
 from tests.faults.ground import Ground, running
 from tests.integration.scratch import TODAY, Message, load, new_messages, open_run
+from tests.support.resources import open_store
 
 BATCH = 1_100  # so many that the two are at work at the same time: unsorted, two rounds of three deadlock
 WRONG = ("deadlocks", "lost", "duplicate", "miscounted")
@@ -59,7 +61,7 @@ def meet(ground: Ground, rounds: int, seed: int) -> Result:
     dice, result, started = random.Random(seed), Result(rounds), time.monotonic()
     before, tag = ground.rows(DEADLOCKS)[0][0], f"meet {seed} {started}"
     everything: set[Message] = set()
-    with Warehouse(ground.warehouse_dsn) as one, Warehouse(ground.warehouse_dsn) as other:
+    with open_store(ground.warehouse_dsn) as one, open_store(ground.warehouse_dsn) as other:
         runs = [(one, open_run(one)), (other, open_run(other))]
         for number in range(rounds):
             shares = _shares(dice, tag)
@@ -81,11 +83,11 @@ def _shares(dice: random.Random, tag: str) -> list[list[Message]]:
 
 
 def _load_both(
-    runs: list[tuple[Warehouse, UUID]], shares: list[list[Message]], number: int
+    runs: list[tuple[RunStore, UUID]], shares: list[list[Message]], number: int
 ) -> list[BatchCounts]:
     start = threading.Barrier(len(runs))
 
-    def attempt(run: tuple[Warehouse, UUID], share: list[Message]) -> BatchCounts:
+    def attempt(run: tuple[RunStore, UUID], share: list[Message]) -> BatchCounts:
         start.wait()
         return load(*run, share, f"{number:04}")
 

@@ -11,25 +11,25 @@ NAME = "run"
 
 
 def extract(lane: Lane, name: str = NAME, **options: Any) -> list[str]:
-    with lane.pipeline(name, **options) as pipeline:
-        return [one["batch"] for one in steps.extract(pipeline)]
+    with lane.open_run(name, **options) as context:
+        return [one["batch"] for one in steps.extract(context)]
 
 
 def mask(lane: Lane, batch: str, name: str = NAME, **options: Any) -> dict[str, Any]:
-    with lane.pipeline(name, **options) as pipeline:
-        return steps.mask(pipeline, batch)
+    with lane.open_run(name, **options) as context:
+        return steps.mask(context, batch)
 
 
 def load(lane: Lane, batch: str, name: str = NAME, **options: Any) -> dict[str, Any]:
-    with lane.pipeline(name, **options) as pipeline:
-        return steps.load(pipeline, batch)
+    with lane.open_run(name, **options) as context:
+        return steps.load(context, batch)
 
 
 def finish(
     lane: Lane, name: str = NAME, *, upstream_failed: bool = False, last_attempt: bool = True, **options: Any
 ) -> dict[str, Any]:
-    with lane.pipeline(name, **options) as pipeline:
-        return steps.finish(pipeline, upstream_failed=upstream_failed, last_attempt=last_attempt)
+    with lane.open_run(name, **options) as context:
+        return steps.finish(context, upstream_failed=upstream_failed, last_attempt=last_attempt)
 
 
 def up_to_load(lane: Lane, name: str = NAME, **options: Any) -> list[str]:
@@ -58,7 +58,7 @@ def empty_the_queue(lane: Lane) -> int:
 
 def folder(lane: Lane, name: str = NAME) -> Path:
     """Where the run keeps its batch files."""
-    return lane.staging / str(lane.pipeline(name).run.id)
+    return lane.staging / str(lane.run(name).id)
 
 
 def files(lane: Lane, name: str = NAME) -> dict[str, bytes]:

@@ -61,7 +61,7 @@ def die_at(lane: Lane, step: str, doom: Doom, *options: str, **environment: str)
 def start(
     lane: Lane, step: str, *options: str, doom: Doom | None = None, **environment: str
 ) -> worker.Started:
-    name = lane.pipeline(NAME).run.airflow_run_id
+    name = lane.run(NAME).name
     return worker.start(lane, ["step", step, "--run-id", name, *options], doom, **environment)
 
 
@@ -543,8 +543,8 @@ def test_a_finish_that_postgres_refuses_gives_the_messages_back_at_once(lane: La
     extract(lane, **LONG)
     refused = make_conninfo(lane.ground.warehouse_dsn, password="not the password")
 
-    with pytest.raises(WarehouseRefused), lane.pipeline(NAME, dsn=refused, **LONG) as pipeline:
-        steps.finish(pipeline, upstream_failed=True, last_attempt=False)
+    with pytest.raises(WarehouseRefused), lane.open_run(NAME, dsn=refused, **LONG) as context:
+        steps.finish(context, upstream_failed=True, last_attempt=False)
 
     depth = lane.queue().depth()
     assert (depth.visible, depth.in_flight) == (len(sent), 0)
@@ -795,5 +795,5 @@ def _receive_counts(lane: Lane) -> list[int]:
     """Receives every message once and gives it back; how often each has been received by now."""
     with contextlib.closing(lane.queue(**LONG)) as queue:
         messages = [message for ten in queue.receive(1_000, 60) for message in ten]
-        queue.release([message.receipt for message in messages])
+        queue.release([message.receipt_handle for message in messages])
     return [message.receive_count for message in messages]

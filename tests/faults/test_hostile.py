@@ -12,7 +12,7 @@ from tests.faults import hostile
 from tests.faults.hostile import WRONG
 
 NONE_WRONG = dict.fromkeys(WRONG, 0)
-PARSE, TOKENS = Parser.parse, Masker.tokens
+PARSE, MASK = Parser.parse, Masker.mask
 
 
 def test_hostile_bodies_end_in_one_place_each_and_nothing_is_said_of_them() -> None:
@@ -34,8 +34,8 @@ def rejects(parser: Parser, body: bytes) -> Any:
     return BAD_JSON if b"ios" in body else PARSE(parser, body)
 
 
-def turned_round(masker: Masker, personal: Any, values: Any) -> list[str]:
-    return TOKENS(masker, personal, values)[::-1]
+def turned_round(masker: Masker, personal: Any, values: Any, nothing: str) -> list[str]:
+    return MASK(masker, personal, values, nothing)[::-1]
 
 
 def logs(parser: Parser, body: bytes) -> Any:
@@ -48,7 +48,7 @@ def logs(parser: Parser, body: bytes) -> Any:
     [
         (Parser, "parse", raises, {"exceptions", "leaks"}),
         (Parser, "parse", rejects, {"misplaced"}),
-        (Masker, "tokens", turned_round, {"wrong_rows"}),
+        (Masker, "mask", turned_round, {"wrong_rows"}),
         (copytext, "NULL", "NULL", {"wrong_rows"}),
         (Parser, "parse", logs, {"leaks"}),
     ],

@@ -192,9 +192,9 @@ def test_a_postgres_that_falls_silent_ends_the_run_in_bounded_time_and_its_messa
 
 def all_in_one(lane: Lane, **options: Any) -> None:
     """Every step but the last over the same connections, as `drain` does it."""
-    with lane.pipeline(runs.NAME, **options) as pipeline:
-        for batch in steps.extract(pipeline):
-            steps.load(pipeline, steps.mask(pipeline, batch["batch"])["batch"])
+    with lane.open_run(runs.NAME, **options) as context:
+        for batch in steps.extract(context):
+            steps.load(context, steps.mask(context, batch["batch"])["batch"])
 
 
 def test_a_bucket_that_accepts_and_never_answers_stops_the_run_before_it_receives(
@@ -203,8 +203,9 @@ def test_a_bucket_that_accepts_and_never_answers_stops_the_run_before_it_receive
     with bad_network(lane, "s3", mute_after_bytes=0) as (between, places):
         _hurry(monkeypatch, places, attempts=4)
         started = time.monotonic()
-        with pytest.raises(PreflightError, match="ReadTimeoutError"):
-            lane.pipeline(staging=places["QUEUE_ETL_STAGING"]).preflight()
+        run = lane.open_run(staging=places["QUEUE_ETL_STAGING"])
+        with run as context, pytest.raises(PreflightError, match="ReadTimeoutError"):
+            context.preflight()
         assert time.monotonic() - started < 30
         assert between.harmed == 4
 

@@ -114,7 +114,7 @@ def test_no_personal_value_is_readable_after_a_run_that_says_all_it_can(
 def test_no_personal_value_is_readable_while_a_run_is_half_way_or_after_it_died(
     lane: Lane, messages: list[Sent]
 ) -> None:
-    name = lane.pipeline("half way").run.airflow_run_id
+    name = lane.run("half way").name
     run = ["--run-id", name]
     assert worker.start(lane, ["step", "extract", *run], Doom("file write", 9, "half")).wait().was_killed
     worker.wait_until_visible(lane)

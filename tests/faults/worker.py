@@ -14,7 +14,7 @@ from multiprocessing import connection
 from pathlib import Path
 
 from include.contracts import user_logins
-from include.queue_etl import command_line
+from include.queue_etl.cli import app as command_line
 from tests.faults.doom import Doom
 from tests.faults.ground import Lane
 

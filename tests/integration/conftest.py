@@ -10,8 +10,9 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from include import migrations
-from include.queue_etl.warehouse import Warehouse
+from include.queue_etl.run_store import RunStore
 from tests.integration.scratch import CONTENTS, Database, copy_settings
+from tests.support.resources import open_store
 
 
 @pytest.fixture(scope="session")
@@ -68,7 +69,7 @@ def clean_database(database: Database) -> Database:
 
 
 @pytest.fixture
-def warehouse(clean_database: Database) -> Iterator[Warehouse]:
+def warehouse(clean_database: Database) -> Iterator[RunStore]:
     """A warehouse on the empty scratch database, as etl_loader."""
-    with Warehouse(clean_database.loader_dsn) as warehouse:
+    with open_store(clean_database.loader_dsn) as warehouse:
         yield warehouse

@@ -10,14 +10,14 @@ import boto3
 import pytest
 
 from include.contracts.user_logins import CONTRACT
-from include.queue_etl import command_line as cli
-from include.queue_etl.commands import connections, terminal
-from include.queue_etl.commands import privacy as privacy_commands
+from include.queue_etl.cli import app as cli
+from include.queue_etl.cli import arguments, operations, pipeline, wiring
+from include.queue_etl.cli import privacy as privacy_commands
 from include.queue_etl.keyset import Keyset
+from include.queue_etl.keyset_document import KeysetDocument
 from include.queue_etl.masking import Masker
 from include.queue_etl.privacy.audit import Purpose
-from include.queue_etl.privacy.officer import OfficerPipeline
-from include.queue_etl.privacy.rotation import RotationPipeline
+from include.queue_etl.resources import Resources
 from include.queue_etl.settings import Settings
 from tests.integration.scratch import Database
 from tests.integration.upkeep import Project, login
@@ -32,11 +32,23 @@ class Office(Project):
 
     key_file: Path = Path()
 
-    def officer(self) -> OfficerPipeline:
-        return OfficerPipeline(*self._run(""), **self._parts("pii_officer"))
+    def officer(self) -> Resources:
+        return self.resources("pii_officer")
 
-    def rotation(self) -> RotationPipeline:
-        return RotationPipeline(*self._run(""), **self._parts("etl_remasker"))
+    def remasker(self) -> Resources:
+        return self.resources("etl_remasker")
+
+    def keyset_json(self) -> str:
+        return self.key_file.read_text()
+
+    def document(self) -> KeysetDocument:
+        return KeysetDocument(self.keyset_json())
+
+    def promote_new_key(self) -> int:
+        """Put a new primary key into the keyset file; its id."""
+        document, key_id = self.document().add_key()
+        self.key_file.write_text(document.promote_key(key_id).text)
+        return key_id
 
     def contracts(self) -> dict[str, Any]:
         return {self.contract.name: self.contract}
@@ -49,18 +61,10 @@ class Office(Project):
         masker = Masker(self.contract, Keyset.from_json(self.key_file.read_text()))
         ip, device = self.contract.personal
         rows = self.database.rows("SELECT user_id, masked_ip, masked_device_id FROM public.user_logins")
-        return {(user, a and masker.value(ip, a), b and masker.value(device, b)) for user, a, b in rows}
+        return {(user, a and masker.unmask(ip, a), b and masker.unmask(device, b)) for user, a, b in rows}
 
     def audit(self) -> list[tuple]:
         return self.database.rows("SELECT action, details FROM pii.audit ORDER BY id")
-
-    def _parts(self, role: str) -> dict[str, Any]:
-        return {
-            "session": boto3.Session,
-            "endpoint_urls": {},
-            "warehouse_dsn": self.database.dsn(role),
-            "keyset_json": self.key_file.read_text(),
-        }
 
 
 @pytest.fixture
@@ -68,11 +72,11 @@ def office(clean_database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyP
     contract = replace(CONTRACT, queue=f"privacy-{secrets.token_hex(4)}")
     settings = Settings(staging=str(tmp_path / "staging"), wait_seconds=0, batch_messages=100)
     key_file = tmp_path / "keyset.json"
-    key_file.write_text(Keyset.new_json())
-    for module in (connections, privacy_commands):
+    key_file.write_text(KeysetDocument.new().text)
+    for module in (wiring, privacy_commands, operations, pipeline):
         monkeypatch.setattr(module, "load_contract", lambda name: contract)
     monkeypatch.setattr(privacy_commands, "load_contracts", lambda: {contract.name: contract})
-    monkeypatch.setattr(terminal, "contract_names", lambda: [contract.name])
+    monkeypatch.setattr(arguments, "contract_names", lambda: [contract.name])
     for name, value in {
         "QUEUE_ETL_KEYSET_FILE": str(key_file),
         "QUEUE_ETL_STAGING": settings.staging,

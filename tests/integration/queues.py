@@ -9,7 +9,6 @@ from pathlib import Path
 import boto3
 
 from include.queue_etl.contract import Contract
-from include.queue_etl.pipeline import Pipeline, Run
 from include.queue_etl.settings import Settings
 from include.queue_etl.sqs import Depth, SqsQueue
 
@@ -49,17 +48,3 @@ def send(contract: Contract, bodies: Sequence[bytes]) -> None:
 def depth(contract: Contract) -> Depth:
     with connected(contract) as queue:
         return queue.depth()
-
-
-def pipeline(
-    contract: Contract, dsn: str, keyset_json: str, chosen: Settings, run_id: str = "manual__1"
-) -> Pipeline:
-    return Pipeline(
-        contract,
-        Run(contract.name, run_id),
-        chosen,
-        session=boto3.Session,
-        endpoint_urls={},  # boto3 reads AWS_ENDPOINT_URL
-        warehouse_dsn=dsn,
-        keyset_json=keyset_json,
-    )

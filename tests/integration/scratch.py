@@ -15,7 +15,9 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from include.contracts.user_logins import CONTRACT
 from include.queue_etl import copybinary
 from include.queue_etl.batches import MaskedBatch, RejectedBatch, ids_digest
-from include.queue_etl.warehouse import BatchCounts, Warehouse
+from include.queue_etl.loading import BatchCounts
+from include.queue_etl.quarantine import QuarantineLine, encode_lines
+from include.queue_etl.run_store import RunStore, RunTotals
 
 TODAY = datetime.now(UTC).date()
 Message = tuple[date, str, str]  # sent day, id, user id; a user id that begins with "bad" is rejected
@@ -133,7 +135,7 @@ def new_messages(count: int, day: date = TODAY, user: str = "user") -> list[Mess
     return [(day, str(uuid.uuid4()), user) for _ in range(count)]
 
 
-def open_run(warehouse: Warehouse) -> uuid.UUID:
+def open_run(warehouse: RunStore) -> uuid.UUID:
     run_id = uuid.uuid4()
     warehouse.open_run(run_id, CONTRACT, f"manual__{run_id}", {"visible": 5})
     return run_id
@@ -150,7 +152,7 @@ def masked_batch(
         statuses.append("Q" if bad else "L")
         if bad:
             reasons[user] += 1
-            rejected.append(f"{queue_id}\t{day}\t{message_id}\t{run_id}\t{user}\t\\\\x00ff\t2\t1\n")
+            rejected.append(QuarantineLine(queue_id, str(day), message_id, run_id, user, b"\x00\xff", 2, 1))
         else:
             rows.append(f"{user}\tandroid\t{message_id}\t\\N\t\\N\t2\t{day}\n")
     masked = MaskedBatch(
@@ -159,22 +161,20 @@ def masked_batch(
         rows="".join(rows).encode(),
         accepted=len(rows),
         rejected=dict(reasons),
-        odd={},
+        anomalies={},
         sent_days=sorted(set(days)),
         key_id=7,
         mask_seconds=0.5,
     )
-    return masked, RejectedBatch("".join(rejected).encode())
+    return masked, RejectedBatch(encode_lines(rejected))
 
 
 def load(
-    warehouse: Warehouse, run_id: uuid.UUID, messages: Sequence[Message], batch: str = "0000"
+    warehouse: RunStore, run_id: uuid.UUID, messages: Sequence[Message], batch: str = "0000"
 ) -> BatchCounts:
     """Load the messages as one batch, sorted as loaders must."""
     return warehouse.load(run_id, CONTRACT, batch, *masked_batch(run_id, sorted(messages)))
 
 
-def close(warehouse: Warehouse, run_id: uuid.UUID, state: str = "succeeded") -> None:
-    warehouse.close_run(
-        run_id, state, deleted=1, delete_failed=0, released=0, visible_after=0, finish_seconds=0.25
-    )
+def close(warehouse: RunStore, run_id: uuid.UUID, state: str = "succeeded") -> None:
+    warehouse.close_run(run_id, state, RunTotals(deleted=1, visible_after=0, finish_seconds=0.25))

@@ -10,9 +10,10 @@ import psycopg
 import pytest
 
 from include.queue_etl.errors import AuditBroken, RateExceeded, WarehouseRefused, WarehouseUnavailable
-from include.queue_etl.privacy import audit, keys, unmask
-from include.queue_etl.privacy.audit import Purpose
-from include.queue_etl.privacy.officer import Officer
+from include.queue_etl.postgres import Database as Connected
+from include.queue_etl.privacy import audit, unmask
+from include.queue_etl.privacy.audit import AuditLog, Purpose
+from include.queue_etl.privacy.officer_store import OfficerStore
 from tests.integration.privacy import PURPOSE, WHY, Office, login, office
 
 __all__ = ["office"]
@@ -20,8 +21,8 @@ __all__ = ["office"]
 
 @pytest.fixture
 def officer(clean_database):
-    with Officer(clean_database.dsn("pii_officer")) as officer:
-        yield officer
+    with Connected(clean_database.dsn("pii_officer")) as database:
+        yield AuditLog(database)
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def trail(officer):
 
 
 def verified(officer, mark=None):
-    return audit.verify(officer.audit_entries(), mark)
+    return audit.verify(officer.entries(), mark)
 
 
 def test_a_chain_that_nobody_touched_is_whole(officer, trail):
@@ -114,7 +115,8 @@ def test_the_owner_of_the_database_cannot_tamper_unseen(deed, officer, trail, cl
 
 def test_entries_of_many_at_once_are_one_chain(clean_database, officer):
     def write(number):
-        with Officer(clean_database.dsn("pii_officer")) as one:
+        with Connected(clean_database.dsn("pii_officer")) as database:
+            one = AuditLog(database)
             return [one.record("unmask", Purpose("r", f"{number}"), {}).id for _ in range(10)]
 
     with ThreadPoolExecutor(6) as threads:
@@ -146,7 +148,8 @@ def test_who_unmasks_more_than_the_hour_allows_is_refused_and_on_record(officer)
 def test_the_allowance_comes_back_with_the_hour_and_is_each_officers_own(officer, clean_database):
     assert officer.record("unmask", PURPOSE, {"tokens": 10}, per_hour=10).action == "unmask"
     assert officer.record("unmask", PURPOSE, {"tokens": 1}, per_hour=10).action == "unmask refused"
-    with Officer(clean_database.dsn("etl_remasker")) as other:
+    with Connected(clean_database.dsn("etl_remasker")) as database:
+        other = AuditLog(database)
         assert other.record("unmask", PURPOSE, {"tokens": 10}, per_hour=10).action == "unmask"
     with clean_database.owner() as connection:
         connection.execute("UPDATE pii.audit SET at = at - interval '61 minutes'")
@@ -160,7 +163,8 @@ def test_a_negative_count_is_no_credit(officer):
 
 def test_two_at_once_cannot_share_one_allowance(clean_database):
     def ask(_):
-        with Officer(clean_database.dsn("pii_officer")) as one:
+        with Connected(clean_database.dsn("pii_officer")) as database:
+            one = AuditLog(database)
             return one.record("unmask", PURPOSE, {"tokens": 6}, per_hour=10).action
 
     with ThreadPoolExecutor(6) as threads:
@@ -184,8 +188,8 @@ def test_over_the_allowance_nothing_is_opened(office: Office, monkeypatch, capsy
 
 def test_refused_is_an_error_of_its_own(office: Office):
     tokens = [(office.contract.personal[0], "x")] * 1_001
-    with office.officer() as pipeline, pytest.raises(RateExceeded, match="audit entry 1 says so"):
-        unmask.unmask(pipeline, tokens, PURPOSE)
+    with office.officer() as resources, pytest.raises(RateExceeded, match="audit entry 1 says so"):
+        unmask.unmask(resources, AuditLog(resources.database), office.contract, tokens, PURPOSE)
 
 
 def test_the_command_prints_the_mark_and_takes_it(office: Office, capsys, clean_database):
@@ -199,11 +203,12 @@ def test_the_command_prints_the_mark_and_takes_it(office: Office, capsys, clean_
     with clean_database.owner() as connection:
         connection.execute("UPDATE pii.audit SET ticket = 'other'")
     assert office.command("audit", "verify") == 1
-    assert capsys.readouterr() == ("", "verify: audit entry 1 was changed\n")
+    assert capsys.readouterr() == ("", "audit verify: audit entry 1 was changed\n")
 
 
 AUDITED = {
     "unmask": ("unmask", "--stdout", "--user-id", "u1"),
+    "erase dry run": ("erase", "--by", "ip", "--json"),
     "erased": ("erase", "--by", "ip", "--apply", "--json"),
     "remask": ("remask", "--json"),
     "destroy key": ("keys", "destroy", "{old}", "--print"),
@@ -214,8 +219,8 @@ AUDITED = {
 def test_every_audited_command_prints_its_mark_apart_from_its_result(
     action, office: Office, capsys, monkeypatch
 ):
-    old, new = keys.key_ids(office.key_file.read_text())[0], keys.added(office.key_file.read_text())
-    office.key_file.write_text(keys.promoted(*new))
+    old = office.document().key_ids[0]
+    office.promote_new_key()
     monkeypatch.setattr("sys.stdin", io.StringIO("192.0.2.77\n"))
     command = [part.format(old=old) for part in AUDITED[action]]
     assert office.command(*command, *WHY) == 0
@@ -227,10 +232,10 @@ def test_every_audited_command_prints_its_mark_apart_from_its_result(
     assert office.command("audit", "verify", "--mark", mark) == 0
 
 
-@pytest.mark.parametrize("command", [("erase", "--by", "ip"), ("keys", "destroy", "{primary}")])
+@pytest.mark.parametrize("command", [("keys", "destroy", "{primary}")])
 def test_what_left_no_entry_prints_no_mark(command, office: Office, capsys, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO("192.0.2.77\n"))
-    primary = keys.key_ids(office.key_file.read_text())[0]
+    primary = office.document().key_ids[0]
     office.command(*(part.format(primary=primary) for part in command), *WHY)
     assert "audit entry" not in capsys.readouterr().err
     assert office.audit() == []
@@ -240,7 +245,7 @@ def test_the_mark_is_printed_also_where_the_deed_fails(office: Office, capsys, m
     def fail(*_: object) -> None:
         raise WarehouseUnavailable("the connection to Postgres was lost")
 
-    monkeypatch.setattr(Officer, "overwrite", fail)
+    monkeypatch.setattr(OfficerStore, "overwrite", fail)
     monkeypatch.setattr("sys.stdin", io.StringIO("192.0.2.77\n"))
     assert office.command("erase", "--by", "ip", "--apply", *WHY) == 1
     assert re.fullmatch(r"audit entry 1:[0-9a-f]{64}\nerase: the connection .*\n", capsys.readouterr().err)

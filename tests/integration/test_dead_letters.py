@@ -9,7 +9,7 @@ import pytest
 
 from include.queue_etl import steps
 from include.queue_etl.errors import QueueUnavailable
-from include.queue_etl.operations.dead_letters import bring_back
+from include.queue_etl.operations.dead_letters import redrive_dead_letters
 from include.queue_etl.sqs_message import ORIGIN_ATTRIBUTE, SENT_ATTRIBUTE, Message
 from tests.integration.upkeep import Killed, Project, killed_at, login, project, wait_until
 
@@ -19,42 +19,42 @@ AN_HOUR_AGO_MS = -3_600_000
 
 def bury(project: Project, *bodies: bytes) -> None:
     """Put messages on the dead-letter queue."""
-    with project.pipeline() as pipeline, project.upkeep() as upkeep:
-        assert pipeline.queue.name != upkeep.dead_letters.name
-        upkeep.dead_letters.send(bodies)
+    with project.resources() as resources:
+        resources.queue(project.contract.dead_letter_queue).send(bodies)
 
 
 def bury_copies(project: Project, messages: Sequence[Message]) -> None:
     """Put messages there under their ids, as SQS does itself when one was received too often."""
-    with project.upkeep() as upkeep:
-        assert len(upkeep.dead_letters.send_again(messages)) == len(messages)
+    with project.resources() as resources:
+        dead_letters = resources.queue(project.contract.dead_letter_queue)
+        assert len(dead_letters.resend(messages)) == len(messages)
 
 
 def received(project: Project) -> list[Message]:
     """What is on the queue, given back at once."""
-    with project.pipeline() as pipeline:
-        messages = [message for some in pipeline.queue.receive(100, 60) for message in some]
-        pipeline.queue.release([message.receipt for message in messages])
+    with project.open_run() as context:
+        messages = [message for some in context.queue.receive(100, 60) for message in some]
+        context.queue.release([message.receipt_handle for message in messages])
     return messages
 
 
-def brought_back(project: Project, *, dry_run: bool = False, **limits: int) -> dict[str, Any]:
-    with project.upkeep() as pipeline:
-        return bring_back(pipeline, dry_run=dry_run, **limits)
+def redriven_dead_letters(project: Project, *, dry_run: bool = False, **limits: int) -> dict[str, Any]:
+    with project.resources() as resources:
+        return redrive_dead_letters(resources, project.contract, dry_run=dry_run, **limits)
 
 
 def dead(project: Project) -> int:
-    with project.upkeep() as pipeline:
-        depth = pipeline.dead_letters.depth()
+    with project.resources() as resources:
+        depth = resources.queue(project.contract.dead_letter_queue).depth()
     assert depth.in_flight == 0, "messages are left hidden"
     return depth.visible
 
 
 def test_messages_that_were_never_loaded_go_back_and_load_once(project: Project) -> None:
     bury(project, *(login(f"u{number}") for number in range(25)))
-    result = brought_back(project)
+    result = redriven_dead_letters(project)
     assert result == {
-        "dry_run": False, "messages": 25, "committed": 0, "others": 25, "deleted": 0, "sent_back": 25,
+        "dry_run": False, "messages": 25, "committed": 0, "others": 25, "deleted": 0, "redriven": 25,
     }  # fmt: skip
     assert (dead(project), project.waiting()) == (0, (25, 0))
     assert project.drain()["loaded"] == 25
@@ -66,18 +66,18 @@ def test_a_dry_run_counts_and_leaves_everything_visible_where_it_is(project: Pro
     project.drain()
     bury_copies(project, messages)
     bury(project, login("new"))
-    result = brought_back(project, dry_run=True)
+    result = redriven_dead_letters(project, dry_run=True)
     assert (result["messages"], result["committed"], result["others"]) == (2, 1, 1)
-    assert (result["deleted"], result["sent_back"]) == (0, 0)
+    assert (result["deleted"], result["redriven"]) == (0, 0)
     assert (dead(project), project.waiting()) == (2, (0, 0))
 
 
-def test_what_the_ledger_knows_is_deleted_and_not_sent_back(project: Project) -> None:
+def test_what_the_ledger_knows_is_deleted_and_not_redriven(project: Project) -> None:
     project.send(*(login(f"u{number}") for number in range(12)))
     messages = received(project)
     project.drain()
     bury_copies(project, messages[:10])
-    assert brought_back(project)["deleted"] == 10
+    assert redriven_dead_letters(project)["deleted"] == 10
     assert (dead(project), project.waiting()) == (0, (0, 0))
     assert len(project.users()) == 12
 
@@ -91,15 +91,16 @@ def test_what_sqs_itself_moved_there_keeps_its_id_and_loads_once(project: Projec
     while project.waiting() != (0, 0):
         originals |= {message.message_id: message.sent_ms for message in received(project)}
 
-    with project.upkeep() as pipeline:
-        moved = [message for some in pipeline.dead_letters.receive(100, 60) for message in some]
-        pipeline.dead_letters.release([message.receipt for message in moved])
+    with project.resources() as resources:
+        dead_letters = resources.queue(project.contract.dead_letter_queue)
+        moved = [message for some in dead_letters.receive(100, 60) for message in some]
+        dead_letters.release([message.receipt_handle for message in moved])
     assert len(moved) == 10
     assert {message.message_id: message.sent_ms for message in moved} == originals
 
-    result = brought_back(project)
+    result = redriven_dead_letters(project)
     assert (result["committed"], result["deleted"]) == (5, 5)
-    assert (result["others"], result["sent_back"]) == (5, 5)
+    assert (result["others"], result["redriven"]) == (5, 5)
     assert (dead(project), project.waiting()) == (0, (5, 0))
     summary = project.drain()
     assert (summary["loaded"], summary["duplicates"]) == (5, 0)
@@ -120,10 +121,10 @@ def let_sqs_move(project: Project, max_receives: int) -> None:
 
 def load_only(project: Project) -> list[Message]:
     """A run that loads what is on the queue and is never finished; what it took, visible again."""
-    with project.with_settings(visibility_timeout_seconds=2, receive_seconds=1).pipeline() as pipeline:
-        for batch in steps.extract(pipeline):
-            steps.mask(pipeline, batch["batch"])
-            steps.load(pipeline, batch["batch"])
+    with project.with_settings(visibility_timeout_seconds=2, receive_seconds=1).open_run() as context:
+        for batch in steps.extract(context):
+            steps.mask(context, batch["batch"])
+            steps.load(context, batch["batch"])
     wait_until(lambda: project.waiting()[1] == 0)
     return received(project)
 
@@ -133,15 +134,15 @@ def test_a_quarantined_message_counts_as_committed_too(project: Project) -> None
     messages = received(project)
     project.drain()
     bury_copies(project, messages)
-    assert brought_back(project)["deleted"] == 1
+    assert redriven_dead_letters(project)["deleted"] == 1
 
 
-def test_a_message_sent_back_keeps_its_id_and_its_day(project: Project) -> None:
+def test_a_message_redriven_keeps_its_id_and_its_day(project: Project) -> None:
     project.send(login("u"))
     (original,) = received(project)
     early = Message(original.message_id, "", original.body, original.sent_ms + AN_HOUR_AGO_MS, 1)
     bury_copies(project, [early])
-    brought_back(project)
+    redriven_dead_letters(project)
     copies = [message for message in received(project) if message.sent_ms == early.sent_ms]
     assert [copy.message_id for copy in copies] == [original.message_id]
 
@@ -149,7 +150,7 @@ def test_a_message_sent_back_keeps_its_id_and_its_day(project: Project) -> None:
 def test_the_copy_and_the_original_load_once(project: Project) -> None:
     project.send(login("u"))
     bury_copies(project, received(project))
-    brought_back(project)
+    redriven_dead_letters(project)
     assert project.waiting() == (2, 0)
     summary = project.drain()
     assert (summary["loaded"], summary["duplicates"]) == (1, 1)
@@ -161,10 +162,11 @@ def test_a_message_with_a_dedup_id_keeps_that_key(project: Project) -> None:
     url = client.get_queue_url(QueueName=project.contract.dead_letter_queue)["QueueUrl"]
     attribute = {"dedup-id": {"DataType": "String", "StringValue": "order 17"}}
     client.send_message(QueueUrl=url, MessageBody=login("u").decode(), MessageAttributes=attribute)
-    with project.upkeep() as pipeline:
-        (before,) = [message for some in pipeline.dead_letters.receive(10, 60) for message in some]
-        pipeline.dead_letters.release([before.receipt])
-    brought_back(project)
+    with project.resources() as resources:
+        dead_letters = resources.queue(project.contract.dead_letter_queue)
+        (before,) = [message for some in dead_letters.receive(10, 60) for message in some]
+        dead_letters.release([before.receipt_handle])
+    redriven_dead_letters(project)
     assert [message.message_id for message in received(project)] == [before.message_id]
 
 
@@ -172,12 +174,12 @@ def test_a_crash_between_sending_and_deleting_loads_the_message_once(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bury(project, login("u"))
-    with project.upkeep() as pipeline:
-        killed_at(pipeline.queue, "send_again", monkeypatch, after=True)
+    with project.resources() as resources:
+        killed_at(resources.queue(project.contract.queue), "resend", monkeypatch, after=True)
         with pytest.raises(Killed):
-            bring_back(pipeline, dry_run=False)
+            redrive_dead_letters(resources, project.contract, dry_run=False)
     assert (dead(project), project.waiting()) == (1, (1, 0))
-    assert brought_back(project)["sent_back"] == 1
+    assert redriven_dead_letters(project)["redriven"] == 1
     summary = project.drain()
     assert (summary["received"], summary["loaded"], summary["duplicates"]) == (2, 1, 1)
     assert project.users() == ["u"]
@@ -187,12 +189,12 @@ def test_a_crash_between_sending_and_deleting_is_noticed_when_the_copy_is_loaded
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bury(project, login("u"))
-    with project.upkeep() as pipeline:
-        killed_at(pipeline.queue, "send_again", monkeypatch, after=True)
+    with project.resources() as resources:
+        killed_at(resources.queue(project.contract.queue), "resend", monkeypatch, after=True)
         with pytest.raises(Killed):
-            bring_back(pipeline, dry_run=False)
+            redrive_dead_letters(resources, project.contract, dry_run=False)
     project.drain()
-    assert brought_back(project)["deleted"] == 1
+    assert redriven_dead_letters(project)["deleted"] == 1
     assert (dead(project), project.waiting()) == (0, (0, 0))
 
 
@@ -200,9 +202,9 @@ def test_what_the_queue_does_not_take_stays_on_the_dead_letter_queue(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bury(project, login("a"), login("b"))
-    with project.upkeep() as pipeline:
-        monkeypatch.setattr(pipeline.queue, "send_again", lambda messages: [])
-        assert bring_back(pipeline, dry_run=False)["sent_back"] == 0
+    with project.resources() as resources:
+        monkeypatch.setattr(resources.queue(project.contract.queue), "resend", lambda messages: [])
+        assert redrive_dead_letters(resources, project.contract, dry_run=False)["redriven"] == 0
     assert dead(project) == 2
 
 
@@ -213,23 +215,23 @@ def test_an_outage_of_the_queue_leaves_the_dead_letters_visible(
         raise QueueUnavailable("no answer")
 
     bury(project, login("a"))
-    with project.upkeep() as pipeline:
-        monkeypatch.setattr(pipeline.queue, "send_again", down)
+    with project.resources() as resources:
+        monkeypatch.setattr(resources.queue(project.contract.queue), "resend", down)
         with pytest.raises(QueueUnavailable):
-            bring_back(pipeline, dry_run=False)
+            redrive_dead_letters(resources, project.contract, dry_run=False)
     assert dead(project) == 1
 
 
 def test_at_most_so_many_are_taken(project: Project) -> None:
     bury(project, *(login(f"u{number}") for number in range(15)))
-    assert brought_back(project, max_messages=10)["sent_back"] == 10
+    assert redriven_dead_letters(project, max_messages=10)["redriven"] == 10
     assert dead(project) == 5
 
 
 def test_large_messages_and_odd_characters_travel_unchanged(project: Project) -> None:
     bodies = [b'{"x": "' + b"y" * 200_000 + b'"}', "zoë \U0001f600 \\ \t".encode(), b"x"]
     bury(project, *bodies)
-    assert brought_back(project)["sent_back"] == 3
+    assert redriven_dead_letters(project)["redriven"] == 3
     assert sorted(message.body for message in received(project)) == sorted(bodies)
 
 

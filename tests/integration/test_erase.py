@@ -13,7 +13,8 @@ from include.queue_etl.batches import MaskedBatch, RejectedBatch
 from include.queue_etl.contract import Personal, Scheme, SentDay, Text
 from include.queue_etl.errors import PreflightError
 from include.queue_etl.operations.reconcile import reconcile
-from include.queue_etl.privacy import keys, rotation
+from include.queue_etl.privacy import rotation
+from include.queue_etl.privacy.audit import AuditLog
 from include.queue_etl.privacy.erase import Subject, erase
 from include.queue_etl.staging import BatchFile, Kind
 from tests.integration.privacy import PURPOSE, WHY, Office, login, office
@@ -59,8 +60,14 @@ def loaded(office: Office) -> Office:
 
 
 def run(office: Office, field: str, value: str, *, dry_run: bool = False) -> dict:
-    with office.officer() as pipeline:
-        return erase(pipeline, Subject(office.contract, field, value), PURPOSE, dry_run=dry_run)
+    with office.officer() as resources:
+        return erase(
+            resources,
+            AuditLog(resources.database),
+            Subject(office.contract, field, value),
+            PURPOSE,
+            dry_run=dry_run,
+        )
 
 
 def snapshot(office: Office) -> tuple:
@@ -73,10 +80,10 @@ def snapshot(office: Office) -> tuple:
 
 
 def staged(office: Office, name: str = "loaded") -> tuple[bytes, bytes]:
-    with office.pipeline(name) as pipeline:
-        (batch,) = pipeline.staging.batches(Kind.MASKED)
-        masked = pipeline.staging.open(BatchFile(batch, Kind.MASKED), MaskedBatch)
-        rejected = pipeline.staging.open(BatchFile(batch, Kind.REJECTED), RejectedBatch)
+    with office.open_run(name) as context:
+        (batch,) = context.staging.batches(Kind.MASKED)
+        masked = context.staging.open(BatchFile(batch, Kind.MASKED), MaskedBatch)
+        rejected = context.staging.open(BatchFile(batch, Kind.REJECTED), RejectedBatch)
     return masked.rows, rejected.lines
 
 
@@ -88,7 +95,8 @@ def test_a_dry_run_counts_and_changes_nothing(field, value, loaded: Office):
     assert (counts["rows"], counts["quarantined"]) == (rows, quarantined)
     assert (counts["file_rows"], counts["file_messages"]) == (rows, quarantined)
     assert snapshot(loaded) == before
-    assert loaded.audit() == []
+    # A count tells whether somebody is there: so it is on record too.
+    assert loaded.audit() == [("erase dry run", {"contract": "user_logins", "field": field})]
 
 
 @pytest.mark.parametrize(("field", "value"), EXPECTED)
@@ -130,8 +138,7 @@ def test_the_audit_says_what_was_done_without_the_value(loaded: Office):
 
 
 def test_tokens_under_every_key_are_found(loaded: Office):
-    text, new = keys.added(loaded.key_file.read_text())
-    loaded.key_file.write_text(keys.promoted(text, new))
+    loaded.promote_new_key()
     loaded.send(login("emil", ip=ADDRESS))
     loaded.drain()
     assert run(loaded, "ip", ADDRESS)["rows"] == 4
@@ -155,8 +162,8 @@ def test_after_a_restore_reconcile_brings_back_nothing_that_was_erased(loaded: O
     run(loaded, "ip", ADDRESS)
     with loaded.database.owner() as connection:  # the database is restored to before the run
         connection.execute("TRUNCATE public.user_logins, etl.ledger, etl.quarantine, etl.batches, etl.runs")
-    with loaded.upkeep() as pipeline:
-        result = reconcile(pipeline, lambda name: loaded.contract)
+    with loaded.resources() as resources:
+        result = reconcile(resources, loaded.contracts())
     assert result["damaged"] == 0
     assert len(loaded.users()) == ROWS
     assert not any(is_of(row, "ip", ADDRESS) for row in loaded.originals())
@@ -165,13 +172,13 @@ def test_after_a_restore_reconcile_brings_back_nothing_that_was_erased(loaded: O
 
 def test_files_of_an_open_run_are_left_alone_and_counted(loaded: Office):
     loaded.send(login("anna"))
-    with loaded.pipeline("open") as pipeline:
-        for batch in steps.extract(pipeline):
-            steps.mask(pipeline, batch["batch"])
+    with loaded.open_run("open") as context:
+        for batch in steps.extract(context):
+            steps.mask(context, batch["batch"])
         assert run(loaded, "user_id", "anna")["open_runs"] == 1
-        for batch in pipeline.staging.batches(Kind.MASKED):
-            steps.load(pipeline, batch)
-        steps.finish(pipeline)
+        for batch in context.staging.batches(Kind.MASKED):
+            steps.load(context, batch)
+        steps.finish(context)
     again = run(loaded, "user_id", "anna")
     assert (again["open_runs"], again["rows"], again["file_rows"]) == (0, 1, 1)
 
@@ -213,12 +220,11 @@ def test_a_rejected_file_that_lies_alone_is_erased(loaded: Office):
 
 @pytest.mark.parametrize("kind", [Kind.MASKED, Kind.REJECTED])
 def test_a_damaged_file_keeps_its_key_and_holds_up_no_remask(kind, loaded: Office):
-    text, new = keys.added(loaded.key_file.read_text())
-    loaded.key_file.write_text(keys.promoted(text, new))
+    new = loaded.promote_new_key()
     damage_one_file(loaded, kind)
-    with loaded.rotation() as pipeline:
-        counts = rotation.remask(pipeline, loaded.contracts(), PURPOSE)
-        assert pipeline.staged_keys()[new] == 1
+    with loaded.remasker() as resources:
+        counts = rotation.remask(resources, AuditLog(resources.database), loaded.contracts(), PURPOSE)
+        assert rotation.staged_keys(resources.staging)[new] == 1
     assert (counts["damaged"], counts["left"]) == (1, 1)
 
 
@@ -232,7 +238,7 @@ def test_a_payload_that_does_not_open_is_counted_and_stays(loaded: Office):
 def test_a_redrive_brings_back_nothing_that_was_erased(loaded: Office):
     from include.queue_etl.contract import Derived
     from include.queue_etl.operations.redrive import redrive
-    from include.queue_etl.operations.upkeep import Selection
+    from include.queue_etl.operations.store import Selection
 
     run(loaded, "user_id", "anna")
     columns = tuple(
@@ -240,15 +246,14 @@ def test_a_redrive_brings_back_nothing_that_was_erased(loaded: Office):
         for column in loaded.contract.columns
     )
     lenient = replace(loaded, contract=replace(loaded.contract, columns=columns))
-    with lenient.upkeep() as pipeline:
-        assert redrive(pipeline, Selection(loaded.contract.queue), dry_run=False)["loaded"] == 3
+    with lenient.open_redrive() as context:
+        assert redrive(context, Selection(loaded.contract.queue), dry_run=False)["loaded"] == 3
     assert "anna" not in loaded.users()
 
 
 def test_erasing_and_remasking_at_once_leaves_neither_undone(loaded: Office):
-    text, new = keys.added(loaded.key_file.read_text())
-    loaded.key_file.write_text(keys.promoted(text, new))
-    real = rotation.Remasker.move_rows
+    loaded.promote_new_key()
+    real = rotation.RemaskStore.move_rows
 
     def erased_meanwhile(self, contract, masker, heads, first):
         found = real(self, contract, masker, heads, first)
@@ -256,9 +261,9 @@ def test_erasing_and_remasking_at_once_leaves_neither_undone(loaded: Office):
         return found
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rotation.Remasker, "move_rows", erased_meanwhile)
-        with loaded.rotation() as pipeline:
-            counts = rotation.remask(pipeline, loaded.contracts(), PURPOSE)
+        patch.setattr(rotation.RemaskStore, "move_rows", erased_meanwhile)
+        with loaded.remasker() as resources:
+            counts = rotation.remask(resources, AuditLog(resources.database), loaded.contracts(), PURPOSE)
     assert counts["left"] == 0
     assert not any(is_of(row, "ip", ADDRESS) for row in loaded.originals())
 

@@ -14,11 +14,14 @@ from include.queue_etl import steps
 from include.queue_etl.contract import Scheme
 from include.queue_etl.errors import KeyInUse, KeysetError, PreflightError, WarehouseRefused
 from include.queue_etl.keyset import Keyset
-from include.queue_etl.masking import Masker, token_heads
+from include.queue_etl.keyset_document import KeysetDocument
+from include.queue_etl.masking import Masker
 from include.queue_etl.operations.redrive import redrive
-from include.queue_etl.operations.upkeep import Selection
-from include.queue_etl.privacy import keys, rotation
+from include.queue_etl.operations.store import Selection
+from include.queue_etl.privacy import rotation
+from include.queue_etl.privacy.audit import AuditLog
 from include.queue_etl.staging import Kind
+from include.queue_etl.token_format import token_prefixes
 from tests.integration.privacy import PURPOSE, WHY, Office, login, logins, office
 from tests.integration.upkeep import Killed
 
@@ -27,11 +30,11 @@ BAD = [b'{"user_id": "bad1", "ip": "192.0.2.200"', login("bad2", app_version="v2
 
 
 def primary(office: Office) -> int:
-    return keys.key_ids(office.key_file.read_text())[0]
+    return office.document().key_ids[0]
 
 
 def tokens_of(office: Office, key: int) -> int:
-    heads = "', '".join(token_heads(key))
+    heads = "', '".join(token_prefixes(key))
     return office.database.rows(
         f"SELECT count(*) FILTER (WHERE left(masked_ip, 7) IN ('{heads}')) + count(*) FILTER"  # noqa: S608
         f" (WHERE left(masked_device_id, 7) IN ('{heads}')) FROM public.user_logins"
@@ -42,14 +45,14 @@ def rotate(office: Office) -> tuple[int, int]:
     """Add a key and promote it; the old and the new one."""
     old = primary(office)
     assert office.command("keys", "add") == 0
-    new = keys.key_ids(office.key_file.read_text())[1]
+    new = office.document().key_ids[1]
     assert office.command("keys", "promote", str(new)) == 0
     return old, new
 
 
 def remask(office: Office) -> dict[str, int]:
-    with office.rotation() as pipeline:
-        return rotation.remask(pipeline, office.contracts(), PURPOSE)
+    with office.remasker() as resources:
+        return rotation.remask(resources, AuditLog(resources.database), office.contracts(), PURPOSE)
 
 
 # The drill --------------------------------------------------------------------------------------------------
@@ -84,17 +87,17 @@ def test_the_drill(office: Office, capsys):
     assert moved["left"] == moved["unopened"] == moved["one_way"] == moved["open_runs"] == 0
     assert (tokens_of(office, old), tokens_of(office, new)) == (0, 800)
     assert office.command("keys", "destroy", str(old), *WHY) == 0
-    assert keys.key_ids(office.key_file.read_text()) == [new]
+    assert office.document().key_ids == [new]
 
     assert office.originals() == {*first.values(), *later.values()}
     column = office.contract.personal[0]
-    assert Masker(office.contract, Keyset.from_json(with_old_key)).value(column, stolen).startswith("10.0.")
+    assert Masker(office.contract, Keyset.from_json(with_old_key)).unmask(column, stolen).startswith("10.0.")
     with pytest.raises(KeysetError, match=f"key id {old}"):
-        Masker(office.contract, Keyset.from_json(office.key_file.read_text())).value(column, stolen)
+        Masker(office.contract, Keyset.from_json(office.key_file.read_text())).unmask(column, stolen)
     selection = Selection(office.contract.queue)
-    with office.upkeep() as pipeline:  # the quarantine opens with the new key alone
-        assert redrive(pipeline, selection)["messages"] == 2
-        assert "does not open" not in json.dumps(redrive(pipeline, selection))
+    with office.open_redrive() as context:  # the quarantine opens with the new key alone
+        assert redrive(context, selection)["messages"] == 2
+        assert "does not open" not in json.dumps(redrive(context, selection))
     assert [action for action, _ in office.audit()] == ["remask", "destroy key"]
     # The pipeline goes on with the keyset that lacks the old key, and refuses the one that has it as primary.
     office.send(login("c1"))
@@ -107,9 +110,11 @@ def test_the_drill(office: Office, capsys):
 # What keeps a key -------------------------------------------------------------------------------------------
 
 
-def retire(office: Office, key: int, **options: bool) -> str:
-    with office.rotation() as pipeline:
-        return rotation.retire(pipeline, office.contracts(), key, PURPOSE, **options)
+def retire(office: Office, key: int, **options: bool) -> KeysetDocument:
+    with office.remasker() as resources:
+        return rotation.retire(
+            resources, AuditLog(resources.database), office.contracts(), key, PURPOSE, **options
+        )
 
 
 def is_retired(office: Office, key: int) -> bool:
@@ -129,10 +134,10 @@ def test_a_key_that_is_not_there_is_not_destroyed(office: Office):
 @pytest.mark.parametrize(
     ("last", "told"),
     [
-        ("UPDATE public.user_logins SET masked_ip = NULL", "masked_device_id: 1 bear it"),
-        ("UPDATE public.user_logins SET masked_device_id = NULL", "masked_ip: 1 bear it"),
-        ("TRUNCATE public.user_logins", "quarantined messages: 2 bear it"),
-        ("TRUNCATE public.user_logins, etl.quarantine", "staged files: 2 bear it"),
+        ("UPDATE public.user_logins SET masked_ip = NULL", "masked_device_id: 1 are encrypted with it"),
+        ("UPDATE public.user_logins SET masked_device_id = NULL", "masked_ip: 1 are encrypted with it"),
+        ("TRUNCATE public.user_logins", "quarantined messages: 2 are encrypted with it"),
+        ("TRUNCATE public.user_logins, etl.quarantine", "staged files: 2 are encrypted with it"),
     ],
 )
 def test_whatever_still_bears_the_key_keeps_it(last, told, office: Office):
@@ -148,8 +153,8 @@ def test_whatever_still_bears_the_key_keeps_it(last, told, office: Office):
 
 def test_an_open_run_keeps_every_key(office: Office):
     office.send(login("u1"))
-    with office.pipeline("open") as pipeline:
-        steps.extract(pipeline)
+    with office.open_run("open") as context:
+        steps.extract(context)
     old, _ = rotate(office)
     with pytest.raises(KeyInUse, match="1 runs are open"):
         retire(office, old)
@@ -158,12 +163,12 @@ def test_an_open_run_keeps_every_key(office: Office):
 
 def test_a_run_that_is_late_with_its_keyset_is_refused_and_its_messages_come_back(office: Office):
     """It was given the keyset before the new key was promoted, and starts after the old one was destroyed."""
-    stale = office.pipeline("late")
+    stale = office.open_run("late")  # has read the keyset
     old, _ = rotate(office)
-    office.key_file.write_text(retire(office, old))
+    office.key_file.write_text(retire(office, old).text)
     office.send(login("u1"))
-    with stale, pytest.raises(KeysetError, match=f"key {old} is retired"):
-        steps.extract(stale)
+    with stale as context, pytest.raises(KeysetError, match=f"key {old} is retired"):
+        steps.extract(context)
     assert office.waiting() == (1, 0)
     assert office.drain("fresh")["loaded"] == 1
 
@@ -180,7 +185,7 @@ def test_a_token_that_does_not_open_stays_and_keeps_its_key(office: Office):
     counts = remask(office)
     assert (counts["rows"], counts["unopened"], counts["left"]) == (2, 1, 1)
     assert remask(office)["rows"] == 0
-    with pytest.raises(KeyInUse, match="masked_ip: 1 bear it"):
+    with pytest.raises(KeyInUse, match="masked_ip: 1 are encrypted with it"):
         retire(office, old)
 
 
@@ -195,9 +200,9 @@ def test_one_way_tokens_keep_their_key_unless_they_are_abandoned(office: Office)
     old, _ = rotate(office)
     counts = remask(office)
     assert (counts["rows"], counts["one_way"], counts["left"]) == (2, 2, 0)
-    with pytest.raises(KeyInUse, match=r"masked_ip \(one-way\): 2 bear it"):
+    with pytest.raises(KeyInUse, match=r"masked_ip \(one-way\): 2 are encrypted with it"):
         retire(office, old)
-    assert keys.key_ids(retire(office, old, abandon_one_way=True)) == [primary(office)]
+    assert retire(office, old, abandon_one_way=True).key_ids == [primary(office)]
 
 
 # Remask -----------------------------------------------------------------------------------------------------
@@ -208,8 +213,8 @@ def test_remask_goes_on_where_it_was_stopped(office: Office, monkeypatch):
     office.send(*sent)
     office.drain()
     old, _ = rotate(office)
-    monkeypatch.setattr("include.queue_etl.privacy.remasker.BLOCKS", 1)
-    move, calls = rotation.Remasker.move_rows, []
+    monkeypatch.setattr("include.queue_etl.privacy.remask_store.BLOCKS", 1)
+    move, calls = rotation.RemaskStore.move_rows, []
 
     def stops(self, *arguments):
         calls.append(1)
@@ -217,7 +222,7 @@ def test_remask_goes_on_where_it_was_stopped(office: Office, monkeypatch):
             raise Killed
         return move(self, *arguments)
 
-    monkeypatch.setattr(rotation.Remasker, "move_rows", stops)
+    monkeypatch.setattr(rotation.RemaskStore, "move_rows", stops)
     with pytest.raises(Killed):
         remask(office)
     left = tokens_of(office, old)
@@ -271,7 +276,7 @@ def partitioned(office: Office) -> Iterator[Office]:
 
 @pytest.mark.parametrize("blocks", [1, 128])
 def test_remask_moves_the_rows_of_every_partition(blocks: int, partitioned: Office, monkeypatch):
-    monkeypatch.setattr("include.queue_etl.privacy.remasker.BLOCKS", blocks)
+    monkeypatch.setattr("include.queue_etl.privacy.remask_store.BLOCKS", blocks)
     sent = logins("a", 400)
     # Equal tokens at equal places of two partitions, too.
     partitioned.send(*sent, *(login(f"twin{n}", ip="10.9.9.9", device_id="twin") for n in range(40)))
@@ -288,7 +293,7 @@ def test_remask_reads_a_partitioned_table_a_few_times_however_many_transactions_
     partitioned: Office, monkeypatch
 ):
     """A plan that reads whole partitions for each of the 40 transactions reads each row 40 times."""
-    monkeypatch.setattr("include.queue_etl.privacy.remasker.BLOCKS", 1)
+    monkeypatch.setattr("include.queue_etl.privacy.remask_store.BLOCKS", 1)
     partitioned.send(*logins("a", 80))
     partitioned.drain()
     with partitioned.database.owner() as connection:
@@ -366,12 +371,12 @@ def test_the_retained_files_open_with_the_new_key_alone(office: Office):
     office.drain("kept")
     old, _ = rotate(office)
     remask(office)
-    office.key_file.write_text(retire(office, old))
-    with office.pipeline("kept") as pipeline:
+    office.key_file.write_text(retire(office, old).text)
+    with office.open_run("kept") as context:
         for kind in (Kind.MASKED, Kind.REJECTED):
-            assert pipeline.staging.batches(kind)
-    with office.rotation() as pipeline:
-        assert set(pipeline.staged_keys()) == {primary(office)}
+            assert context.staging.batches(kind)
+    with office.remasker() as resources:
+        assert set(rotation.staged_keys(resources.staging)) == {primary(office)}
 
 
 def test_status_says_what_bears_each_key(office: Office, capsys):
@@ -419,9 +424,10 @@ def test_a_wrapped_keyset_is_created_rotated_and_used(office: Office, kms_key):
     assert office.command("remask", *WHY) == 0
     assert office.command("keys", "destroy", str(old), *WHY) == 0
     ((token,),) = office.database.rows("SELECT masked_ip FROM public.user_logins")
-    with office.officer() as pipeline:
+    with office.officer() as resources:
         assert (
-            Masker(office.contract, pipeline.keyset).value(office.contract.personal[0], token) == "192.0.2.77"
+            Masker(office.contract, resources.keyset).unmask(office.contract.personal[0], token)
+            == "192.0.2.77"
         )
 
 
@@ -435,19 +441,19 @@ def test_a_clear_keyset_is_wrapped_in_place_and_can_be_printed_for_a_backend(off
     secret = json.loads(clear)["key"][0]["keyData"]["value"]
     assert secret not in wrapped
     office = replace(office, settings=replace(office.settings, kms_key_uri=kms_key))
-    with office.officer() as pipeline:
-        assert pipeline.keyset.opens(Keyset.from_json(clear).check_value())
+    with office.officer() as resources:
+        assert resources.keyset.opens(Keyset.from_json(clear).check_value())
 
 
 def test_without_the_kms_key_a_wrapped_keyset_is_no_use(office: Office, kms_key, monkeypatch, capsys):
     assert office.command("keys", "wrap") == 0
     monkeypatch.delenv("QUEUE_ETL_KMS_KEY_URI")
-    with office.pipeline() as pipeline, pytest.raises(KeysetError, match="set QUEUE_ETL_KMS_KEY_URI"):
-        _ = pipeline.keyset
+    with office.open_run() as context, pytest.raises(KeysetError, match="set QUEUE_ETL_KMS_KEY_URI"):
+        _ = context.keyset
     other = boto3.client("kms").create_key()["KeyMetadata"]["Arn"]
     foreign = replace(office, settings=replace(office.settings, kms_key_uri=f"aws-kms://{other}"))
-    with foreign.pipeline() as pipeline, pytest.raises(KeysetError):
-        _ = pipeline.keyset
+    with foreign.open_run() as context, pytest.raises(KeysetError):
+        _ = context.keyset
 
 
 def test_a_kms_that_does_not_answer_is_worth_a_retry(office: Office, kms_key, monkeypatch):
@@ -456,7 +462,7 @@ def test_a_kms_that_does_not_answer_is_worth_a_retry(office: Office, kms_key, mo
     assert office.command("keys", "wrap") == 0
     monkeypatch.setenv("AWS_ENDPOINT_URL_KMS", "http://127.0.0.1:1")
     office = replace(office, settings=replace(office.settings, kms_key_uri=kms_key))
-    with office.pipeline() as pipeline, pytest.raises(KeyServiceUnavailable, match="EndpointConnectionError"):
-        _ = pipeline.keyset
-    with office.pipeline() as pipeline, pytest.raises(PreflightError, match="KMS did not answer"):
-        pipeline.preflight()
+    with office.open_run() as context, pytest.raises(KeyServiceUnavailable, match="EndpointConnectionError"):
+        _ = context.keyset
+    with office.open_run() as context, pytest.raises(PreflightError, match="KMS did not answer"):
+        context.preflight()

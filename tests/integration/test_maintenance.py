@@ -25,12 +25,13 @@ from include.queue_etl.operations.maintenance import (
     maintain_ledger,
     settle_runs,
 )
+from include.queue_etl.operations.store import MaintenanceStore
 from tests.integration.upkeep import Killed, Project, killed_at, login, project
 
 __all__ = ["project"]
 NOTHING = {
     "ledger_days_made": 0, "ledger_days_dropped": 0, "quarantine_expired": 0, "quarantine_never_redriven": 0,
-    "orphans": 0, "late_receipts": 0, "unsettled": 0, "expired": 0, "tidied": 0, "unknown": 0,
+    "orphans": 0, "late_receipt_handles": 0, "unsettled": 0, "expired": 0, "tidied": 0, "unknown": 0,
     "unknown_removed": 0,
 }  # fmt: skip
 
@@ -40,23 +41,23 @@ def contracts(project: Project) -> dict[str, Contract]:
 
 
 def maintained(project: Project) -> dict[str, int]:
-    with project.upkeep() as pipeline:
-        return maintain(pipeline, contracts(project))
+    with project.resources() as resources:
+        return maintain(resources, contracts(project))
 
 
 def settled(project: Project) -> dict[str, int]:
-    with project.upkeep() as pipeline:
-        return settle_runs(pipeline, contracts(project))
+    with project.resources() as resources:
+        return settle_runs(resources, contracts(project))
 
 
 def cleaned(project: Project, now: datetime | None = None) -> dict[str, int]:
-    with project.upkeep() as pipeline:
-        return clean_staging(pipeline, now)
+    with project.resources() as resources:
+        return clean_staging(resources, now)
 
 
 def extracted(project: Project, name: str) -> list[str]:
-    with project.pipeline(name) as pipeline:
-        return [batch["batch"] for batch in steps.extract(pipeline)]
+    with project.open_run(name) as context:
+        return [batch["batch"] for batch in steps.extract(context)]
 
 
 @contextmanager
@@ -101,9 +102,9 @@ def test_the_ledgers_days_are_made_ahead(project: Project) -> None:
             " WHERE inhparent = 'etl.ledger'::regclass"
         ).fetchall():
             connection.execute(f"DROP TABLE etl.{name}")
-    with project.upkeep() as pipeline:
-        assert maintain_ledger(pipeline) == {"ledger_days_made": 3, "ledger_days_dropped": 0}
-        assert maintain_ledger(pipeline) == {"ledger_days_made": 0, "ledger_days_dropped": 0}
+    with project.resources() as resources:
+        assert maintain_ledger(resources) == {"ledger_days_made": 3, "ledger_days_dropped": 0}
+        assert maintain_ledger(resources) == {"ledger_days_made": 0, "ledger_days_dropped": 0}
     days = project.database.rows(
         "SELECT bool_and(etl.ledger_day_exists(current_date + ahead)) FROM generate_series(0, 2) AS ahead"
     )
@@ -114,21 +115,21 @@ def test_days_behind_are_dropped_when_they_are_old_enough(project: Project) -> N
     with project.database.owner() as connection:
         for days in (34, 35, 36, 400):
             connection.execute("SELECT etl.ensure_ledger_partition(current_date - %s)", (days,))
-    with project.upkeep() as pipeline:
-        assert maintain_ledger(pipeline)["ledger_days_dropped"] == 2
+    with project.resources() as resources:
+        assert maintain_ledger(resources)["ledger_days_dropped"] == 2
     left = project.database.rows("SELECT etl.ledger_day_exists(current_date - 35)")
     assert left == [(True,)]
 
 
 def test_a_day_that_a_load_holds_is_dropped_the_next_time(project: Project) -> None:
-    with project.database.owner() as connection, project.upkeep() as pipeline:
+    with project.database.owner() as connection, project.resources() as resources:
         connection.execute("SELECT etl.ensure_ledger_partition(current_date - 400)")
         connection.autocommit = False
         connection.execute("LOCK TABLE etl.ledger IN ROW EXCLUSIVE MODE")
         with pytest.raises(WarehouseUnavailable):
-            maintain_ledger(pipeline)
+            maintain_ledger(resources)
         connection.rollback()
-        assert maintain_ledger(pipeline)["ledger_days_dropped"] == 1
+        assert maintain_ledger(resources)["ledger_days_dropped"] == 1
 
 
 # Quarantine
@@ -149,21 +150,21 @@ def test_quarantine_expires_after_its_days_and_says_what_was_never_redriven(
     for days in (1, 29, 31, 31):
         quarantine(project, days)
     quarantine(project, 40, redriven=True)
-    with project.upkeep() as pipeline:
-        assert expire_quarantine(pipeline) == {"quarantine_expired": 3, "quarantine_never_redriven": 2}
+    with project.resources() as resources:
+        assert expire_quarantine(resources) == {"quarantine_expired": 3, "quarantine_never_redriven": 2}
         assert "2 messages were in quarantine for 30 days and never redriven" in caplog.text
-        assert expire_quarantine(pipeline) == {"quarantine_expired": 0, "quarantine_never_redriven": 0}
+        assert expire_quarantine(resources) == {"quarantine_expired": 0, "quarantine_never_redriven": 0}
     assert len(project.quarantined()) == 2
 
 
 def test_many_expired_messages_go_in_several_transactions(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("include.queue_etl.operations.upkeep.EXPIRED_AT_ONCE", 2)
+    monkeypatch.setattr("include.queue_etl.operations.store.EXPIRED_AT_ONCE", 2)
     for _ in range(5):
         quarantine(project, 31)
-    with project.upkeep() as pipeline:
-        assert expire_quarantine(pipeline)["quarantine_expired"] == 5
+    with project.resources() as resources:
+        assert expire_quarantine(resources)["quarantine_expired"] == 5
 
 
 # Runs
@@ -176,7 +177,7 @@ def test_an_orphaned_run_is_closed_and_its_messages_are_visible_again(
     extracted(project, "run__killed")
     assert project.waiting() == (0, 15)
     age_runs(project, 3_600 + 900 + 1)
-    assert settled(project) == {"orphans": 1, "late_receipts": 0, "unsettled": 0}
+    assert settled(project) == {"orphans": 1, "late_receipt_handles": 0, "unsettled": 0}
     assert states(project) == {"run__killed": "failed"}
     assert project.waiting() == (15, 0)
     assert staged(project) == []
@@ -187,9 +188,9 @@ def test_an_orphaned_run_is_closed_and_its_messages_are_visible_again(
 def test_what_an_orphan_had_loaded_is_deleted_and_not_given_back(project: Project) -> None:
     project.send(*(login(f"u{number}") for number in range(15)))
     first, second = extracted(project, "run__killed")
-    with project.pipeline("run__killed") as pipeline:
-        steps.mask(pipeline, first)
-        steps.load(pipeline, first)
+    with project.open_run("run__killed") as context:
+        steps.mask(context, first)
+        steps.load(context, first)
     age_runs(project, 3_600 + 900 + 1)
     assert settled(project)["orphans"] == 1
     assert project.waiting() == (5, 0)
@@ -201,11 +202,11 @@ def test_a_run_that_makes_progress_is_no_orphan_however_old(project: Project) ->
     project.send(login("u"))
     (batch,) = extracted(project, "run__slow")
     age_runs(project, 100_000)
-    with project.pipeline("run__slow") as pipeline:
-        steps.mask(pipeline, batch)
-        steps.load(pipeline, batch)
-        assert settled(project) == {"orphans": 0, "late_receipts": 0, "unsettled": 0}
-        assert steps.finish(pipeline)["state"] == "succeeded"
+    with project.open_run("run__slow") as context:
+        steps.mask(context, batch)
+        steps.load(context, batch)
+        assert settled(project) == {"orphans": 0, "late_receipt_handles": 0, "unsettled": 0}
+        assert steps.finish(context)["state"] == "succeeded"
 
 
 def test_the_margin_is_a_setting(project: Project) -> None:
@@ -220,11 +221,11 @@ def test_the_margin_is_a_setting(project: Project) -> None:
 def test_a_run_taken_for_an_orphan_loads_nothing_afterwards(project: Project) -> None:
     project.send(login("u"))
     (batch,) = extracted(project, "run__slow")
-    with project.pipeline("run__slow") as pipeline:
-        steps.mask(pipeline, batch)
+    with project.open_run("run__slow") as context:
+        steps.mask(context, batch)
         age_runs(project, 100_000)
         assert settled(project)["orphans"] == 1
-        assert steps.load(pipeline, batch)["loaded"] == 0
+        assert steps.load(context, batch)["loaded"] == 0
     assert project.drain()["loaded"] == 1
     assert project.users() == ["u"]
 
@@ -233,18 +234,18 @@ def test_messages_sealed_after_their_run_was_closed_are_given_back(project: Proj
     """By an attempt of extract that lived on when its run had been finished."""
     project.send(login("early"))
     (batch,) = extracted(project, "run__1")
-    with project.pipeline("run__1") as late:
+    with project.open_run("run__1") as late:
         run = late.open_run(None)
-        with project.pipeline("run__1") as pipeline:
-            steps.mask(pipeline, batch)
-            steps.load(pipeline, batch)
-            steps.finish(pipeline)
+        with project.open_run("run__1") as context:
+            steps.mask(context, batch)
+            steps.load(context, batch)
+            steps.finish(context)
         project.send(login("late"))
         intake = steps._Intake(run.queue_id)
         steps._receive(late, intake)
         assert intake.messages == 1
     assert project.waiting() == (0, 1)
-    assert settled(project) == {"orphans": 0, "late_receipts": 1, "unsettled": 0}
+    assert settled(project) == {"orphans": 0, "late_receipt_handles": 1, "unsettled": 0}
     assert project.waiting() == (1, 0)
     assert states(project) == {"run__1": "succeeded"}
 
@@ -254,15 +255,15 @@ def test_a_kill_between_closing_and_clearing_up_leaves_nothing_raw_behind(
 ) -> None:
     project.send(login("u"), b"not json")
     (batch,) = extracted(project, "run__1")
-    with project.pipeline("run__1") as pipeline:
-        steps.mask(pipeline, batch)
-        steps.load(pipeline, batch)
-        killed_at(pipeline.staging, "destroy", monkeypatch)
+    with project.open_run("run__1") as context:
+        steps.mask(context, batch)
+        steps.load(context, batch)
+        killed_at(context.staging, "destroy", monkeypatch)
         with pytest.raises(Killed):
-            steps.finish(pipeline)
+            steps.finish(context)
     assert "raw" in staged(project)
     result = maintained(project)
-    assert (result["late_receipts"], result["orphans"]) == (1, 0)
+    assert (result["late_receipt_handles"], result["orphans"]) == (1, 0)
     assert staged(project) == ["masked", "rejected"]
 
 
@@ -273,24 +274,24 @@ def test_without_sqs_an_orphan_is_left_for_the_next_time(
     extracted(project, "run__killed")
     age_runs(project, 100_000)
     with without_sqs(monkeypatch):
-        assert settled(project) == {"orphans": 0, "late_receipts": 0, "unsettled": 1}
-    assert settled(project) == {"orphans": 1, "late_receipts": 0, "unsettled": 0}
+        assert settled(project) == {"orphans": 0, "late_receipt_handles": 0, "unsettled": 1}
+    assert settled(project) == {"orphans": 1, "late_receipt_handles": 0, "unsettled": 0}
     assert project.waiting() == (1, 0)
 
 
 def ended(project: Project, *names: str) -> dict[str, int]:
     """Close the runs that are open, where the scheduler says of these that they have ended."""
-    with project.upkeep() as pipeline:
+    with project.resources() as resources:
         contracts = {project.contract.name: project.contract}
-        return close_ended_runs(pipeline, contracts, lambda _, name: name in names)
+        return close_ended_runs(resources, contracts, lambda _, name: name in names)
 
 
 def test_runs_that_their_scheduler_ended_are_closed_at_once_and_others_not(project: Project) -> None:
     project.send(*(login(f"u{number}") for number in range(15)))
     first, _second = extracted(project, "run__ended")
-    with project.pipeline("run__ended") as pipeline:
-        steps.mask(pipeline, first)
-        steps.load(pipeline, first)
+    with project.open_run("run__ended") as context:
+        steps.mask(context, first)
+        steps.load(context, first)
     project.send(login("other"))
     extracted(project, "run__alive")
     assert ended(project, "run__ended", "run__unknown") == {"ended": 1, "unsettled": 0}
@@ -315,8 +316,8 @@ def test_a_run_that_cannot_be_closed_is_counted_and_closed_the_next_time(
 def test_a_run_that_loaded_nothing_and_gave_all_back_has_failed(project: Project) -> None:
     project.send(login("u"))
     extracted(project, "run__1")
-    with project.pipeline("run__1") as pipeline, pytest.raises(RunFailed):
-        steps.finish(pipeline)  # although nobody says that a step before it failed
+    with project.open_run("run__1") as context, pytest.raises(RunFailed):
+        steps.finish(context)  # although nobody says that a step before it failed
     assert states(project) == {"run__1": "failed"}
     assert project.waiting() == (1, 0)
 
@@ -330,8 +331,8 @@ def test_runs_of_contracts_that_are_gone_are_left_alone(project: Project) -> Non
     project.send(login("u"))
     extracted(project, "run__1")
     age_runs(project, 100_000)
-    with project.upkeep() as pipeline:
-        assert settle_runs(pipeline, {})["orphans"] == 0
+    with project.resources() as resources:
+        assert settle_runs(resources, {})["orphans"] == 0
     assert states(project) == {"run__1": "running"}
 
 
@@ -395,10 +396,10 @@ def test_what_a_killed_write_left_goes_with_the_closed_run_only(project: Project
     (folder,) = Path(project.settings.staging).iterdir()
     (folder / f".{batch}.raw.0123456789ab.tmp").write_bytes(b"half")
     assert cleaned(project)["tidied"] == 0
-    with project.pipeline("run__1") as pipeline:
-        steps.mask(pipeline, batch)
-        steps.load(pipeline, batch)
-        steps.finish(pipeline)
+    with project.open_run("run__1") as context:
+        steps.mask(context, batch)
+        steps.load(context, batch)
+        steps.finish(context)
     assert cleaned(project)["tidied"] == 1
     assert staged(project) == ["masked"]
 
@@ -455,29 +456,29 @@ def test_maintenance_again_does_nothing(project: Project) -> None:
 
 def test_maintenance_beside_a_running_pipeline_leaves_it_alone(project: Project) -> None:
     project.send(*(login(f"u{number}") for number in range(15)))
-    with project.pipeline("run__1") as pipeline:
-        batches = [batch["batch"] for batch in steps.extract(pipeline)]
+    with project.open_run("run__1") as context:
+        batches = [batch["batch"] for batch in steps.extract(context)]
         for batch in batches:
             maintained(project)
-            steps.mask(pipeline, batch)
+            steps.mask(context, batch)
             maintained(project)
-            steps.load(pipeline, batch)
+            steps.load(context, batch)
         maintained(project)
-        summary = steps.finish(pipeline)
+        summary = steps.finish(context)
     assert (summary["state"], summary["loaded"], summary["deleted"]) == ("succeeded", 15, 15)
 
 
 def test_a_part_that_fails_does_not_keep_the_others_from_running(
     project: Project, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def refuse(days: int) -> None:
+    def refuse(store: MaintenanceStore, days: int) -> None:
         raise WarehouseUnavailable("locked")
 
     quarantine(project, 31)
-    with project.upkeep() as pipeline:
-        monkeypatch.setattr(pipeline.warehouse, "drop_ledger_days", refuse)
+    with project.resources() as resources:
+        monkeypatch.setattr(MaintenanceStore, "drop_ledger_days", refuse)
         with caplog.at_level(logging.INFO), pytest.raises(WarehouseUnavailable, match="locked"):
-            maintain(pipeline, contracts(project))
+            maintain(resources, contracts(project))
     assert project.quarantined() == []
 
 

@@ -9,13 +9,15 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from include.contracts.user_logins import CONTRACT
-from include.queue_etl import command_line as cli
 from include.queue_etl import steps
+from include.queue_etl.cli import app as cli
 from include.queue_etl.contract import Contract
 from include.queue_etl.errors import PreflightError
 from include.queue_etl.keyset import Keyset
+from include.queue_etl.keyset_document import KeysetDocument
 from tests.integration import queues
 from tests.integration.scratch import Database
+from tests.support.resources import open_run
 
 BODY = json.dumps(
     {
@@ -27,7 +29,7 @@ BODY = json.dumps(
         "device_id": "d",
     }
 ).encode()
-KEYSET_JSON = Keyset.new_json()
+KEYSET_JSON = KeysetDocument.new().text
 
 
 @pytest.fixture
@@ -53,10 +55,10 @@ def refused(clean_database: Database, tmp_path, contract):
         asked = replace(contract, queue=queue) if queue else contract
         chosen = queues.settings(staging or tmp_path / "staging", request_timeout_seconds=2)
         with (
-            queues.pipeline(asked, dsn or clean_database.loader_dsn, keyset_json, chosen) as pipeline,
+            open_run(asked, "manual__1", chosen, dsn or clean_database.loader_dsn, keyset_json) as context,
             pytest.raises(PreflightError) as caught,
         ):
-            steps.extract(pipeline)
+            steps.extract(context)
         assert str(caught.value).startswith("not started, nothing received:\n  - ")
         return caught.value.problems
 
@@ -67,8 +69,8 @@ def test_when_all_is_well_it_starts(clean_database, tmp_path):
     with queues.own_queue(CONTRACT) as own:
         queues.send(own, [BODY])
         chosen = queues.settings(tmp_path / "staging")
-        with queues.pipeline(own, clean_database.loader_dsn, KEYSET_JSON, chosen) as pipeline:
-            assert [batch["messages"] for batch in steps.extract(pipeline)] == [1]
+        with open_run(own, "manual__1", chosen, clean_database.loader_dsn, KEYSET_JSON) as context:
+            assert [batch["messages"] for batch in steps.extract(context)] == [1]
 
 
 def test_a_wrong_queue_is_named_with_region_and_endpoint(refused):
@@ -139,7 +141,7 @@ def test_a_broken_keyset_is_named_without_showing_it(refused):
 
 
 def test_another_keyset_than_earlier_runs_used_is_named_with_the_missing_key(refused, warehouse):
-    used = Keyset.from_json(Keyset.new_json())
+    used = Keyset.from_json(KeysetDocument.new().text)
     warehouse.add_key_check(used.primary_key_id, used.check_value())
     (problem,) = refused()
     assert problem.startswith(f"the keyset lacks key {used.primary_key_id}, which masked rows")

@@ -10,7 +10,7 @@ import boto3
 import pytest
 
 from include import contracts
-from include.queue_etl import command_line as cli
+from include.queue_etl.cli import app as cli
 from tests.contracts.newsletter_signups import CONTRACT as SECOND
 
 OWN = contracts.load_contract(contracts.DEFAULT_CONTRACT)

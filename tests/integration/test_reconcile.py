@@ -11,7 +11,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from devstack import postgres
 from devstack import settings as devstack_settings
-from include.contracts import load_contract
+from include.contracts import load_contracts
 from include.queue_etl import steps
 from include.queue_etl.contract import Contract
 from include.queue_etl.operations.reconcile import reconcile
@@ -63,13 +63,13 @@ def restore(project: Project, empty_database: Callable[[], str], tmp_path: Path)
     return dump
 
 
-def contracts_of(project: Project) -> Callable[[str], Contract]:
-    return lambda name: project.contract if name == project.contract.name else load_contract(name)
+def contracts_of(project: Project) -> dict[str, Contract]:
+    return {**load_contracts(), project.contract.name: project.contract}
 
 
 def reconciled(project: Project) -> dict[str, int]:
-    with project.upkeep() as pipeline:
-        return reconcile(pipeline, contracts_of(project))
+    with project.resources() as resources:
+        return reconcile(resources, contracts_of(project))
 
 
 def all_rows(project: Project) -> list[tuple]:
@@ -135,14 +135,14 @@ def test_where_nothing_was_lost_nothing_is_loaded(project: Project) -> None:
 def test_messages_that_came_back_meanwhile_count_as_duplicates(project: Project, restore: Callable) -> None:
     restored = restore()
     project.send(*BODIES)
-    with project.pipeline() as pipeline:
-        messages = [message for some in pipeline.queue.receive(100, 60) for message in some]
-        pipeline.queue.send_again(messages[:5])
-        pipeline.queue.release([message.receipt for message in messages])
+    with project.open_run() as context:
+        messages = [message for some in context.queue.receive(100, 60) for message in some]
+        context.queue.resend(messages[:5])
+        context.queue.release([message.receipt_handle for message in messages])
     project.drain()
     after = restored()
-    with after.pipeline() as pipeline:
-        pipeline.queue.send_again(messages[:5])
+    with after.open_run() as context:
+        context.queue.resend(messages[:5])
     after.drain()
     result = reconciled(after)
     assert result["loaded"] + result["quarantined"] == 20
@@ -170,19 +170,19 @@ def test_a_run_cut_off_by_the_failover_is_loaded_and_left_to_its_own_tasks(
     """Its transaction was lost, and a part of its messages is deleted: the staged file is the only copy."""
     restored = restore()
     project.send(*BODIES[:5])
-    with project.pipeline("run__1") as pipeline:
-        for batch in steps.extract(pipeline):
-            steps.mask(pipeline, batch["batch"])
-            steps.load(pipeline, batch["batch"])
-        killed_at(pipeline.warehouse, "close_run", monkeypatch)
+    with project.open_run("run__1") as context:
+        for batch in steps.extract(context):
+            steps.mask(context, batch["batch"])
+            steps.load(context, batch["batch"])
+        killed_at(context.store, "close_run", monkeypatch)
         with pytest.raises(Killed):
-            steps.finish(pipeline)
+            steps.finish(context)
     after = restored()
     assert reconciled(after)["loaded"] == 5
     states = "SELECT state FROM etl.runs"
     assert after.database.rows(states) == [("running",)]
-    with after.pipeline("run__1") as pipeline:
-        assert steps.finish(pipeline)["loaded"] == 5
+    with after.open_run("run__1") as context:
+        assert steps.finish(context)["loaded"] == 5
     assert after.database.rows(states) == [("succeeded",)]
     assert len(after.users()) == 5
 
@@ -211,24 +211,24 @@ def test_a_missing_rejected_file_is_damage_too(project: Project, restore: Callab
 
 def test_reconciling_beside_a_running_pipeline_loads_its_batch_once(project: Project) -> None:
     project.send(*BODIES)
-    with project.pipeline("run__1") as pipeline:
-        batches = [batch["batch"] for batch in steps.extract(pipeline)]
+    with project.open_run("run__1") as context:
+        batches = [batch["batch"] for batch in steps.extract(context)]
         for batch in batches:
-            steps.mask(pipeline, batch)
+            steps.mask(context, batch)
         assert reconciled(project)["batches"] == 3
-        loaded = [steps.load(pipeline, batch)["loaded"] for batch in batches]
-        summary = steps.finish(pipeline)
+        loaded = [steps.load(context, batch)["loaded"] for batch in batches]
+        summary = steps.finish(context)
     assert (sum(loaded), summary["loaded"], summary["state"]) == (23, 23, "succeeded")
     assert len(project.users()) == len(set(project.users())) == 23
 
 
 def test_a_run_that_failed_is_left_alone(project: Project) -> None:
     project.send(*BODIES[:3])
-    with project.pipeline("run__1") as pipeline:
-        for batch in steps.extract(pipeline):
-            steps.mask(pipeline, batch["batch"])
+    with project.open_run("run__1") as context:
+        for batch in steps.extract(context):
+            steps.mask(context, batch["batch"])
         with pytest.raises(steps.RunFailed):
-            steps.finish(pipeline, upstream_failed=True)
+            steps.finish(context, upstream_failed=True)
     assert reconciled(project)["batches"] == 0
     assert project.users() == []
 

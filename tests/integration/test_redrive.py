@@ -9,11 +9,12 @@ import pytest
 from include.contracts.user_logins import CONTRACT
 from include.queue_etl.contract import Derived
 from include.queue_etl.errors import PreflightError, SettingsError, WarehouseUnavailable
-from include.queue_etl.keyset import Keyset
+from include.queue_etl.keyset_document import KeysetDocument
+from include.queue_etl.loading import Load
 from include.queue_etl.operations.redrive import redrive, selection
-from include.queue_etl.operations.upkeep import Selection
-from include.queue_etl.operations.upkeep_pipeline import UpkeepPipeline
+from include.queue_etl.operations.store import MaintenanceStore, Selection
 from tests.integration.upkeep import Killed, Project, killed_at, login, project
+from tests.support.resources import open_run
 
 __all__ = ["project"]
 LENIENT = Derived("app_version", "app_version", lambda version: 0)
@@ -37,8 +38,8 @@ def rejected(project: Project) -> Project:
 
 def redriven(project: Project, *, dry_run: bool = False, name: str = "", **filters: object) -> dict:
     chosen = Selection(project.contract.queue, **filters)
-    with project.upkeep(name) as pipeline:
-        return redrive(pipeline, chosen, dry_run=dry_run)
+    with project.open_redrive(name) as context:
+        return redrive(context, chosen, dry_run=dry_run)
 
 
 def test_a_dry_run_says_what_would_become_of_each_and_changes_nothing(rejected: Project) -> None:
@@ -70,9 +71,9 @@ def test_the_row_is_the_one_the_pipeline_would_have_made(rejected: Project) -> N
 
 
 def test_the_ledger_and_the_quarantine_name_the_redrive(rejected: Project) -> None:
-    with rejected.upkeep("redrive__1") as pipeline:
-        redrive(pipeline, Selection(rejected.contract.queue), dry_run=False)
-        run_id = pipeline.run.id
+    with rejected.open_redrive("redrive__1") as context:
+        redrive(context, Selection(rejected.contract.queue), dry_run=False)
+        run_id = context.run.id
     loaded = rejected.database.rows(f"SELECT status FROM etl.ledger WHERE run_id = '{run_id}'")  # noqa: S608
     assert loaded == [("L",)] * 3
     marked = rejected.database.rows(
@@ -146,15 +147,15 @@ def test_a_reason_that_another_took_the_place_of_is_still_known(rejected: Projec
 
 def test_reasons_of_another_queue_are_not_known(rejected: Project) -> None:
     other = Selection("another-queue", "bad_version")
-    with rejected.upkeep() as pipeline, pytest.raises(SettingsError, match="there are none yet"):
-        redrive(pipeline, other)
+    with rejected.open_redrive() as context, pytest.raises(SettingsError, match="there are none yet"):
+        redrive(context, other)
 
 
 def test_messages_of_another_queue_stay(rejected: Project) -> None:
     assert redriven(rejected, dry_run=True)["messages"] == 4
     other = Selection("another-queue")
-    with rejected.upkeep() as pipeline:
-        assert redrive(pipeline, other, dry_run=False)["messages"] == 0
+    with rejected.open_redrive() as context:
+        assert redrive(context, other, dry_run=False)["messages"] == 0
 
 
 def test_many_pages_meet_each_message_once(project: Project) -> None:
@@ -168,17 +169,22 @@ def test_many_pages_meet_each_message_once(project: Project) -> None:
 
 
 def test_a_page_is_bounded_in_bytes_too_but_holds_at_least_one_message(rejected: Project) -> None:
-    with rejected.upkeep() as pipeline:
+    with rejected.open_redrive() as context:
         chosen = Selection(rejected.contract.queue)
-        assert len(pipeline.warehouse.quarantined(chosen, None, 10, max_bytes=1)) == 1
-        assert len(pipeline.warehouse.quarantined(chosen, None, 10, max_bytes=150)) == 2
+        assert (
+            len(MaintenanceStore(context.resources.database).quarantined(chosen, None, 10, max_bytes=1)) == 1
+        )
+        assert (
+            len(MaintenanceStore(context.resources.database).quarantined(chosen, None, 10, max_bytes=150))
+            == 2
+        )
 
 
 def test_a_message_that_may_kill_the_process_is_taken_only_when_asked_for(project: Project) -> None:
     project.send(login("poison"))
-    with project.pipeline() as pipeline:  # received once, given back: the next time is the second
-        taken = [message for messages in pipeline.queue.receive(1, 60) for message in messages]
-        pipeline.queue.release([message.receipt for message in taken])
+    with project.open_run() as context:  # received once, given back: the next time is the second
+        taken = [message for messages in context.queue.receive(1, 60) for message in messages]
+        context.queue.release([message.receipt_handle for message in taken])
     project.with_settings(max_receives=1).drain()
     assert project.quarantined() == ["too_many_receives"]
     assert redriven(project)["messages"] == 0
@@ -187,10 +193,10 @@ def test_a_message_that_may_kill_the_process_is_taken_only_when_asked_for(projec
 
 
 def test_a_kill_before_the_commit_changes_nothing(rejected: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    with rejected.upkeep("redrive__1") as pipeline:
-        killed_at(pipeline.warehouse, "redrive", monkeypatch)
+    with rejected.open_redrive("redrive__1") as context:
+        killed_at(MaintenanceStore, "redrive", monkeypatch)
         with pytest.raises(Killed):
-            redrive(pipeline, Selection(rejected.contract.queue), dry_run=False)
+            redrive(context, Selection(rejected.contract.queue), dry_run=False)
     assert rejected.users() == ["good"]
     assert redriven(rejected, name="redrive__1")["loaded"] == 3
 
@@ -198,10 +204,10 @@ def test_a_kill_before_the_commit_changes_nothing(rejected: Project, monkeypatch
 def test_a_kill_after_the_commit_loads_nothing_twice(
     rejected: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with rejected.upkeep("redrive__1") as pipeline:
-        killed_at(pipeline.warehouse, "redrive", monkeypatch, after=True)
+    with rejected.open_redrive("redrive__1") as context:
+        killed_at(MaintenanceStore, "redrive", monkeypatch, after=True)
         with pytest.raises(Killed):
-            redrive(pipeline, Selection(rejected.contract.queue), dry_run=False)
+            redrive(context, Selection(rejected.contract.queue), dry_run=False)
     assert redriven(rejected, name="redrive__1")["loaded"] == 0
     assert rejected.users() == ["good", "v0", "v1", "v2"]
 
@@ -209,17 +215,17 @@ def test_a_kill_after_the_commit_loads_nothing_twice(
 def test_a_lost_connection_leaves_the_rest_to_the_next_try(
     rejected: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with rejected.upkeep("redrive__1") as pipeline:
+    with rejected.open_redrive("redrive__1") as context:
         chosen = Selection(rejected.contract.queue)
-        pages = pipeline.warehouse.quarantined(chosen, None, 10, 1_000_000)
+        pages = MaintenanceStore(context.resources.database).quarantined(chosen, None, 10, 1_000_000)
         assert len(pages) == 4
         rejected.database.rows(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
             " WHERE datname = current_database() AND application_name = 'queue_etl'"
         )
         with pytest.raises((WarehouseUnavailable, PreflightError)):
-            redrive(pipeline, chosen, dry_run=False)
-        assert redrive(pipeline, chosen, dry_run=False)["loaded"] == 3
+            redrive(context, chosen, dry_run=False)
+        assert redrive(context, chosen, dry_run=False)["loaded"] == 3
 
 
 def test_two_redrives_at_once_load_each_message_once(project: Project) -> None:
@@ -235,13 +241,13 @@ def test_two_redrives_at_once_load_each_message_once(project: Project) -> None:
 
 def test_redrives_beside_pipelines_that_receive_the_same_messages_again(project: Project) -> None:
     project.send(*(login(f"u{number:03}", app_version="v2") for number in range(100)))
-    with project.pipeline() as pipeline:
-        copies = [message for some in pipeline.queue.receive(100, 60) for message in some]
-        pipeline.queue.release([message.receipt for message in copies])
+    with project.open_run() as context:
+        copies = [message for some in context.queue.receive(100, 60) for message in some]
+        context.queue.release([message.receipt_handle for message in copies])
     project.drain()
-    with project.pipeline() as pipeline:
+    with project.open_run() as context:
         for start in range(0, 100, 10):
-            pipeline.queue.send_again(copies[start : start + 10])
+            context.queue.resend(copies[start : start + 10])
     # The pipelines know the mended contract too: a copy would load, were it not known.
     both = mended(project.with_settings(batch_messages=10, max_messages=60))
     work = [both.drain, both.drain, lambda: redriven(both), lambda: redriven(both)]
@@ -256,15 +262,16 @@ def test_redrives_beside_pipelines_that_receive_the_same_messages_again(project:
 def test_what_another_redrive_did_between_reading_and_writing_counts_as_overtaken(
     rejected: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with rejected.upkeep() as pipeline:
-        original = pipeline.warehouse.redrive
+    with rejected.open_redrive() as context:
+        original = MaintenanceStore.redrive
 
-        def after_another(load: object) -> object:
+        def after_another(store: MaintenanceStore, load: Load) -> object:
+            monkeypatch.setattr(MaintenanceStore, "redrive", original)
             assert redriven(rejected)["loaded"] == 3
-            return original(load)
+            return original(store, load)
 
-        monkeypatch.setattr(pipeline.warehouse, "redrive", after_another)
-        result = redrive(pipeline, Selection(rejected.contract.queue), dry_run=False)
+        monkeypatch.setattr(MaintenanceStore, "redrive", after_another)
+        result = redrive(context, Selection(rejected.contract.queue), dry_run=False)
     assert (result["loaded"], result["still_quarantined"], result["overtaken"]) == (0, 1, 3)
     assert rejected.users() == ["good", "v0", "v1", "v2"]
 
@@ -272,16 +279,16 @@ def test_what_another_redrive_did_between_reading_and_writing_counts_as_overtake
 def test_a_message_erased_between_reading_and_writing_stays_erased(
     rejected: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with rejected.upkeep() as pipeline:
-        original = pipeline.warehouse.redrive
+    with rejected.open_redrive() as context:
+        original = MaintenanceStore.redrive
 
-        def after_erasure(load: object) -> object:
+        def after_erasure(store: MaintenanceStore, load: Load) -> object:
             with rejected.database.owner() as connection:
                 connection.execute("DELETE FROM etl.quarantine")
-            return original(load)
+            return original(store, load)
 
-        monkeypatch.setattr(pipeline.warehouse, "redrive", after_erasure)
-        assert redrive(pipeline, Selection(rejected.contract.queue), dry_run=False)["overtaken"] == 4
+        monkeypatch.setattr(MaintenanceStore, "redrive", after_erasure)
+        assert redrive(context, Selection(rejected.contract.queue), dry_run=False)["overtaken"] == 4
     assert rejected.users() == ["good"]
 
 
@@ -290,8 +297,10 @@ def test_a_redelivered_message_is_a_duplicate_before_and_after_its_redrive(rejec
     (message_id,) = rejected.database.rows(
         "SELECT message_id::text FROM etl.quarantine WHERE redriven_at IS NOT NULL LIMIT 1"
     )[0]
-    with rejected.upkeep() as pipeline:
-        assert pipeline.warehouse.known(rejected.contract.queue, [message_id]) == {message_id}
+    with rejected.open_redrive() as context:
+        assert MaintenanceStore(context.resources.database).known(rejected.contract.queue, [message_id]) == {
+            message_id
+        }
 
 
 def test_a_message_whose_ledger_day_is_dropped_can_be_redriven_once(rejected: Project) -> None:
@@ -313,17 +322,18 @@ def test_what_the_ledger_says_is_loaded_is_not_loaded_again(rejected: Project) -
 def test_what_the_quarantine_says_is_redriven_is_not_loaded_again(
     rejected: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with rejected.upkeep() as pipeline:
-        original = pipeline.warehouse.redrive
+    with rejected.open_redrive() as context:
+        original = MaintenanceStore.redrive
 
-        def after_another(load: object) -> object:
+        def after_another(store: MaintenanceStore, load: Load) -> object:
+            monkeypatch.setattr(MaintenanceStore, "redrive", original)
             redriven(rejected)
             with rejected.database.owner() as connection:
                 connection.execute("DELETE FROM etl.ledger")  # as if its day had been dropped
-            return original(load)
+            return original(store, load)
 
-        monkeypatch.setattr(pipeline.warehouse, "redrive", after_another)
-        redrive(pipeline, Selection(rejected.contract.queue), dry_run=False)
+        monkeypatch.setattr(MaintenanceStore, "redrive", after_another)
+        redrive(context, Selection(rejected.contract.queue), dry_run=False)
     assert rejected.users() == ["good", "v0", "v1", "v2"]
 
 
@@ -338,16 +348,16 @@ def test_payloads_of_a_lost_key_are_counted_and_stay(rejected: Project) -> None:
 
 
 def test_a_foreign_keyset_stops_the_redrive_before_anything_is_read(rejected: Project) -> None:
-    pipeline = rejected.upkeep()
-    pipeline.__dict__["keyset"] = Keyset.from_json(Keyset.new_json())
-    with pipeline, pytest.raises(PreflightError, match="the keyset lacks key"):
-        redrive(pipeline, Selection(rejected.contract.queue), dry_run=False)
+    foreign = KeysetDocument.new().text
+    dsn = rejected.database.dsn("etl_maintainer")
+    run = open_run(rejected.contract, "redrive__1", rejected.settings, dsn, foreign)
+    with run as context, pytest.raises(PreflightError, match="the keyset lacks key"):
+        redrive(context, Selection(rejected.contract.queue), dry_run=False)
 
 
 def test_a_redrive_as_the_loader_is_refused(rejected: Project) -> None:
-    loader = UpkeepPipeline(*rejected._run(""), **rejected._parts("etl_loader"))
-    with loader, pytest.raises(Exception, match="InsufficientPrivilege"):
-        redrive(loader, Selection(rejected.contract.queue), dry_run=False)
+    with rejected.open_run() as context, pytest.raises(Exception, match="InsufficientPrivilege"):
+        redrive(context, Selection(rejected.contract.queue), dry_run=False)
 
 
 def test_nothing_personal_is_in_what_a_redrive_returns_or_stores(rejected: Project) -> None:
@@ -372,12 +382,11 @@ def test_nothing_personal_is_in_what_a_redrive_returns_or_stores(rejected: Proje
 def test_times_are_utc_unless_they_say_otherwise(
     project: Project, text: str | None, expected: datetime | None
 ) -> None:
-    with project.upkeep() as pipeline:
-        queue = project.contract.queue
-        assert selection(pipeline, "", text, None) == Selection(queue, since=expected)
-        assert selection(pipeline, "", None, text) == Selection(queue, until=expected)
+    queue = project.contract.queue
+    assert selection(project.contract, "", text, None) == Selection(queue, since=expected)
+    assert selection(project.contract, "", None, text) == Selection(queue, until=expected)
 
 
 def test_what_is_no_time_is_said(project: Project) -> None:
-    with project.upkeep() as pipeline, pytest.raises(SettingsError, match="'yesterday' is no time"):
-        selection(pipeline, None, "yesterday", None)
+    with pytest.raises(SettingsError, match="'yesterday' is no time"):
+        selection(project.contract, None, "yesterday", None)

@@ -5,8 +5,10 @@ import threading
 import time
 
 from include.queue_etl.keyset import Keyset
-from include.queue_etl.masking import Masker, token_heads
-from include.queue_etl.privacy import keys, rotation
+from include.queue_etl.masking import Masker
+from include.queue_etl.privacy import rotation
+from include.queue_etl.privacy.audit import AuditLog
+from include.queue_etl.token_format import token_prefixes
 from tests.integration.privacy import PURPOSE, Office, logins, office
 
 __all__ = ["office"]
@@ -18,8 +20,8 @@ def fill(office: Office) -> None:
     masker = Masker(office.contract, Keyset.from_json(office.key_file.read_text()))
     ip, device = office.contract.personal
     people = range(ROWS // 10)
-    ips = masker.tokens(ip, [f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}" for n in people])
-    devices = masker.tokens(device, [f"device-{n:08}" for n in people])
+    ips = masker.mask(ip, [f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}" for n in people], "\\N")
+    devices = masker.mask(device, [f"device-{n:08}" for n in people], "\\N")
     lines = [
         f"u{n}\tios\t{a}\t{b}\t\\N\t2\t2026-01-01\n" for n, a, b in zip(people, ips, devices, strict=True)
     ]
@@ -33,9 +35,8 @@ def fill(office: Office) -> None:
 
 def test_many_rows_move_while_pipelines_load(office: Office):
     fill(office)
-    old = keys.key_ids(office.key_file.read_text())[0]
-    text, new = keys.added(office.key_file.read_text())
-    office.key_file.write_text(keys.promoted(text, new))
+    old = office.document().key_ids[0]
+    new = office.promote_new_key()
     sent, done, loads = 0, threading.Event(), []
 
     def load() -> None:
@@ -51,12 +52,12 @@ def test_many_rows_move_while_pipelines_load(office: Office):
     loading = threading.Thread(target=load)
     loading.start()
     started = time.perf_counter()
-    with office.rotation() as pipeline:
-        counts = rotation.remask(pipeline, office.contracts(), PURPOSE)
+    with office.remasker() as resources:
+        counts = rotation.remask(resources, AuditLog(resources.database), office.contracts(), PURPOSE)
     seconds = time.perf_counter() - started
     done.set()
     loading.join()
-    heads = [token_heads(key) for key in (old, new)]
+    heads = [token_prefixes(key) for key in (old, new)]
     stale, fresh = (
         office.database.rows(
             "SELECT count(*) FROM public.user_logins WHERE left(masked_ip, 7) = ANY (ARRAY['{0}'])"  # noqa: S608

@@ -11,11 +11,13 @@ from include.queue_etl import steps
 from include.queue_etl.contract import Contract
 from include.queue_etl.errors import PreflightError
 from include.queue_etl.keyset import Keyset
+from include.queue_etl.keyset_document import KeysetDocument
 from include.queue_etl.masking import Masker
-from include.queue_etl.transform import quarantine_context
+from include.queue_etl.quarantine import PayloadCipher
 from tests.contracts.newsletter_signups import CONTRACT
 from tests.integration import queues
 from tests.integration.scratch import TODAY, Database
+from tests.support.resources import open_run
 
 TABLE = Path(__file__).parent.parent / "contracts" / "newsletter_signups.sql"
 EMAILS = ["ann@example.org", "Bob@Example.org", "ann@example.org ", "zoë@example.org"]
@@ -47,14 +49,14 @@ def signup(email: str) -> bytes:
 
 def run(contract: Contract, database: Database, keyset_json: str, staging: Path, run_id: str) -> dict:
     chosen = queues.settings(staging, batch_messages=10, retain_days=0)
-    with queues.pipeline(contract, database.loader_dsn, keyset_json, chosen, run_id) as pipeline:
-        for batch in steps.extract(pipeline, asdict(pipeline.queue.depth())):
-            steps.load(pipeline, steps.mask(pipeline, batch["batch"])["batch"])
-        return steps.finish(pipeline)
+    with open_run(contract, run_id, chosen, database.loader_dsn, keyset_json) as context:
+        for batch in steps.extract(context, asdict(context.queue.depth())):
+            steps.load(context, steps.mask(context, batch["batch"])["batch"])
+        return steps.finish(context)
 
 
 def test_a_second_pipeline_moves_its_messages_from_queue_to_table(contract, signups, tmp_path):
-    keyset_json = Keyset.new_json()
+    keyset_json = KeysetDocument.new().text
     bad = [b"no json", notification(email="x@example.org", newsletter="weekly", doubleOptIn="maybe")]
     queues.send(contract, [*map(signup, EMAILS), *bad])
 
@@ -67,24 +69,26 @@ def test_a_second_pipeline_moves_its_messages_from_queue_to_table(contract, sign
     rows = signups.rows("SELECT * FROM public.newsletter_signups")
     assert {(row[0], *row[2:]) for row in rows} == {(TODAY, "weekly\tnews", True, None)}
     masker, personal = Masker(contract, Keyset.from_json(keyset_json)), contract.personal[0]
-    assert sorted(masker.value(personal, row[1]) for row in rows) == sorted(email.strip() for email in EMAILS)
+    assert sorted(masker.unmask(personal, row[1]) for row in rows) == sorted(
+        email.strip() for email in EMAILS
+    )
     assert len({row[1] for row in rows}) == 3  # one person signed up twice
     assert list(tmp_path.rglob("*.*")) == []
 
 
 def test_its_quarantine_opens_with_its_own_name_only(contract, signups, tmp_path):
-    keyset_json = Keyset.new_json()
+    keyset_json = KeysetDocument.new().text
     queues.send(contract, [b"canary-4711"])
     run(contract, signups, keyset_json, tmp_path, "first")
     ((message_id, payload),) = signups.rows("SELECT message_id, payload FROM etl.quarantine")
     assert b"canary" not in payload
-    context = quarantine_context(contract, str(message_id))
-    assert Keyset.from_json(keyset_json).decrypt(payload, context) == b"canary-4711"
+    cipher = PayloadCipher(Keyset.from_json(keyset_json), contract.name)
+    assert cipher.decrypt(str(message_id), payload) == b"canary-4711"
 
 
 def test_its_runs_do_not_touch_those_of_the_first(contract, signups, tmp_path):
     queues.send(contract, [signup("ann@example.org")])
-    run(contract, signups, Keyset.new_json(), tmp_path, "manual__1")
+    run(contract, signups, KeysetDocument.new().text, tmp_path, "manual__1")
     assert signups.counts() == (0, 1, 0)  # no row in user_logins
     assert signups.rows("SELECT name FROM etl.queues") == [(contract.queue,)]
 
@@ -92,6 +96,6 @@ def test_its_runs_do_not_touch_those_of_the_first(contract, signups, tmp_path):
 def test_without_its_migration_it_does_not_start(contract, clean_database, tmp_path):
     queues.send(contract, [signup("ann@example.org")])
     with pytest.raises(PreflightError) as caught:
-        run(contract, clean_database, Keyset.new_json(), tmp_path, "first")
+        run(contract, clean_database, KeysetDocument.new().text, tmp_path, "first")
     assert caught.value.problems == ("there is no table public.newsletter_signups: its migration is missing",)
     assert queues.depth(contract).visible == 1

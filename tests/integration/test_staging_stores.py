@@ -9,14 +9,16 @@ from uuid import UUID, uuid4
 import boto3
 import pytest
 
-from include.queue_etl.batches import RawBatch, Receipts, RejectedBatch
+from include.queue_etl.batches import RawBatch, ReceiptHandles, RejectedBatch
 from include.queue_etl.errors import StagedFileDamaged, StagingUnavailable
 from include.queue_etl.keyset import Keyset
-from include.queue_etl.staging import BatchFile, Kind, LocalFolder, S3Prefix, Staging, Store
+from include.queue_etl.keyset_document import KeysetDocument
+from include.queue_etl.staging import BatchFile, Kind, StagedRun
+from include.queue_etl.staging_stores import LocalFolder, S3Prefix, Store
 
 RAW, RECEIPTS, OTHER = (
     BatchFile("0000-abcdef", Kind.RAW),
-    BatchFile("0000-abcdef", Kind.RECEIPTS),
+    BatchFile("0000-abcdef", Kind.RECEIPT_HANDLES),
     BatchFile("0001-abcdef", Kind.RAW),
 )
 BATCH = RawBatch(7, [str(uuid4())], [1_769_900_000_000], [1], [b'{"ip": "canary-4711"}'])
@@ -48,12 +50,12 @@ def run_id() -> UUID:
 
 @pytest.fixture
 def keyset() -> Keyset:
-    return Keyset.from_json(Keyset.new_json())
+    return Keyset.from_json(KeysetDocument.new().text)
 
 
 @pytest.fixture
-def staging(store: Store, run_id: UUID, keyset: Keyset) -> Staging:
-    return Staging(store, run_id, keyset)
+def staging(store: Store, run_id: UUID, keyset: Keyset) -> StagedRun:
+    return StagedRun(store, run_id, keyset)
 
 
 def path_style():
@@ -82,7 +84,7 @@ def test_a_file_that_is_not_there_is_none(staging):
 
 def test_another_process_with_the_same_key_adopts_what_was_sealed(staging, store, run_id, keyset):
     staging.seal(RAW, BATCH)
-    later = Staging(store, run_id, keyset)
+    later = StagedRun(store, run_id, keyset)
     assert later.batches(Kind.RAW) == [RAW.batch]
     assert later.open(RAW, RawBatch) == BATCH
 
@@ -113,9 +115,12 @@ def test_a_foreign_name_is_no_batch_and_is_left_alone(staging, store, run_id):
 def test_only_what_is_named_is_destroyed(staging):
     for file in (RAW, OTHER):
         staging.seal(file, BATCH)
-    staging.seal(RECEIPTS, Receipts(["id"], ["receipt"]))
+    staging.seal(RECEIPTS, ReceiptHandles(["id"], ["receipt"]))
     staging.destroy(Kind.RAW, batch=RAW.batch)
-    assert (staging.batches(Kind.RAW), staging.batches(Kind.RECEIPTS)) == ([OTHER.batch], [RECEIPTS.batch])
+    assert (staging.batches(Kind.RAW), staging.batches(Kind.RECEIPT_HANDLES)) == (
+        [OTHER.batch],
+        [RECEIPTS.batch],
+    )
     staging.destroy(*Kind)
     staging.destroy(*Kind)
     assert [staging.batches(kind) for kind in Kind] == [[], [], [], []]
@@ -139,7 +144,7 @@ def test_equal_contents_do_not_look_equal(staging, store, run_id):
 # Damage -----------------------------------------------------------------------------------------------------
 
 
-def damaged(staging: Staging, file: BatchFile = RAW, content_type: type = RawBatch) -> None:
+def damaged(staging: StagedRun, file: BatchFile = RAW, content_type: type = RawBatch) -> None:
     with pytest.raises(StagedFileDamaged, match="is not what was sealed under that name") as caught:
         staging.open(file, content_type)
     seen: BaseException | None = caught.value
@@ -158,7 +163,7 @@ def test_a_truncated_file_does_not_open(staging, store, run_id, part):
 
 def test_no_length_of_a_truncated_file_opens(run_id, keyset, tmp_path):
     store = LocalFolder(tmp_path)
-    staging = Staging(store, run_id, keyset)
+    staging = StagedRun(store, run_id, keyset)
     staging.seal(RAW, BATCH)
     sealed = store.read(path(run_id, RAW))
     for length in range(len(sealed)):
@@ -199,32 +204,33 @@ def test_a_file_of_another_kind_does_not_open(staging, store, run_id):
 
 def test_a_file_of_another_run_does_not_open(staging, store, run_id, keyset):
     elsewhere = uuid4()
-    Staging(store, elsewhere, keyset).seal(RAW, BATCH)
+    StagedRun(store, elsewhere, keyset).seal(RAW, BATCH)
     store.write(path(run_id, RAW), store.read(path(elsewhere, RAW)))
     damaged(staging)
 
 
 def test_a_file_sealed_with_another_keyset_does_not_open(staging, store, run_id):
-    Staging(store, run_id, Keyset.from_json(Keyset.new_json())).seal(RAW, BATCH)
+    StagedRun(store, run_id, Keyset.from_json(KeysetDocument.new().text)).seal(RAW, BATCH)
     damaged(staging)
 
 
 def test_a_file_of_another_content_does_not_open(staging):
-    staging.seal(RAW, Receipts(["canary"], ["canary"]))
+    staging.seal(RAW, ReceiptHandles(["canary"], ["canary"]))
     damaged(staging)
 
 
 # Out of reach -----------------------------------------------------------------------------------------------
 
 
-def test_a_place_that_can_be_written_has_no_problem_and_keeps_nothing(staging, store):
-    assert staging.problem() is None
+def test_a_place_that_can_be_written_has_no_problem_and_keeps_nothing(store):
+    assert store.problem() is None
     names = [*store.names("."), *(name for name, _ in store.everything())]
     assert [name for name in names if "probe" in name] == []
 
 
 def test_a_missing_bucket_is_one_clear_error(run_id, keyset):
-    staging = Staging(in_bucket("s3://no-such-bucket-here/x"), run_id, keyset)
+    store = in_bucket("s3://no-such-bucket-here/x")
+    staging = StagedRun(store, run_id, keyset)
     for act in (
         lambda: staging.seal(RAW, BATCH),
         lambda: staging.open(RAW, RawBatch),
@@ -232,13 +238,12 @@ def test_a_missing_bucket_is_one_clear_error(run_id, keyset):
     ):
         with pytest.raises(StagingUnavailable, match=r"cannot \w+ s3://no-such-bucket-here/x/.*NoSuchBucket"):
             act()
-    assert staging.problem().startswith("staging: cannot write s3://no-such-bucket-here/x/.probe-")
+    assert store.problem().startswith("staging: cannot write s3://no-such-bucket-here/x/.probe-")
 
 
-def test_a_bucket_out_of_reach_is_one_clear_error(run_id, keyset, monkeypatch):
+def test_a_bucket_out_of_reach_is_one_clear_error(monkeypatch):
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    staging = Staging(in_bucket("s3://any-bucket", "http://127.0.0.1:9"), run_id, keyset)
-    assert staging.problem().endswith(": EndpointConnectionError")
+    assert in_bucket("s3://any-bucket", "http://127.0.0.1:9").problem().endswith(": EndpointConnectionError")
 
 
 def test_a_run_may_have_more_files_than_one_listing_shows(bucket, run_id, keyset):
@@ -247,7 +252,7 @@ def test_a_run_may_have_more_files_than_one_listing_shows(bucket, run_id, keyset
     store._client.meta.events.register(
         "provide-client-params.s3.ListObjectsV2", lambda params, **_: {**params, "MaxKeys": 2}
     )
-    staging = Staging(store, run_id, keyset)
+    staging = StagedRun(store, run_id, keyset)
     for number in range(5):
         store.write(f"{run_id}/{number:04}-abcdef.raw", b"x")
     assert len(staging.batches(Kind.RAW)) == 5
@@ -264,7 +269,7 @@ def test_more_files_can_be_removed_than_one_call_takes(bucket, run_id):
 
 
 def test_a_folder_that_vanished_while_the_run_was_open_is_an_empty_one(run_id, keyset, tmp_path):
-    staging = Staging(LocalFolder(tmp_path / "staging"), run_id, keyset)
+    staging = StagedRun(LocalFolder(tmp_path / "staging"), run_id, keyset)
     staging.seal(RAW, BATCH)
     shutil.rmtree(tmp_path / "staging")
     assert staging.open(RAW, RawBatch) is None
@@ -274,6 +279,6 @@ def test_a_folder_that_vanished_while_the_run_was_open_is_an_empty_one(run_id, k
 @pytest.mark.skipif(
     os.geteuid() == 0, reason="root may write everywhere; tests/unit/test_staging.py has it too"
 )
-def test_an_unwritable_folder_is_one_clear_error(run_id, keyset, tmp_path):
+def test_an_unwritable_folder_is_one_clear_error(tmp_path):
     tmp_path.chmod(0o500)
-    assert "Permission denied" in Staging(LocalFolder(tmp_path / "staging"), run_id, keyset).problem()
+    assert "Permission denied" in LocalFolder(tmp_path / "staging").problem()

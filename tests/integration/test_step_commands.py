@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from include.queue_etl import command_line as cli
 from include.queue_etl import steps
+from include.queue_etl.cli import app as cli
 from tests.integration.upkeep import KEYSET, Project, login, project
 
 __all__ = ["project"]
@@ -30,8 +30,8 @@ def step(project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> C
 def batch(project: Project) -> str:
     """The one batch of the open run `first`."""
     project.send(login("u"))
-    with project.pipeline("first") as pipeline:
-        (sealed,) = steps.extract(pipeline)
+    with project.open_run("first") as context:
+        (sealed,) = steps.extract(context)
     return str(sealed["batch"])
 
 
@@ -66,8 +66,8 @@ def test_steps_do_their_work_and_of_the_closed_run_nothing_and_succeed(
 ) -> None:
     options = ("--batch", batch) if one else ()
     assert (step("mask", "first", *options), step("load", "first", *options)) == (0, 0)
-    with project.pipeline("first") as pipeline:
-        assert steps.finish(pipeline)["loaded"] == 1
+    with project.open_run("first") as context:
+        assert steps.finish(context)["loaded"] == 1
     for path in Path(project.settings.staging).rglob("*.*"):
         path.unlink()
     capsys.readouterr()

@@ -12,12 +12,12 @@ import psycopg
 import pytest
 
 from include.contracts.user_logins import CONTRACT
-from include.queue_etl import command_line as cli
 from include.queue_etl.batches import RawBatch
+from include.queue_etl.cli import app as cli
 from include.queue_etl.keyset import Keyset
+from include.queue_etl.keyset_document import KeysetDocument
 from include.queue_etl.masking import Masker
-from include.queue_etl.privacy.audit import Entry
-from include.queue_etl.privacy.officer import Officer
+from include.queue_etl.privacy.audit import AuditLog, Entry
 from include.queue_etl.settings import Settings
 from include.queue_etl.transform import mask_batch
 from tests.integration.scratch import TODAY, open_run
@@ -32,7 +32,7 @@ FIELDS = {"app_version": "2.3.0", "device_type": "ios", "locale": None}
 @pytest.fixture
 def key_file(tmp_path):
     path = tmp_path / "keyset.json"
-    path.write_text(Keyset.new_json())
+    path.write_text(KeysetDocument.new().text)
     return path
 
 
@@ -158,12 +158,12 @@ def test_the_file_is_there_before_the_audit_entry_and_goes_when_nothing_is_opene
 ):
     path, seen = tmp_path / "values.csv", []
 
-    def record(self: Officer, *given: object, **named: object) -> Entry:
+    def record(self: AuditLog, *given: object, **named: object) -> Entry:
         seen.append((stat.S_IMODE(path.stat().st_mode), path.read_text()))
         return real(self, *given, **named)
 
-    real = Officer.record
-    monkeypatch.setattr(Officer, "record", record)
+    real = AuditLog.record
+    monkeypatch.setattr(AuditLog, "record", record)
     monkeypatch.setenv("QUEUE_ETL_UNMASK_PER_HOUR", "1")
     assert officer("--output", str(path), "--user-id", "u0") == 1
     assert seen == [(0o600, "")]
@@ -192,8 +192,8 @@ def test_the_audit_row_is_committed_before_anything_is_decrypted(officer, clean_
         seen.append(len(audit(clean_database)))  # another connection: it sees only what is committed
         return real(self, personal, masked)
 
-    real = Masker.value
-    monkeypatch.setattr(Masker, "value", value)
+    real = Masker.unmask
+    monkeypatch.setattr(Masker, "unmask", value)
     assert officer("--stdout", "--user-id", "u0") == 0
     assert seen == [1, 1]
 
@@ -202,7 +202,7 @@ def test_the_audit_row_is_committed_before_anything_is_decrypted(officer, clean_
 def intruder(request, officer, clean_database, monkeypatch):
     """The command line of a role that may not write the audit, asking for one address."""
     masked = token(clean_database, "masked_ip", "u0")
-    monkeypatch.setattr(Masker, "value", lambda *arguments: pytest.fail("decrypted without an audit"))
+    monkeypatch.setattr(Masker, "unmask", lambda *arguments: pytest.fail("decrypted without an audit"))
     monkeypatch.setenv("QUEUE_ETL_OFFICER_DSN", clean_database.dsn(request.param))
     return lambda: officer("--stdout", "--field", "ip", masked)
 
@@ -241,7 +241,7 @@ def test_each_recovery_has_a_record_of_its_own_that_cannot_be_changed(officer, c
 
 @pytest.mark.usefixtures("logins")
 def test_with_another_keyset_nothing_is_opened_and_the_missing_key_is_named(officer, clean_database, capsys):
-    assert officer("--stdout", "--user-id", "u0", keyset=Keyset.new_json()) == 1
+    assert officer("--stdout", "--user-id", "u0", keyset=KeysetDocument.new().text) == 1
     shown = capsys.readouterr()
     assert shown.out == ""
     assert re.search(r"the keyset lacks key \d+, which masked rows", shown.err)

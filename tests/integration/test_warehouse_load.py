@@ -13,11 +13,13 @@ import psycopg
 import pytest
 
 from include.contracts.user_logins import CONTRACT, LoginEvent
-from include.queue_etl import copytext
+from include.queue_etl import copytext, postgres
 from include.queue_etl.batches import RejectedBatch, ids_digest
 from include.queue_etl.contract import Contract, SentDay, Text
 from include.queue_etl.errors import WarehouseRefused, WarehouseUnavailable
-from include.queue_etl.warehouse import BatchCounts, Warehouse
+from include.queue_etl.loading import BatchCounts
+from include.queue_etl.operations.store import MaintenanceStore
+from include.queue_etl.run_store import RunStore
 from tests.integration.scratch import (
     TODAY,
     Database,
@@ -28,6 +30,7 @@ from tests.integration.scratch import (
     new_messages,
     open_run,
 )
+from tests.support.resources import open_store
 
 YESTERDAY = TODAY - timedelta(days=1)
 
@@ -51,7 +54,7 @@ def enter(connection: psycopg.Connection, message: Message) -> None:
 
 
 def test_new_messages_load_and_bad_ones_are_quarantined(
-    warehouse: Warehouse, clean_database: Database
+    warehouse: RunStore, clean_database: Database
 ) -> None:
     run_id = open_run(warehouse)
     messages = [
@@ -67,7 +70,7 @@ def test_new_messages_load_and_bad_ones_are_quarantined(
 
 
 def test_the_ledger_says_which_message_was_loaded_and_which_quarantined(
-    warehouse: Warehouse, clean_database: Database
+    warehouse: RunStore, clean_database: Database
 ) -> None:
     good, bad = new_messages(1)[0], new_messages(1, user="bad_json")[0]
     run_id = open_run(warehouse)
@@ -80,7 +83,7 @@ def test_the_ledger_says_which_message_was_loaded_and_which_quarantined(
     assert quarantined == [(bad[1], run_id, b"\x00\xff", "bad_json")]
 
 
-def test_a_committed_batch_is_adopted_with_its_counts(warehouse: Warehouse, clean_database: Database) -> None:
+def test_a_committed_batch_is_adopted_with_its_counts(warehouse: RunStore, clean_database: Database) -> None:
     run_id = open_run(warehouse)
     messages = [*new_messages(10), *new_messages(1, user="bad_json")]
     assert load(warehouse, run_id, messages) == BatchCounts(10, 1, 0)
@@ -88,7 +91,7 @@ def test_a_committed_batch_is_adopted_with_its_counts(warehouse: Warehouse, clea
     assert clean_database.counts() == (10, 11, 1)
 
 
-def test_messages_seen_before_count_as_duplicates(warehouse: Warehouse, clean_database: Database) -> None:
+def test_messages_seen_before_count_as_duplicates(warehouse: RunStore, clean_database: Database) -> None:
     run_id = open_run(warehouse)
     seen = [*new_messages(10), *new_messages(2, user="bad_a")]
     new = [*new_messages(5), *new_messages(3, user="bad_b")]
@@ -99,7 +102,7 @@ def test_messages_seen_before_count_as_duplicates(warehouse: Warehouse, clean_da
     assert warehouse.run_summary(run_id)["duplicates"] == 12
 
 
-def test_the_row_that_loads_is_the_row_of_its_message(warehouse: Warehouse, clean_database: Database) -> None:
+def test_the_row_that_loads_is_the_row_of_its_message(warehouse: RunStore, clean_database: Database) -> None:
     run_id = open_run(warehouse)
     seen = [*new_messages(20), *new_messages(20, user="bad_a")]
     new = [(day, id, f"user of {id}") for day, id, _ in [*new_messages(20), *new_messages(20, YESTERDAY)]]
@@ -111,7 +114,7 @@ def test_the_row_that_loads_is_the_row_of_its_message(warehouse: Warehouse, clea
     assert sorted(rows) == sorted((user, id, day) for day, id, user in new)
 
 
-def test_an_id_that_repeats_within_a_batch_loads_once(warehouse: Warehouse, clean_database: Database) -> None:
+def test_an_id_that_repeats_within_a_batch_loads_once(warehouse: RunStore, clean_database: Database) -> None:
     run_id = open_run(warehouse)
     day, message_id, _ = new_messages(1)[0]
     messages = [(day, message_id, "first"), (day, message_id, "second"), *new_messages(2)]
@@ -120,7 +123,7 @@ def test_an_id_that_repeats_within_a_batch_loads_once(warehouse: Warehouse, clea
 
 
 def test_an_id_that_is_accepted_and_rejected_in_one_batch_counts_as_its_first_line(
-    warehouse: Warehouse, clean_database: Database
+    warehouse: RunStore, clean_database: Database
 ) -> None:
     run_id = open_run(warehouse)
     day, message_id, _ = new_messages(1)[0]
@@ -130,7 +133,7 @@ def test_an_id_that_is_accepted_and_rejected_in_one_batch_counts_as_its_first_li
     assert clean_database.counts() == (0, 1, 1)
 
 
-def test_one_id_on_two_queues_is_two_messages(warehouse: Warehouse, clean_database: Database) -> None:
+def test_one_id_on_two_queues_is_two_messages(warehouse: RunStore, clean_database: Database) -> None:
     run_id = open_run(warehouse)
     messages = new_messages(3)
     load(warehouse, run_id, messages, "0000")
@@ -138,13 +141,13 @@ def test_one_id_on_two_queues_is_two_messages(warehouse: Warehouse, clean_databa
     assert warehouse.load(run_id, CONTRACT, "0001", *of_queue_2) == BatchCounts(3, 0, 0)
 
 
-def test_a_batch_of_rejected_messages_only_loads(warehouse: Warehouse, clean_database: Database) -> None:
+def test_a_batch_of_rejected_messages_only_loads(warehouse: RunStore, clean_database: Database) -> None:
     assert load(warehouse, open_run(warehouse), new_messages(4, user="bad_json")) == BatchCounts(0, 4, 0)
     assert clean_database.counts() == (0, 4, 4)
 
 
 def test_a_message_that_is_quarantined_already_does_not_stop_a_batch_when_its_ledger_day_was_dropped(
-    warehouse: Warehouse, clean_database: Database
+    warehouse: RunStore, clean_database: Database
 ) -> None:
     run_id = open_run(warehouse)
     messages = [*new_messages(1, user="bad_a"), *new_messages(2)]
@@ -158,7 +161,7 @@ def test_a_message_that_is_quarantined_already_does_not_stop_a_batch_when_its_le
 # What may not load
 
 
-def test_a_closed_run_loads_nothing(warehouse: Warehouse, clean_database: Database) -> None:
+def test_a_closed_run_loads_nothing(warehouse: RunStore, clean_database: Database) -> None:
     run_id = open_run(warehouse)
     close(warehouse, run_id)
     assert load(warehouse, run_id, new_messages(3)) == BatchCounts(0, 0, 0)
@@ -167,7 +170,7 @@ def test_a_closed_run_loads_nothing(warehouse: Warehouse, clean_database: Databa
 
 
 def test_a_committed_batch_of_a_closed_run_keeps_its_counts(
-    warehouse: Warehouse, clean_database: Database
+    warehouse: RunStore, clean_database: Database
 ) -> None:
     run_id, messages = open_run(warehouse), new_messages(3)
     load(warehouse, run_id, messages)
@@ -175,14 +178,14 @@ def test_a_committed_batch_of_a_closed_run_keeps_its_counts(
     assert load(warehouse, run_id, messages) == BatchCounts(3, 0, 0)
 
 
-def test_a_run_that_was_never_opened_loads_nothing(warehouse: Warehouse, clean_database: Database) -> None:
+def test_a_run_that_was_never_opened_loads_nothing(warehouse: RunStore, clean_database: Database) -> None:
     with pytest.raises(WarehouseRefused, match="was never opened"):
         load(warehouse, uuid4(), new_messages(3))
     assert clean_database.counts() == (0, 0, 0)
 
 
 def test_a_batch_committed_with_other_messages_is_not_adopted(
-    warehouse: Warehouse, clean_database: Database
+    warehouse: RunStore, clean_database: Database
 ) -> None:
     run_id = open_run(warehouse)
     load(warehouse, run_id, new_messages(3))
@@ -194,7 +197,7 @@ def test_a_batch_committed_with_other_messages_is_not_adopted(
 @pytest.mark.parametrize("part", ["entries", "rows", "quarantine"])
 @pytest.mark.parametrize("seen_before", [False, True])
 def test_a_batch_with_a_part_missing_does_not_load(
-    warehouse: Warehouse, clean_database: Database, part: str, seen_before: bool
+    warehouse: RunStore, clean_database: Database, part: str, seen_before: bool
 ) -> None:
     run_id, seen = open_run(warehouse), new_messages(1)
     load(warehouse, run_id, seen)
@@ -220,7 +223,7 @@ def test_two_loaders_of_the_same_messages_never_deadlock_and_load_each_once(
 ) -> None:
     deadlocks = clean_database.deadlocks()
     dice = random.Random(7)
-    with Warehouse(clean_database.loader_dsn) as one, Warehouse(clean_database.loader_dsn) as other:
+    with open_store(clean_database.loader_dsn) as one, open_store(clean_database.loader_dsn) as other:
         runs = [open_run(one), open_run(other)]
         everything: set[Message] = set()
         for number in range(50):
@@ -230,7 +233,7 @@ def test_two_loaders_of_the_same_messages_never_deadlock_and_load_each_once(
             start = threading.Barrier(2)
 
             def attempt(
-                warehouse: Warehouse,
+                warehouse: RunStore,
                 run_id: UUID,
                 share: list[Message],
                 number: int = number,
@@ -253,7 +256,7 @@ def test_two_loaders_of_the_same_messages_never_deadlock_and_load_each_once(
 
 @pytest.mark.parametrize("seen_before", [False, True])
 def test_both_paths_enter_messages_in_ascending_order(
-    warehouse: Warehouse, clean_database: Database, seen_before: bool
+    warehouse: RunStore, clean_database: Database, seen_before: bool
 ) -> None:
     """A loader that waits for an id holds none that comes after it: so no two wait for each other."""
     run_id, seen = open_run(warehouse), (YESTERDAY, str(UUID(int=0)), "user")
@@ -272,7 +275,7 @@ def test_both_paths_enter_messages_in_ascending_order(
 
 
 def test_two_attempts_at_one_batch_load_it_once_and_count_the_same(clean_database: Database) -> None:
-    with Warehouse(clean_database.loader_dsn) as one, Warehouse(clean_database.loader_dsn) as other:
+    with open_store(clean_database.loader_dsn) as one, open_store(clean_database.loader_dsn) as other:
         run_id, messages = open_run(one), new_messages(50)
         with (
             ThreadPoolExecutor(2) as threads,
@@ -285,7 +288,7 @@ def test_two_attempts_at_one_batch_load_it_once_and_count_the_same(clean_databas
     assert clean_database.counts() == (50, 50, 0)
 
 
-def test_a_deadlock_is_tried_again(warehouse: Warehouse, clean_database: Database) -> None:
+def test_a_deadlock_is_tried_again(warehouse: RunStore, clean_database: Database) -> None:
     run_id = open_run(warehouse)
     first, *_, last = messages = sorted(new_messages(50))
     deadlocks = clean_database.deadlocks()
@@ -301,7 +304,7 @@ def test_a_deadlock_is_tried_again(warehouse: Warehouse, clean_database: Databas
 
 
 def test_closing_a_run_waits_for_its_loads_and_counts_them(clean_database: Database) -> None:
-    with Warehouse(clean_database.loader_dsn) as one, Warehouse(clean_database.loader_dsn) as other:
+    with open_store(clean_database.loader_dsn) as one, open_store(clean_database.loader_dsn) as other:
         run_id, messages = open_run(one), new_messages(50)
         with (
             ThreadPoolExecutor(2) as threads,
@@ -320,7 +323,7 @@ def test_closing_a_run_waits_for_its_loads_and_counts_them(clean_database: Datab
 
 @pytest.mark.parametrize("seen_before", [False, True])
 def test_a_connection_killed_in_mid_load_leaves_nothing_and_the_next_attempt_loads(
-    warehouse: Warehouse, clean_database: Database, seen_before: bool
+    warehouse: RunStore, clean_database: Database, seen_before: bool
 ) -> None:
     run_id, seen = open_run(warehouse), new_messages(1)
     load(warehouse, run_id, seen, "0000")
@@ -359,7 +362,7 @@ def test_a_session_that_commits_asynchronously_does_not_do_so_for_a_batch(
             seen.append(original(self, "SHOW synchronous_commit").fetchone()[0])
         return original(self, *arguments)
 
-    with Warehouse(dsn) as warehouse:
+    with open_store(dsn) as warehouse:
         run_id = open_run(warehouse)
         monkeypatch.setattr(psycopg.Connection, "execute", spy)
         load(warehouse, run_id, new_messages(2))
@@ -386,13 +389,16 @@ NASTY = [
 
 
 @pytest.mark.parametrize("seen_before", [False, True])
-def test_any_text_loads_as_it_is(warehouse: Warehouse, clean_database: Database, seen_before: bool) -> None:
+def test_any_text_loads_as_it_is(warehouse: RunStore, clean_database: Database, seen_before: bool) -> None:
     run_id, seen = open_run(warehouse), new_messages(1)
     load(warehouse, run_id, seen, "0000")
     messages = sorted([(TODAY, str(uuid4()), text) for text in NASTY])
     events = [LoginEvent(user, "1.2", None, None, None, None) for _, _, user in messages]
     rows = copytext.row_lines(
-        CONTRACT, events, [TODAY.isoformat()] * len(events), lambda _, values: [r"\N"] * len(values)
+        CONTRACT,
+        events,
+        [TODAY.isoformat()] * len(events),
+        lambda _, values, nothing: [nothing] * len(values),
     )
     if seen_before:
         messages = messages + seen
@@ -414,12 +420,13 @@ def orders(clean_database: Database) -> Iterator[Contract]:
             queue="order-queue",
             table="public.Orders",
             columns=(Text("note", "note"), Text("select", "select"), SentDay("placed")),
+            column_names=("note", "select", "placed"),
         )
         connection.execute('DROP TABLE public."Orders"')
 
 
 def test_another_contract_loads_into_its_own_table(
-    warehouse: Warehouse, clean_database: Database, orders: Contract
+    warehouse: RunStore, clean_database: Database, orders: Contract
 ) -> None:
     run_id = uuid4()
     run = warehouse.open_run(run_id, orders, "manual", {})
@@ -440,7 +447,7 @@ def test_another_contract_loads_into_its_own_table(
 
 
 def test_a_day_is_made_once_however_many_ask_for_it_and_without_stopping_loads(
-    warehouse: Warehouse, clean_database: Database
+    warehouse: RunStore, clean_database: Database
 ) -> None:
     days = [date(2007, 1, 1) + timedelta(days=n) for n in range(4)]
 
@@ -458,31 +465,39 @@ def test_a_day_is_made_once_however_many_ask_for_it_and_without_stopping_loads(
 
 
 @pytest.mark.parametrize("day", [date(2005, 12, 31), TODAY + timedelta(days=4), date.max])
-def test_a_day_on_which_no_message_can_have_been_sent_is_refused(warehouse: Warehouse, day: date) -> None:
+def test_a_day_on_which_no_message_can_have_been_sent_is_refused(warehouse: RunStore, day: date) -> None:
     run_id = open_run(warehouse)
     with pytest.raises(WarehouseRefused, match="SQLSTATE 22008"):
         load(warehouse, run_id, new_messages(1, day))
 
 
-def test_old_days_are_dropped_and_young_ones_kept(warehouse: Warehouse, clean_database: Database) -> None:
+@pytest.fixture
+def maintenance(clean_database: Database) -> Iterator[MaintenanceStore]:
+    with postgres.Database(clean_database.dsn("etl_maintainer")) as database:
+        yield MaintenanceStore(database)
+
+
+def test_old_days_are_dropped_and_young_ones_kept(
+    warehouse: RunStore, maintenance: MaintenanceStore, clean_database: Database
+) -> None:
     run_id = open_run(warehouse)
     old, young = TODAY - timedelta(days=21), TODAY - timedelta(days=19)
     load(warehouse, run_id, [*new_messages(1, old), *new_messages(1, young), *new_messages(1)])
-    warehouse.drop_ledger_days(20)
+    maintenance.drop_ledger_days(20)
     assert clean_database.rows("SELECT sent_day FROM etl.ledger ORDER BY 1") == [(young,), (TODAY,)]
-    assert warehouse.drop_ledger_days(20) == 0
+    assert maintenance.drop_ledger_days(20) == 0
 
 
 def test_a_day_that_was_dropped_is_made_again_when_an_old_message_is_loaded(
-    warehouse: Warehouse, clean_database: Database
+    warehouse: RunStore, maintenance: MaintenanceStore
 ) -> None:
     run_id = open_run(warehouse)
     old = TODAY - timedelta(days=21)
     load(warehouse, run_id, new_messages(1, old), "0000")
-    warehouse.drop_ledger_days(20)
+    maintenance.drop_ledger_days(20)
     assert load(warehouse, run_id, new_messages(2, old), "0001") == BatchCounts(2, 0, 0)
 
 
-def test_days_that_sqs_may_still_deliver_are_not_dropped(warehouse: Warehouse) -> None:
+def test_days_that_sqs_may_still_deliver_are_not_dropped(maintenance: MaintenanceStore) -> None:
     with pytest.raises(WarehouseRefused, match="SQLSTATE 22023"):
-        warehouse.drop_ledger_days(14)
+        maintenance.drop_ledger_days(14)

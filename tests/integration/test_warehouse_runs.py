@@ -16,10 +16,11 @@ from psycopg.conninfo import make_conninfo
 
 from include import migrations
 from include.contracts.user_logins import CONTRACT
-from include.queue_etl import postgres
+from include.queue_etl import postgres, warehouse_checks
 from include.queue_etl.errors import QueueEtlError, WarehouseRefused, WarehouseUnavailable
-from include.queue_etl.warehouse import RunState, Warehouse
+from include.queue_etl.run_store import RunState, RunStore
 from tests.integration.scratch import Database, close, load, masked_batch, new_messages, open_run
+from tests.support.resources import open_store
 
 SECRET = "s3cret-0123"  # stands for anything personal
 
@@ -27,18 +28,17 @@ SECRET = "s3cret-0123"  # stands for anything personal
 # Runs
 
 
-def test_a_new_run_is_running(warehouse: Warehouse) -> None:
+def test_a_new_run_is_running(warehouse: RunStore) -> None:
     state = warehouse.open_run(uuid4(), CONTRACT, "manual", {"visible": 3})
     assert state == RunState(1, "running")
     assert not state.closed
 
 
-def test_a_run_that_was_never_opened_is_none(warehouse: Warehouse) -> None:
+def test_a_run_that_was_never_opened_is_none(warehouse: RunStore) -> None:
     assert warehouse.run_state(uuid4()) is None
-    assert warehouse.run_summary(uuid4()) is None
 
 
-def test_a_run_opened_again_is_left_as_it_is(warehouse: Warehouse) -> None:
+def test_a_run_opened_again_is_left_as_it_is(warehouse: RunStore) -> None:
     run_id = uuid4()
     warehouse.open_run(run_id, CONTRACT, "manual", {"visible": 3, "oldest_age_seconds": 60})
     first = warehouse.run_summary(run_id)
@@ -48,13 +48,13 @@ def test_a_run_opened_again_is_left_as_it_is(warehouse: Warehouse) -> None:
     assert (again["visible_before"], again["oldest_age_seconds"]) == (3, 60)
 
 
-def test_opening_many_runs_uses_up_one_queue_number(warehouse: Warehouse, clean_database: Database) -> None:
+def test_opening_many_runs_uses_up_one_queue_number(warehouse: RunStore, clean_database: Database) -> None:
     for _ in range(5):
         open_run(warehouse)
     assert clean_database.rows("SELECT last_value FROM etl.queues_queue_id_seq") == [(1,)]
 
 
-def test_a_closed_run_holds_the_sums_of_its_batches(warehouse: Warehouse) -> None:
+def test_a_closed_run_holds_the_sums_of_its_batches(warehouse: RunStore) -> None:
     run_id = open_run(warehouse)
     warehouse.record_extract(run_id, 9, 1.25)
     load(warehouse, run_id, [*new_messages(4), *new_messages(1, user="bad_a")], "0000")
@@ -79,7 +79,7 @@ def test_a_closed_run_holds_the_sums_of_its_batches(warehouse: Warehouse) -> Non
     assert after["finished_at"] > after["started_at"]
 
 
-def test_a_run_without_batches_closes_with_zeros(warehouse: Warehouse) -> None:
+def test_a_run_without_batches_closes_with_zeros(warehouse: RunStore) -> None:
     run_id = open_run(warehouse)
     close(warehouse, run_id, "failed")
     expected = {
@@ -93,7 +93,7 @@ def test_a_run_without_batches_closes_with_zeros(warehouse: Warehouse) -> None:
     assert warehouse.run_state(run_id).closed
 
 
-def test_a_closed_run_is_never_changed(warehouse: Warehouse, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_closed_run_is_never_changed(warehouse: RunStore, caplog: pytest.LogCaptureFixture) -> None:
     run_id = open_run(warehouse)
     close(warehouse, run_id, "failed")
     closed = warehouse.run_summary(run_id)
@@ -109,26 +109,27 @@ def test_a_closed_run_is_never_changed(warehouse: Warehouse, caplog: pytest.LogC
     ("seen", "received", "recorded"), [(None, 12, 12), (None, 0, 0), (900, 12, 900), (5, 12, 12)]
 )
 def test_the_oldest_age_is_recorded_on_every_run(
-    warehouse: Warehouse, seen: int | None, received: int, recorded: int
+    warehouse: RunStore, seen: int | None, received: int, recorded: int
 ) -> None:
     run_id = uuid4()
     warehouse.open_run(run_id, CONTRACT, "manual", {} if seen is None else {"oldest_age_seconds": seen})
     warehouse.record_extract(run_id, 9, 1.25, received)
-    assert (warehouse.run_summary(run_id) or {})["oldest_age_seconds"] == recorded
+    assert warehouse.run_summary(run_id)["oldest_age_seconds"] == recorded
 
 
 def test_closing_a_run_that_was_never_opened_enters_nothing(
-    warehouse: Warehouse, clean_database: Database
+    warehouse: RunStore, clean_database: Database
 ) -> None:
     close(warehouse, uuid4())
     assert clean_database.rows("SELECT count(*) FROM etl.runs") == [(0,)]
 
 
-def test_a_key_keeps_the_check_value_of_its_first_use(warehouse: Warehouse) -> None:
+def test_a_key_keeps_the_check_value_of_its_first_use(warehouse: RunStore, clean_database: Database) -> None:
     warehouse.add_key_check(2**32 - 1, "first")
     warehouse.add_key_check(2**32 - 1, "second")
     warehouse.add_key_check(1, "other")
-    assert warehouse.key_checks() == {2**32 - 1: "first", 1: "other"}
+    with postgres.Database(clean_database.loader_dsn) as database:
+        assert warehouse_checks.key_checks(database) == {2**32 - 1: "first", 1: "other"}
 
 
 # Errors
@@ -139,10 +140,10 @@ def chain(error: BaseException) -> str:
     return "".join(traceback.format_exception(error)) + repr((error.__cause__, error.__context__))
 
 
-def spoiled(part: str) -> Callable[[Warehouse], object]:
+def spoiled(part: str) -> Callable[[RunStore], object]:
     """Loads a batch that Postgres refuses, with something personal in the line that is wrong."""
 
-    def attempt(warehouse: Warehouse) -> object:
+    def attempt(warehouse: RunStore) -> object:
         run_id = open_run(warehouse)
         masked, rejected = masked_batch(run_id, new_messages(2))
         if part == "integer":
@@ -162,7 +163,7 @@ def spoiled(part: str) -> Callable[[Warehouse], object]:
     ("part", "sqlstate"), [("integer", "22P02"), ("length", "22001"), ("nul", "22021"), ("columns", "22P04")]
 )
 def test_a_refused_batch_is_told_by_sqlstate_and_never_by_value(
-    warehouse: Warehouse, clean_database: Database, part: str, sqlstate: str
+    warehouse: RunStore, clean_database: Database, part: str, sqlstate: str
 ) -> None:
     log = clean_database.server_log()
     with pytest.raises(WarehouseRefused) as caught:
@@ -182,7 +183,7 @@ def test_the_server_log_would_show_a_value_of_another_role(clean_database: Datab
     assert SECRET in log.since()
 
 
-def test_a_constraint_is_named(warehouse: Warehouse, clean_database: Database) -> None:
+def test_a_constraint_is_named(warehouse: RunStore, clean_database: Database) -> None:
     with clean_database.owner() as connection:
         connection.execute(
             "ALTER TABLE user_logins ADD CONSTRAINT no_androids CHECK (device_type <> 'android')"
@@ -196,7 +197,7 @@ def test_a_constraint_is_named(warehouse: Warehouse, clean_database: Database) -
 
 
 def test_a_unique_key_of_the_table_itself_refuses_the_batch(
-    warehouse: Warehouse, clean_database: Database
+    warehouse: RunStore, clean_database: Database
 ) -> None:
     with clean_database.owner() as connection:
         connection.execute("CREATE UNIQUE INDEX one_login ON user_logins (user_id)")
@@ -211,7 +212,7 @@ def test_a_unique_key_of_the_table_itself_refuses_the_batch(
 
 
 def test_a_lost_connection_is_replaced_at_the_next_call(
-    warehouse: Warehouse, clean_database: Database
+    warehouse: RunStore, clean_database: Database
 ) -> None:
     run_id = open_run(warehouse)
     clean_database.rows(
@@ -227,7 +228,7 @@ def test_a_lost_connection_is_replaced_at_the_next_call(
 def test_a_forgotten_lock_ends_a_load_with_one_clear_line_and_nothing_of_it_comes_later(
     clean_database: Database,
 ) -> None:
-    with Warehouse(clean_database.loader_dsn, silence_seconds=0.5) as warehouse:
+    with open_store(clean_database.loader_dsn, silence_seconds=0.5) as warehouse:
         run_id = open_run(warehouse)
         with clean_database.owner() as forgetful, forgetful.transaction():
             forgetful.execute("LOCK TABLE user_logins IN ACCESS EXCLUSIVE MODE")
@@ -245,7 +246,7 @@ def test_a_forgotten_lock_ends_a_load_with_one_clear_line_and_nothing_of_it_come
 
 def test_what_waits_for_a_forgotten_lock_leaves_no_session_behind(clean_database: Database) -> None:
     waiting = "FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-    with Warehouse(clean_database.loader_dsn, silence_seconds=0.5) as warehouse:
+    with open_store(clean_database.loader_dsn, silence_seconds=0.5) as warehouse:
         run_id = open_run(warehouse)
         with clean_database.owner() as forgetful, forgetful.transaction():
             forgetful.execute("LOCK TABLE user_logins IN ACCESS EXCLUSIVE MODE")
@@ -279,7 +280,7 @@ def test_a_commit_that_is_interrupted_while_it_waits_for_its_standby_does_not_co
         clean_database.wait_for(waits)
         os.kill(os.getpid(), signal.SIGINT)
 
-    with Warehouse(clean_database.loader_dsn) as warehouse:
+    with open_store(clean_database.loader_dsn) as warehouse:
         run_id = open_run(warehouse)
         load(warehouse, run_id, new_messages(1))  # makes the ledger's day
         with unreachable_standby(clean_database):
@@ -304,16 +305,16 @@ def test_a_closed_warehouse_has_no_session_left(clean_database: Database) -> Non
     sessions = (
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
     )
-    with Warehouse(clean_database.loader_dsn) as warehouse:
-        warehouse.key_checks()
+    with postgres.Database(clean_database.loader_dsn) as database:
+        database.execute("SELECT 1")
         assert clean_database.rows(sessions) == [(1,)]
     clean_database.wait_for(f"SELECT ({sessions}) = 0")
 
 
 def test_what_the_connection_string_says_wins_over_our_defaults(clean_database: Database) -> None:
     name = "SELECT application_name FROM pg_stat_activity WHERE application_name = 'mine'"
-    with Warehouse(make_conninfo(clean_database.loader_dsn, application_name="mine")) as warehouse:
-        warehouse.key_checks()
+    with postgres.Database(make_conninfo(clean_database.loader_dsn, application_name="mine")) as database:
+        database.execute("SELECT 1")
         assert clean_database.rows(name) == [("mine",)]
 
 
@@ -321,14 +322,16 @@ def test_what_the_connection_string_says_wins_over_our_defaults(clean_database: 
 
 
 def problems_of(dsn: str) -> list[str]:
-    with Warehouse(dsn) as warehouse:
-        return warehouse.problems(CONTRACT)
+    with postgres.Database(dsn) as database:
+        return warehouse_checks.loading_problems(database, CONTRACT)
 
 
 def test_a_lock_on_the_table_is_said_before_anything_is_received(
     clean_database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("include.queue_etl.warehouse.LOCK_PATIENCE", "SET LOCAL lock_timeout = '100ms'")
+    monkeypatch.setattr(
+        "include.queue_etl.warehouse_checks.LOCK_PATIENCE", "SET LOCAL lock_timeout = '100ms'"
+    )
     with clean_database.owner() as forgetful, forgetful.transaction():
         forgetful.execute("LOCK TABLE user_logins IN SHARE MODE")
         assert problems_of(clean_database.loader_dsn) == [
@@ -365,7 +368,7 @@ def test_a_wrong_password_is_said_and_not_shown(clean_database: Database) -> Non
 
 def test_a_wrong_password_is_nothing_to_retry(clean_database: Database) -> None:
     with pytest.raises(WarehouseRefused) as caught:
-        Warehouse(make_conninfo(clean_database.loader_dsn, password=SECRET)).key_checks()
+        postgres.Database(make_conninfo(clean_database.loader_dsn, password=SECRET)).execute("SELECT 1")
     assert caught.value.sqlstate == "28P01"
     assert SECRET not in chain(caught.value)
 
@@ -469,6 +472,6 @@ def test_every_failure_is_one_of_ours(clean_database: Database, unused_port: int
         {"sslmode": "require"},
     ):
         with pytest.raises(QueueEtlError) as caught:
-            Warehouse(make_conninfo(clean_database.loader_dsn, **change)).key_checks()
+            postgres.Database(make_conninfo(clean_database.loader_dsn, **change)).execute("SELECT 1")
         assert clean_database.password not in chain(caught.value)
         assert caught.value.__context__ is None

@@ -3,6 +3,7 @@
 import json
 import secrets
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,14 @@ import pytest
 from include.contracts.user_logins import CONTRACT
 from include.queue_etl import steps
 from include.queue_etl.contract import Contract
-from include.queue_etl.keyset import Keyset
-from include.queue_etl.operations.upkeep_pipeline import UpkeepPipeline
-from include.queue_etl.pipeline import Pipeline, Run
+from include.queue_etl.keyset_document import KeysetDocument
+from include.queue_etl.resources import Resources
+from include.queue_etl.run_context import RunContext
 from include.queue_etl.settings import Settings
 from tests.integration.scratch import Database, wait_until
+from tests.support.resources import make_resources, open_run
 
-KEYSET = Keyset.new_json()
+KEYSET = KeysetDocument.new().text
 GOOD = {
     "user_id": "u",
     "app_version": "2.3.0",
@@ -43,25 +45,33 @@ class Project:
     contract: Contract
     settings: Settings
 
-    def pipeline(self, name: str = "") -> Pipeline:
-        """A pipeline of a run of this name, as role etl_loader."""
-        return Pipeline(*self._run(name), **self._parts("etl_loader"))
+    def open_run(self, name: str = "", role: str = "etl_loader") -> AbstractContextManager[RunContext]:
+        """A run of this name, as a role."""
+        name = name or f"test__{secrets.token_hex(4)}"
+        return open_run(self.contract, name, self.settings, self.database.dsn(role), self.keyset_json())
 
-    def upkeep(self, name: str = "") -> UpkeepPipeline:
-        """A pipeline of a run of this name, as role etl_maintainer."""
-        return UpkeepPipeline(*self._run(name), **self._parts("etl_maintainer"))
+    def open_redrive(self, name: str = "") -> AbstractContextManager[RunContext]:
+        """A run of this name, as role etl_maintainer."""
+        return self.open_run(name, "etl_maintainer")
+
+    def resources(self, role: str = "etl_maintainer") -> Resources:
+        """What a job works with that is no run."""
+        return make_resources(self.settings, self.database.dsn(role), self.keyset_json())
+
+    def keyset_json(self) -> str:
+        return KEYSET
 
     def send(self, *bodies: bytes) -> None:
-        with self.pipeline() as pipeline:
-            pipeline.queue.send(bodies)
+        with self.open_run() as context:
+            context.queue.send(bodies)
 
     def drain(self, name: str = "") -> dict[str, Any]:
         """A whole run; its line of etl.run_summary."""
-        with self.pipeline(name) as pipeline:
-            for batch in steps.extract(pipeline):
-                steps.mask(pipeline, batch["batch"])
-                steps.load(pipeline, batch["batch"])
-            return steps.finish(pipeline)
+        with self.open_run(name) as context:
+            for batch in steps.extract(context):
+                steps.mask(context, batch["batch"])
+                steps.load(context, batch["batch"])
+            return steps.finish(context)
 
     def users(self) -> list[str]:
         """User ids of all rows, sorted, with repetitions."""
@@ -78,24 +88,12 @@ class Project:
 
     def waiting(self) -> tuple[int, int]:
         """How many messages the queue holds: visible, in flight."""
-        with self.pipeline() as pipeline:
-            depth = pipeline.queue.depth()
+        with self.open_run() as context:
+            depth = context.queue.depth()
         return depth.visible, depth.in_flight
 
     def with_settings(self, **changes: Any) -> "Project":
         return replace(self, settings=replace(self.settings, **changes))
-
-    def _run(self, name: str) -> tuple[Contract, Run, Settings]:
-        run = Run(self.contract.name, name or f"test__{secrets.token_hex(4)}")
-        return self.contract, run, self.settings
-
-    def _parts(self, role: str) -> dict[str, Any]:
-        return {
-            "session": boto3.Session,
-            "endpoint_urls": {},
-            "warehouse_dsn": self.database.dsn(role),
-            "keyset_json": KEYSET,
-        }
 
 
 @pytest.fixture

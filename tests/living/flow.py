@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from include.queue_etl import steps
-from include.queue_etl.pipeline import Pipeline
+from include.queue_etl.run_context import RunContext
 from include.queue_etl.sqs import Depth
 from tests.bench import sqs_stub, stub_process
 from tests.bench.feed import Feed
@@ -64,9 +64,9 @@ class Flow:
         with contextlib.closing(client), traffic(client, url, self.lane.tag, **pace) as sent:
             yield sent
 
-    def pipeline(self, name: str | None = None) -> Pipeline:
+    def open_run(self, name: str | None = None) -> contextlib.AbstractContextManager[RunContext]:
         """A run in this process."""
-        return self.lane.pipeline(name, endpoint_url=self.endpoint_url, **self.settings)
+        return self.lane.open_run(name, endpoint_url=self.endpoint_url, **self.settings)
 
     def start(self, *arguments: str) -> worker.Started:
         """A command in a process of its own."""
@@ -75,7 +75,7 @@ class Flow:
 
     def extract(self, name: str) -> worker.Started:
         """The first step of that run, in a process of its own."""
-        return self.start("step", "extract", "--run-id", self.pipeline(name).run.airflow_run_id, "-v")
+        return self.start("step", "extract", "--run-id", self.lane.run(name).name, "-v")
 
     def drain(self) -> Drain:
         """A whole run as the command line does it."""
@@ -85,15 +85,15 @@ class Flow:
         assert ended.code == 0, f"{seconds:.1f} s: {ended.last_line}"
         return Drain(json.loads(ended.output), seconds)
 
-    def go_on(self, pipeline: Pipeline, batches: Iterable[str]) -> dict[str, Any]:
+    def go_on(self, context: RunContext, batches: Iterable[str]) -> dict[str, Any]:
         """What follows extract."""
         for batch in batches:
-            steps.load(pipeline, steps.mask(pipeline, batch)["batch"])
-        return steps.finish(pipeline)
+            steps.load(context, steps.mask(context, batch)["batch"])
+        return steps.finish(context)
 
     def depth(self) -> Depth:
-        with self.pipeline() as pipeline:
-            return pipeline.queue.depth()
+        with self.open_run() as context:
+            return context.queue.depth()
 
     def account(self, sent: Sent) -> Account:
         rows = Counter(user for (user,) in self.lane.ground.rows(ROWS, f"{self.lane.tag}-%"))

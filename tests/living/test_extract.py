@@ -52,10 +52,10 @@ class Extracted:
 
 
 def extracted(flow: Flow, stub: Stub, name: str = "run") -> Extracted:
-    with flow.pipeline(name) as pipeline:
-        pipeline.preflight()
+    with flow.open_run(name) as context:
+        context.preflight()
         started = time.monotonic()
-        batches = steps.extract(pipeline)
+        batches = steps.extract(context)
         seconds = time.monotonic() - started
     return Extracted(
         batches, seconds, stub.calls[RECEIVE], stub.empty, stub.busiest[RECEIVE], stub.queue.visible
@@ -63,8 +63,8 @@ def extracted(flow: Flow, stub: Stub, name: str = "run") -> Extracted:
 
 
 def finished(flow: Flow, names: list[str], name: str = "run") -> dict[str, Any]:
-    with flow.pipeline(name) as pipeline:
-        return flow.go_on(pipeline, names)
+    with flow.open_run(name) as context:
+        return flow.go_on(context, names)
 
 
 # How long, and how many calls: flows side by side, since most of their time is waiting ----------------------

@@ -14,7 +14,7 @@ from signal import SIGKILL, SIGTERM, Signals
 
 import pytest
 
-from include.queue_etl.batches import Receipts
+from include.queue_etl.batches import ReceiptHandles
 from include.queue_etl.staging import BatchFile, Kind
 from include.queue_etl.steps import SEAL_SECONDS
 from tests.bench.sqs_stub import Stub
@@ -77,8 +77,8 @@ class Story:
 
 def receive_and_end(flow: Flow, how: Signals) -> Ended:
     extract = flow.extract("run")
-    with flow.pipeline("run") as pipeline:
-        wait_until(lambda: len(pipeline.staging.batches(Kind.RAW)) == SEALED_BATCHES)
+    with flow.open_run("run") as context:
+        wait_until(lambda: len(context.staging.batches(Kind.RAW)) == SEALED_BATCHES)
     time.sleep(OPEN_SECONDS)
     os.kill(extract.process.pid, how)
     return extract.wait()
@@ -87,9 +87,9 @@ def receive_and_end(flow: Flow, how: Signals) -> Ended:
 def look(flow: Flow, stub: Stub) -> Moment:
     queue = stub.queue
     hidden_seconds = max(queue.in_flight.values()) - time.monotonic()
-    with flow.pipeline("run") as pipeline:
-        files = [BatchFile(batch, Kind.RECEIPTS) for batch in pipeline.staging.batches(Kind.RAW)]
-        receipts = [pipeline.staging.open(file, Receipts) for file in files]
+    with flow.open_run("run") as context:
+        files = [BatchFile(batch, Kind.RECEIPT_HANDLES) for batch in context.staging.batches(Kind.RAW)]
+        receipts = [context.staging.open(file, ReceiptHandles) for file in files]
     sealed = sum(len(one.ids) for one in receipts if one)
     return Moment(sealed, len(queue.in_flight), hidden_seconds, queue.visible)
 
@@ -98,8 +98,8 @@ def go_on(flow: Flow) -> tuple[int, int]:
     """The second attempt and all that follows: messages in its batches, and how many the run loaded."""
     ended = flow.extract("run").wait()
     batches = json.loads(ended.output)
-    with flow.pipeline("run") as pipeline:
-        summary = flow.go_on(pipeline, [batch["batch"] for batch in batches])
+    with flow.open_run("run") as context:
+        summary = flow.go_on(context, [batch["batch"] for batch in batches])
     return sum(batch["messages"] for batch in batches), summary["loaded"]
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from uuid import UUID
 
 from include.queue_etl import copybinary
-from include.queue_etl.batches import MaskedBatch, Receipts, RejectedBatch
+from include.queue_etl.batches import MaskedBatch, ReceiptHandles, RejectedBatch
 from include.queue_etl.contract import Contract
 from include.queue_etl.errors import (
     QueueUnavailable,
@@ -21,9 +21,10 @@ from include.queue_etl.errors import (
     WarehouseRefused,
     WarehouseUnavailable,
 )
+from include.queue_etl.loading import BatchCounts
+from include.queue_etl.run_store import RunState, RunTotals
 from include.queue_etl.sqs import Depth, Message, Outcome
-from include.queue_etl.staging import BatchFile, Kind, Staging
-from include.queue_etl.warehouse import BatchCounts, RunState
+from include.queue_etl.staging import BatchFile, Kind, StagedRun
 from tests.model.world import VISIBILITY_SECONDS, World
 from tests.unit.copy_decoder import decoded_entries
 
@@ -39,7 +40,7 @@ class Sent:
     sent_ms: int
     visible_at: float = 0.0
     receives: int = 0
-    receipt: str = ""
+    receipt_handle: str = ""
     deleted: bool = False
 
 
@@ -119,9 +120,11 @@ class Queue:
     def _hand_out(self, message: Sent) -> Message:
         message.receives += 1
         message.visible_at = self.world.now + VISIBILITY_SECONDS
-        message.receipt = f"{message.message_id}/{message.receives}"
-        self._receipts[message.receipt] = message
-        return Message(message.message_id, message.receipt, message.body, message.sent_ms, message.receives)
+        message.receipt_handle = f"{message.message_id}/{message.receives}"
+        self._receipts[message.receipt_handle] = message
+        return Message(
+            message.message_id, message.receipt_handle, message.body, message.sent_ms, message.receives
+        )
 
     def _change(self, receipts: Sequence[str], change: Any) -> Outcome:
         done, failed = 0, 0
@@ -131,7 +134,7 @@ class Queue:
                 failed += 1
                 continue
             message = self._receipts[receipt]
-            if message.receipt == receipt:  # an old receipt changes nothing, and succeeds
+            if message.receipt_handle == receipt:  # an old receipt changes nothing, and succeeds
                 change(message)
             done += 1
         self._may_fail()
@@ -168,7 +171,7 @@ class Tables:
 class Warehouse:
     """One connection to the tables; its transactions are serial, as those of the ledger's key are."""
 
-    def __init__(self, world: World, tables: Tables, staging: Staging) -> None:
+    def __init__(self, world: World, tables: Tables, staging: StagedRun) -> None:
         self.world = world
         self.tables = tables
         self.staging = staging
@@ -177,9 +180,7 @@ class Warehouse:
         self._may_fail()
         return []
 
-    def open_run(
-        self, run_id: UUID, contract: Contract, airflow_run_id: str, depth: Mapping[str, int]
-    ) -> RunState:
+    def open_run(self, run_id: UUID, contract: Contract, run_name: str, depth: Mapping[str, int]) -> RunState:
         self._may_fail()
         state = self.tables.runs.setdefault(run_id, "running")
         self._may_fail()
@@ -197,7 +198,7 @@ class Warehouse:
         self._may_fail()
         return {batch: digest for (of, batch), (digest, _) in self.tables.batches.items() if of == run_id}
 
-    def close_run(self, run_id: UUID, state: str, **sums: object) -> None:
+    def close_run(self, run_id: UUID, state: str, totals: RunTotals) -> None:
         self._may_fail()
         if self.tables.runs.get(run_id) == "running":
             self.tables.runs[run_id] = state
@@ -205,7 +206,8 @@ class Warehouse:
 
     def run_summary(self, run_id: UUID) -> dict[str, Any]:
         self._may_fail()
-        return {"state": self.tables.runs[run_id]}
+        figures = ("received", "loaded", "quarantined", "duplicates", "deleted", "visible_after")
+        return {"state": self.tables.runs[run_id], **dict.fromkeys(figures, 0), "quarantined_by_reason": {}}
 
     def load(
         self, run_id: UUID, contract: Contract, batch: str, masked: MaskedBatch, rejected: RejectedBatch
@@ -331,10 +333,8 @@ class PlainWarehouse(Warehouse):
 class ReplacingWarehouse(PlainWarehouse):
     """DELETE WHERE run_id, then INSERT: a cleared run starts anew, but the queue cannot be read again."""
 
-    def open_run(
-        self, run_id: UUID, contract: Contract, airflow_run_id: str, depth: Mapping[str, int]
-    ) -> RunState:
-        super().open_run(run_id, contract, airflow_run_id, depth)
+    def open_run(self, run_id: UUID, contract: Contract, run_name: str, depth: Mapping[str, int]) -> RunState:
+        super().open_run(run_id, contract, run_name, depth)
         self.tables.runs[run_id] = "running"
         self.tables.rows = [row for row in self.tables.rows if row[0] != run_id]
         self.tables.quarantine = [row for row in self.tables.quarantine if row[0] != run_id]
@@ -346,8 +346,8 @@ class TrustingWarehouse(Warehouse):
 
     def committed_batches(self, run_id: UUID) -> dict[str, bytes]:
         digests = {}
-        for batch in self.staging.batches(Kind.RECEIPTS):
-            receipts = self.staging.open(BatchFile(batch, Kind.RECEIPTS), Receipts)
+        for batch in self.staging.batches(Kind.RECEIPT_HANDLES):
+            receipts = self.staging.open(BatchFile(batch, Kind.RECEIPT_HANDLES), ReceiptHandles)
             if receipts is not None:
                 digests[batch] = receipts.digest
         return digests

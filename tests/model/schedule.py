@@ -12,12 +12,13 @@ from uuid import UUID
 
 from include.contracts.user_logins import CONTRACT, major
 from include.queue_etl import steps
-from include.queue_etl.contract import Derived
+from include.queue_etl.contract import Contract, Derived
 from include.queue_etl.errors import QueueEtlError, TransientError
 from include.queue_etl.keyset import Keyset
-from include.queue_etl.pipeline import Pipeline, Run
+from include.queue_etl.keyset_document import KeysetDocument
+from include.queue_etl.run_context import Run, RunContext
 from include.queue_etl.settings import Settings
-from include.queue_etl.staging import Kind, Staging
+from include.queue_etl.staging import Kind, StagingArea
 from tests.model.doubles import Queue, Store, Tables, Warehouse
 from tests.model.world import CALM, VISIBILITY_SECONDS, Odds, World
 
@@ -72,29 +73,39 @@ class Outcome:
 
 @cache
 def keyset() -> Keyset:
-    return Keyset.from_json(Keyset.new_json())
+    return Keyset.from_json(KeysetDocument.new().text)
 
 
-class ModelPipeline(Pipeline):
-    """The real pipeline on the doubles of one schedule."""
+class ModelResources:
+    """The doubles of one schedule, in place of Resources."""
 
-    def __init__(self, schedule: "Schedule", name: str) -> None:
-        super().__init__(
-            schedule.contract,
-            Run(schedule.contract.name, name),
-            SETTINGS,
-            session=lambda: None,
-            endpoint_urls={},
-            warehouse_dsn="",
-            keyset_json="",
-        )
+    settings = SETTINGS
+
+    def __init__(self, schedule: "Schedule") -> None:
         self.schedule = schedule
-        staging = Staging(schedule.store, self.run.id, keyset())
-        warehouse = schedule.design.warehouse(schedule.world, schedule.tables, staging)
-        self.__dict__.update(queue=schedule.queue, warehouse=warehouse, staging=staging, keyset=keyset())
+        self.keyset = keyset()
+        self.staging_store = schedule.store
+        self.staging = StagingArea(schedule.store, self.keyset)
+        self.warehouse: Warehouse | None = None
 
-    def _store(self) -> Store:
-        return self.schedule.store
+    def queue(self, name: str) -> Queue:
+        return self.schedule.queue
+
+    def production_problems(self, contracts: object) -> list[str]:
+        return []
+
+    def loading_problems(self, contract: Contract) -> list[str]:
+        assert self.warehouse is not None
+        return self.warehouse.problems(contract)
+
+
+def model_context(schedule: "Schedule", name: str) -> RunContext:
+    """The context of a real run on the doubles of one schedule."""
+    resources = ModelResources(schedule)
+    context = RunContext(resources, schedule.contract, name)  # type: ignore[arg-type]
+    resources.warehouse = schedule.design.warehouse(schedule.world, schedule.tables, context.staging)
+    context.__dict__["store"] = resources.warehouse
+    return context
 
 
 class Schedule:
@@ -196,15 +207,15 @@ class Schedule:
             self._finish(name, failed)
 
     def _mask_and_load(self, name: str, batch: str) -> bool:
-        masked, _ = self._task(name, lambda pipeline: steps.mask(pipeline, batch))
-        return masked and self._task(name, lambda pipeline: steps.load(pipeline, batch))[0]
+        masked, _ = self._task(name, lambda context: steps.mask(context, batch))
+        return masked and self._task(name, lambda context: steps.load(context, batch))[0]
 
     def _finish(self, name: str, failed: bool) -> None:
         attempts = iter(range(1, ATTEMPTS + 1))
         self._task(
             name,
-            lambda pipeline: steps.finish(
-                pipeline, upstream_failed=failed, last_attempt=next(attempts, ATTEMPTS) == ATTEMPTS
+            lambda context: steps.finish(
+                context, upstream_failed=failed, last_attempt=next(attempts, ATTEMPTS) == ATTEMPTS
             ),
         )
 
@@ -236,10 +247,10 @@ class Schedule:
             self.world.events["settled"] += 1
             self._attempt(
                 f"run{number}",
-                lambda pipeline: steps.finish(pipeline, upstream_failed=True, last_attempt=False),
+                lambda context: steps.finish(context, upstream_failed=True, last_attempt=False),
             )
 
-    def _task(self, name: str, step: Callable[[Pipeline], object]) -> tuple[bool, object]:
+    def _task(self, name: str, step: Callable[[RunContext], object]) -> tuple[bool, object]:
         """Up to ATTEMPTS attempts; now and then one outlives its replacement."""
         if self.world.odds.switch and self.world.maybe(0.05):
             self.world.events["second_attempt_alive"] += 1
@@ -250,10 +261,10 @@ class Schedule:
                 return done, result if done else None
         return False, None
 
-    def _attempt(self, name: str, step: Callable[[Pipeline], object]) -> tuple[bool, object]:
+    def _attempt(self, name: str, step: Callable[[RunContext], object]) -> tuple[bool, object]:
         def process() -> tuple[bool, object]:
             try:
-                return True, step(ModelPipeline(self, name))
+                return True, step(model_context(self, name))
             except QueueEtlError as error:
                 return False, error
 

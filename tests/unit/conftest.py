@@ -8,6 +8,7 @@ from hypothesis import settings
 from include.contracts.user_logins import CONTRACT
 from include.queue_etl.contract import Contract
 from include.queue_etl.keyset import Keyset
+from include.queue_etl.keyset_document import KeysetDocument
 
 HERE = Path(__file__).parent
 # No deadline: on a busy machine the first example pays for imports, and a slow one proves nothing.
@@ -29,7 +30,7 @@ def logins() -> Contract:
 
 @pytest.fixture(scope="session")
 def keyset_json() -> str:
-    return Keyset.new_json()
+    return KeysetDocument.new().text
 
 
 @pytest.fixture(scope="session")

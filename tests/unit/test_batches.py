@@ -4,7 +4,7 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from include.queue_etl.batches import Receipts, ids_digest
+from include.queue_etl.batches import ReceiptHandles, ids_digest
 
 ids = st.lists(st.uuids().map(str), max_size=8, unique=True)
 
@@ -27,7 +27,7 @@ def test_a_message_more_or_twice_is_another_batch():
 
 @given(ids)
 def test_receipts_and_messages_agree_on_the_digest(given_ids):
-    assert Receipts(given_ids, ["receipt"] * len(given_ids)).digest == ids_digest(given_ids)
+    assert ReceiptHandles(given_ids, ["receipt"] * len(given_ids)).digest == ids_digest(given_ids)
 
 
 def test_the_digest_never_changes():
@@ -38,7 +38,9 @@ def test_the_digest_never_changes():
 
 def test_receipts_staged_by_a_version_without_ages_open_as_new():
     staged = msgspec.msgpack.encode({"ids": ["a"], "receipts": ["r"]})
-    assert msgspec.msgpack.decode(staged, type=Receipts) == Receipts(["a"], ["r"], oldest_age_seconds=0)
+    assert msgspec.msgpack.decode(staged, type=ReceiptHandles) == ReceiptHandles(
+        ["a"], ["r"], oldest_age_seconds=0
+    )
 
 
 def test_receipts_with_ages_open_in_a_version_without_them():
@@ -46,5 +48,5 @@ def test_receipts_with_ages_open_in_a_version_without_them():
         ids: list[str]
         receipts: list[str]
 
-    staged = msgspec.msgpack.encode(Receipts(["a"], ["r"], oldest_age_seconds=7))
+    staged = msgspec.msgpack.encode(ReceiptHandles(["a"], ["r"], oldest_age_seconds=7))
     assert msgspec.msgpack.decode(staged, type=EarlierReceipts).receipts == ["r"]

@@ -12,12 +12,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from include.queue_etl import command_line as cli
-from include.queue_etl import steps
-from include.queue_etl.commands import connections, pipeline
+from include.queue_etl import keyset_document, steps
+from include.queue_etl.cli import app as cli
+from include.queue_etl.cli import pipeline, wiring
 from include.queue_etl.errors import RunFailed
-from include.queue_etl.keyset import Keyset
-from include.queue_etl.pipeline import Run
+from include.queue_etl.keyset_document import KeysetDocument
+from include.queue_etl.run_context import Run
 
 HELP = cli._parser().format_help()
 ROOT = Path(__file__).resolve().parents[2]
@@ -61,12 +61,12 @@ def test_the_help_names_every_command_with_what_it_does(capsys):
         "send",
         "depth",
         "create-queue",
-        "create-keyset",
+        "keys",
         "migrate",
         "unmask",
     }
     assert expected <= set(COMMANDS)
-    assert "Check settings, queue, warehouse, keys and staging; receive nothing." in " ".join(HELP.split())
+    assert "Check everything a run needs; receive no messages." in " ".join(HELP.split())
 
 
 @pytest.mark.parametrize(
@@ -168,9 +168,10 @@ def test_a_malformed_connection_string_is_named_by_its_variable_and_not_quoted(
 def test_mask_starts_without_psycopg_and_boto3():
     code = """
 import sys
-from include.queue_etl import command_line, steps
-steps.mask = lambda pipeline, batch: {"staged": pipeline.staging.batches(steps.Kind.RAW)}
-command_line.main(["step", "mask", "--run-id", "r", "--batch", "0000-abcdef"])
+from include.queue_etl import steps
+from include.queue_etl.cli import app
+steps.mask = lambda context, batch: {"staged": context.staging.batches(steps.Kind.RAW)}
+app.main(["step", "mask", "--run-id", "r", "--batch", "0000-abcdef"])
 print(sorted({"psycopg", "boto3"} & sys.modules.keys()))
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
@@ -179,17 +180,16 @@ print(sorted({"psycopg", "boto3"} & sys.modules.keys()))
 
 @pytest.mark.usefixtures("without_servers")
 @pytest.mark.parametrize("command", ["check", "drain"])
-def test_a_keyset_file_that_is_not_there_is_named_beside_all_else_that_is_wrong(monkeypatch, capsys, command):
+def test_a_missing_keyset_file_is_named_beside_the_wrong_settings(monkeypatch, capsys, command):
     monkeypatch.setenv("QUEUE_ETL_KEYSET_FILE", "/nowhere/keyset.json")
+    monkeypatch.setenv("QUEUE_ETL_WAIT_SECONDS", "21")
     assert run(command) == 1
-    heading, *problems = capsys.readouterr().err.splitlines()
-    assert heading == f"{command}: not started, nothing received:"
-    assert [problem.split()[1] for problem in problems] == [
-        "queue",
-        "Postgres",
-        "QUEUE_ETL_KEYSET_FILE='/nowhere/keyset.json':",
+    assert capsys.readouterr().err.splitlines() == [
+        f"{command}: settings to mend:",
+        "  - QUEUE_ETL_KEYSET_FILE='/nowhere/keyset.json': there is no such file: "
+        "give the file with the Tink JSON keyset",
+        "  - QUEUE_ETL_WAIT_SECONDS='21': must be a whole number from 0 to 20",
     ]
-    assert problems[-1].endswith(": No such file or directory: give the file with the Tink JSON keyset")
 
 
 @pytest.mark.usefixtures("without_servers")
@@ -221,7 +221,7 @@ def test_the_finish_of_an_unknown_run_says_so_and_not_that_of_a_failed_one(monke
     monkeypatch.setattr(steps, "finish", finish)
     warehouse = SimpleNamespace(run_state=lambda _run_id: state)
     with pytest.raises(RunFailed, match=said):
-        pipeline._finish(SimpleNamespace(warehouse=warehouse, run=Run("user_logins", "nope")), True)
+        pipeline._finish(SimpleNamespace(store=warehouse, run=Run("user_logins", "nope")), True)
 
 
 def test_wrong_numbers_name_their_option(capsys):
@@ -232,7 +232,7 @@ def test_wrong_numbers_name_their_option(capsys):
 @pytest.fixture
 def without_servers(monkeypatch, tmp_path):
     """All settings are there; nothing listens where they point."""
-    (tmp_path / "keyset.json").write_text(Keyset.new_json())
+    (tmp_path / "keyset.json").write_text(KeysetDocument.new().text)
     for name, value in {
         "QUEUE_ETL_WAREHOUSE_DSN": "host=127.0.0.1 port=1",
         "QUEUE_ETL_KEYSET_FILE": str(tmp_path / "keyset.json"),
@@ -255,15 +255,15 @@ def test_ctrl_c_is_one_line_and_exit_code_130(monkeypatch, capsys):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(connections, "variable", interrupted)
+    monkeypatch.setattr(wiring, "required_variable", interrupted)
     assert run("drain") == 130
     assert capsys.readouterr().err.strip() == "drain: interrupted"
 
 
-@pytest.mark.parametrize("name", ["missing", ""])
-def test_a_file_that_cannot_be_sent_is_named(name, tmp_path, capsys):
+@pytest.mark.parametrize(("name", "problem"), [("missing", "no such file"), ("", "is a directory")])
+def test_a_file_that_cannot_be_sent_is_named(name, problem, tmp_path, capsys):
     assert run("send", str(tmp_path / name)) == 1
-    assert capsys.readouterr().err == f"send: no such file: {tmp_path / name}\n"
+    assert capsys.readouterr().err == f"send: {tmp_path / name}: {problem}\n"
 
 
 def test_a_queue_without_region_is_one_line(capsys):
@@ -272,27 +272,32 @@ def test_a_queue_without_region_is_one_line(capsys):
     assert shown == "depth: queue 'login-queue': no client for SQS: NoRegionError\n"
 
 
-def test_a_new_keyset_file_is_for_its_owner_alone_and_opens(tmp_path, capsys):
+@pytest.mark.parametrize("is_development", [True, False])
+def test_a_new_keyset_file_is_for_its_owner_alone_and_opens(is_development, tmp_path, monkeypatch, capsys):
     path = tmp_path / "keyset.json"
-    assert run("create-keyset", str(path)) == 0
+    monkeypatch.setenv("QUEUE_ETL_KEYSET_FILE", str(path))
+    assert run("keys", "create", *(["--development"] if is_development else [])) == 0
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    keyset = Keyset.from_json(path.read_text())
+    document = KeysetDocument(path.read_text())
+    assert [keyset_document.is_development(key_id) for key_id in document.key_ids] == [is_development]
+    keyset = document.open()
     assert keyset.decrypt(keyset.encrypt(b"x", b""), b"") == b"x"
-    assert "key" not in capsys.readouterr().out.removeprefix(f"made {path}").replace("keep", "")
+    assert "key" not in capsys.readouterr().out.replace("keyset", "").replace("keep", "")
 
 
-def test_an_existing_keyset_is_never_overwritten(tmp_path, capsys):
+def test_an_existing_keyset_is_never_overwritten(tmp_path, monkeypatch, capsys):
     path = tmp_path / "keyset.json"
+    monkeypatch.setenv("QUEUE_ETL_KEYSET_FILE", str(path))
     path.write_text("the only copy")
-    assert run("create-keyset", str(path)) == 1
+    assert run("keys", "create") == 1
     assert path.read_text() == "the only copy"
-    assert capsys.readouterr().err == f"create-keyset: cannot make the file {path}: File exists\n"
+    assert capsys.readouterr().err == f"keys create: {path}: File exists\n"
 
 
 def test_a_file_that_is_not_there_is_named_without_a_number_of_errno(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("QUEUE_ETL_KEYSET_FILE", str(tmp_path / "nowhere"))
     assert run("keys", "add") == 1
-    assert capsys.readouterr().err == f"add: {tmp_path}/nowhere: No such file or directory\n"
+    assert capsys.readouterr().err == f"keys add: {tmp_path}/nowhere: No such file or directory\n"
 
 
 WHY = ("--reason", "r", "--ticket", "t")
@@ -347,7 +352,7 @@ def test_a_blank_reason_or_ticket_is_wrong_usage(command, option, blank, capsys)
     assert f"error: argument {option}: it is blank\n" in capsys.readouterr().err
 
 
-def test_a_stop_by_signal_is_an_exception_so_that_messages_are_given_back():
+def test_a_stop_by_signal_is_an_exception_so_that_messages_are_released():
     with pytest.raises(SystemExit) as caught:
         cli._stop(signal.SIGTERM, None)
     assert caught.value.code == 143

@@ -7,7 +7,7 @@ from msgspec import Meta, Struct
 
 import include.contracts
 from include.contracts import DEFAULT_CONTRACT, contract_names, load_contract, load_contracts
-from include.queue_etl.contract import Canonical, Contract, Derived, Personal, SentDay, Text
+from include.queue_etl.contract import Contract, Derived, Normalization, Personal, SentDay, Text
 from tests.contracts import newsletter_signups
 
 
@@ -73,27 +73,12 @@ def test_the_longest_text_of_a_field_is_what_its_struct_allows():
 
 
 def test_personal_columns_come_in_table_order():
-    first, second = Personal("z", "secret", Canonical.IP), Personal("a", "short")
+    first, second = Personal("z", "secret", Normalization.IP), Personal("a", "short")
     assert contract(Text("m", "short"), first, SentDay("n"), second).personal == (first, second)
 
 
 def test_the_dead_letter_queue_is_named_after_the_queue():
     assert contract().dead_letter_queue == "visits-dlq"
-
-
-def test_a_derived_value_is_computed_once_for_each_text():
-    calls = []
-    column = Derived("a", "endless", lambda text: calls.append(text))
-    for text in ("x", "y", "x", None, None):
-        column.convert(text)
-    assert calls == ["x", "y", None]
-
-
-def test_what_a_derived_column_remembers_is_bounded():
-    column = Derived("a", "endless", lambda text: text)
-    for number in range(5_000):
-        column.convert(str(number))
-    assert column.convert.cache_info().currsize == 4_096
 
 
 # How contracts are found ------------------------------------------------------------------------------------

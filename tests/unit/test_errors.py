@@ -14,14 +14,16 @@ from hypothesis import strategies as st
 
 from include.contracts.user_logins import CONTRACT, LoginEvent
 from include.queue_etl import copytext, errors
-from include.queue_etl.batches import MaskedBatch, RawBatch, Receipts, RejectedBatch
+from include.queue_etl.batches import MaskedBatch, RawBatch, ReceiptHandles, RejectedBatch
 from include.queue_etl.keyset import Keyset
+from include.queue_etl.keyset_document import KeysetDocument
 from include.queue_etl.masking import Masker
 from include.queue_etl.settings import Settings
-from include.queue_etl.staging import BatchFile, Kind, LocalFolder, Staging
+from include.queue_etl.staging import BatchFile, Kind, StagedRun
+from include.queue_etl.staging_stores import LocalFolder
 from include.queue_etl.transform import mask_batch
 
-KEYSET_JSON = Keyset.new_json()
+KEYSET_JSON = KeysetDocument.new().text
 
 
 def drawn() -> dict[str, str]:
@@ -85,16 +87,16 @@ def shown(error: BaseException | None) -> str:
 def actions(canary: str, keyset: Keyset, folder: Path) -> dict[str, Callable[[], object]]:
     """Things that fail while they hold a personal value or a key."""
     masker, field = Masker(CONTRACT, keyset), CONTRACT.personal[0]
-    staging = Staging(LocalFolder(folder), UUID(int=1), keyset)
-    raw, receipts = BatchFile("0000-abcdef", Kind.RAW), BatchFile("0000-abcdef", Kind.RECEIPTS)
+    staging = StagedRun(LocalFolder(folder), UUID(int=1), keyset)
+    raw, receipts = BatchFile("0000-abcdef", Kind.RAW), BatchFile("0000-abcdef", Kind.RECEIPT_HANDLES)
     staging.seal(raw, RejectedBatch(canary.encode()))
-    staging.seal(receipts, Receipts([canary], [canary]))
+    staging.seal(receipts, ReceiptHandles([canary], [canary]))
     event = LoginEvent(canary, None, canary, canary, canary, canary)
     batch = RawBatch(1, [canary], [1], [], [canary.encode()])
     return {
-        "a token that is none": lambda: masker.value(field, canary),
-        "a token of another field": lambda: masker.value(
-            field, masker.tokens(CONTRACT.personal[1], [canary])[0]
+        "a token that is none": lambda: masker.unmask(field, canary),
+        "a token of another field": lambda: masker.unmask(
+            field, masker.mask(CONTRACT.personal[1], [canary], "")[0]
         ),
         "a keyset that is none": lambda: Keyset.from_json(canary),
         "a keyset with a foreign field": lambda: Keyset.from_json(json.dumps({canary: 1})),
@@ -105,7 +107,7 @@ def actions(canary: str, keyset: Keyset, folder: Path) -> dict[str, Callable[[],
         "sealed bytes that are none": lambda: keyset.decrypt(canary.encode(), b""),
         "a staged file of another content": lambda: staging.open(raw, RawBatch),
         "receipts of another content": lambda: staging.open(receipts, MaskedBatch),
-        "rows without a day": lambda: copytext.row_lines(CONTRACT, [event], [], masker.tokens),
+        "rows without a day": lambda: copytext.row_lines(CONTRACT, [event], [], masker.mask),
         "a batch that does not fit together": lambda: mask_batch(
             batch, CONTRACT, keyset, Settings(staging="/"), UUID(int=1)
         ),

@@ -9,12 +9,14 @@ from hypothesis import strategies as st
 from tink import aead, daead, secret_key_access
 
 from include.queue_etl.errors import KeysetError
-from include.queue_etl.keyset import CHECK_CONTEXT, Keyset, key_id
+from include.queue_etl.keyset import CHECK_CONTEXT, Keyset
+from include.queue_etl.keyset_document import KeysetDocument
+from include.queue_etl.token_format import key_id
 
 
 def with_second_key(text: str) -> tuple[str, str]:
     """The keyset with a second key: (first is primary, second is primary)."""
-    first, second = json.loads(text), json.loads(Keyset.new_json())
+    first, second = json.loads(text), json.loads(KeysetDocument.new().text)
     keys = first["key"] + second["key"]
     return tuple(
         json.dumps({"primaryKeyId": primary, "key": keys})
@@ -50,7 +52,7 @@ def test_foreign_bytes_do_not_open(sealed):
 
 
 def test_a_new_keyset_is_another_one_each_time():
-    assert Keyset.new_json() != Keyset.new_json()
+    assert KeysetDocument.new().text != KeysetDocument.new().text
 
 
 def test_what_is_sealed_begins_with_the_id_of_its_key(keyset):
@@ -68,7 +70,7 @@ def test_the_check_value_opens_with_the_key_that_made_it_and_no_other(keyset, ke
     check = keyset.check_value()
     assert keyset.opens(check)
     assert Keyset.from_json(with_second_key(keyset_json)[1]).opens(check)
-    assert not Keyset.from_json(Keyset.new_json()).opens(check)
+    assert not Keyset.from_json(KeysetDocument.new().text).opens(check)
 
 
 def test_a_check_value_is_the_same_each_time(keyset, keyset_json):
@@ -115,14 +117,14 @@ def test_a_keyset_of_another_type_is_refused():
 
 
 def test_a_keyset_whose_tokens_would_not_name_their_key_is_refused():
-    raw = Keyset.new_json().replace('"TINK"', '"RAW"')
+    raw = KeysetDocument.new().text.replace('"TINK"', '"RAW"')
     with pytest.raises(KeysetError, match="output prefix TINK"):
         Keyset.from_json(raw)
 
 
 def test_the_key_is_one_that_tink_itself_makes_and_reads():
     daead.register()
-    handle = tink.json_proto_keyset_format.parse(Keyset.new_json(), secret_key_access.TOKEN)
+    handle = tink.json_proto_keyset_format.parse(KeysetDocument.new().text, secret_key_access.TOKEN)
     assert [key.type_url.rpartition(".")[2] for key in handle.keyset_info().key_info] == ["AesSivKey"]
 
 
@@ -131,4 +133,4 @@ def test_the_reprs_of_keyset_and_contents_show_no_key(keyset, keyset_json):
     assert value not in f"{keyset!r}{keyset}{vars(keyset)}"
 
 
-KEYSET = Keyset.from_json(Keyset.new_json())
+KEYSET = Keyset.from_json(KeysetDocument.new().text)

@@ -15,11 +15,14 @@ from include.contracts.user_logins import CONTRACT
 from include.queue_etl.contract import Contract, Personal
 from include.queue_etl.errors import KeysetError
 from include.queue_etl.keyset import Keyset
+from include.queue_etl.keyset_document import KeysetDocument
 from include.queue_etl.masking import Masker
 from tests.contracts.newsletter_signups import CONTRACT as SIGNUPS
 
 IP, DEVICE = CONTRACT.personal
-KEYSET_JSON = Keyset.new_json()  # module level: a fixture cannot be given to Hypothesis' examples for free
+KEYSET_JSON = (
+    KeysetDocument.new().text
+)  # module level: a fixture cannot be given to Hypothesis' examples for free
 KEYSET = Keyset.from_json(KEYSET_JSON)
 
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=160).filter(
@@ -29,12 +32,12 @@ addresses = st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6)).map(str)
 
 
 def tokens(field: Personal, *values: str | None, contract: Contract = CONTRACT, keyset: Keyset = KEYSET):
-    return Masker(contract, keyset).tokens(field, values)
+    return Masker(contract, keyset).mask(field, values, r"\N")
 
 
 def round_trip(field: Personal, value: str) -> str:
     masker = Masker(CONTRACT, KEYSET)
-    return masker.value(field, masker.tokens(field, [value])[0])
+    return masker.unmask(field, masker.mask(field, [value], r"\N")[0])
 
 
 def canonical_text(value: str) -> str:
@@ -76,7 +79,7 @@ def test_what_stands_in_an_address_field_comes_back_in_its_canonical_form(value)
 def test_masking_what_came_back_gives_the_same_token(value):
     (token,) = tokens(DEVICE, value)
     if token != r"\N":
-        assert tokens(DEVICE, Masker(CONTRACT, KEYSET).value(DEVICE, token)) == [token]
+        assert tokens(DEVICE, Masker(CONTRACT, KEYSET).unmask(DEVICE, token)) == [token]
 
 
 @given(st.lists(st.one_of(st.none(), texts, addresses), max_size=8))
@@ -96,7 +99,7 @@ def test_another_process_with_the_same_keyset_makes_the_same_token(value):
 
 @given(texts.filter(str.strip))
 def test_another_keyset_makes_another_token(value):
-    assert tokens(DEVICE, value) != tokens(DEVICE, value, keyset=Keyset.from_json(Keyset.new_json()))
+    assert tokens(DEVICE, value) != tokens(DEVICE, value, keyset=Keyset.from_json(KeysetDocument.new().text))
 
 
 def test_the_tokens_stand_in_the_order_of_the_values():
@@ -104,7 +107,7 @@ def test_the_tokens_stand_in_the_order_of_the_values():
     found = tokens(DEVICE, *values)
     assert [token == r"\N" for token in found] == [False, True, False, False, True, False]
     masker = Masker(CONTRACT, KEYSET)
-    assert [masker.value(DEVICE, found[at]) for at in (0, 2, 3, 5)] == ["b", "a", "b", "c"]
+    assert [masker.unmask(DEVICE, found[at]) for at in (0, 2, 3, 5)] == ["b", "a", "b", "c"]
 
 
 def test_no_values_make_no_tokens():
@@ -183,7 +186,7 @@ KNOWN = [
 def test_the_token_of_a_value_under_a_key_never_changes(field, value, token):
     keyset = Keyset.from_json(FIXED_KEYSET)
     assert tokens(field, value, keyset=keyset) == [token]
-    assert Masker(CONTRACT, keyset).value(field, token) == value
+    assert Masker(CONTRACT, keyset).unmask(field, token) == value
 
 
 @pytest.mark.parametrize(
@@ -259,23 +262,23 @@ def test_an_ipv6_address_comes_back_as_an_equal_address(address):
 @pytest.mark.parametrize("value", ["not an address", "10.0.0.1:443", "10.0.0.0/8", "\uff110.0.0.1"])
 def test_what_is_no_address_is_masked_as_text_and_counted(value):
     masker = Masker(CONTRACT, KEYSET)
-    (token,) = masker.tokens(IP, [value])
-    assert masker.odd == {"not_an_address": 1, "blank": 0}
-    assert masker.value(IP, token) == canonical_text(value)
+    (token,) = masker.mask(IP, [value], r"\N")
+    assert masker.anomalies == {"not_an_address": 1, "blank": 0}
+    assert masker.unmask(IP, token) == canonical_text(value)
 
 
 @pytest.mark.parametrize("field", [IP, DEVICE])
 @pytest.mark.parametrize("value", ["", " ", "\t\n", "\u00a0\u2003"])
 def test_blank_text_becomes_null_and_is_counted(field, value):
     masker = Masker(CONTRACT, KEYSET)
-    assert masker.tokens(field, [value]) == [r"\N"]
-    assert masker.odd == {"not_an_address": 0, "blank": 1}
+    assert masker.mask(field, [value], r"\N") == [r"\N"]
+    assert masker.anomalies == {"not_an_address": 0, "blank": 1}
 
 
 def test_null_stays_null_and_is_not_counted():
     masker = Masker(CONTRACT, KEYSET)
-    assert masker.tokens(IP, [None, None]) == [r"\N", r"\N"]
-    assert masker.odd == {"not_an_address": 0, "blank": 0}
+    assert masker.mask(IP, [None, None], r"\N") == [r"\N", r"\N"]
+    assert masker.anomalies == {"not_an_address": 0, "blank": 0}
 
 
 @pytest.mark.parametrize(
@@ -300,9 +303,9 @@ def test_the_same_text_in_two_fields_cannot_be_joined(value):
 @given(texts.filter(str.strip))
 def test_a_token_does_not_open_in_another_field(value):
     masker = Masker(CONTRACT, KEYSET)
-    (token,) = masker.tokens(DEVICE, [value])
+    (token,) = masker.mask(DEVICE, [value], r"\N")
     with pytest.raises(KeysetError):
-        masker.value(IP, token)
+        masker.unmask(IP, token)
 
 
 def test_a_token_does_not_open_in_another_contract():
@@ -311,13 +314,13 @@ def test_a_token_does_not_open_in_another_contract():
     (token,) = tokens(DEVICE, "value")
     for contract, field in ((SIGNUPS, email), (SIGNUPS, same_field)):
         with pytest.raises(KeysetError):
-            Masker(contract, KEYSET).value(field, token)
+            Masker(contract, KEYSET).unmask(field, token)
 
 
 def test_a_token_opens_after_its_column_was_renamed():
     renamed = Personal("another_column", DEVICE.field)
     (token,) = tokens(DEVICE, "value")
-    assert Masker(CONTRACT, KEYSET).value(renamed, token) == "value"
+    assert Masker(CONTRACT, KEYSET).unmask(renamed, token) == "value"
 
 
 @given(
@@ -326,7 +329,7 @@ def test_a_token_opens_after_its_column_was_renamed():
 def test_what_is_no_token_is_a_keyset_error_that_does_not_repeat_it(text):
     canary = f"canary{text}"
     with pytest.raises(KeysetError) as caught:
-        Masker(CONTRACT, KEYSET).value(DEVICE, canary)
+        Masker(CONTRACT, KEYSET).unmask(DEVICE, canary)
     assert "canary" not in f"{caught.value!r}{caught.value.__cause__!r}{caught.value.__context__!r}"
 
 
@@ -336,4 +339,4 @@ def test_a_changed_token_does_not_open(data):
     at = data.draw(st.integers(0, len(token) - 2))  # the last character has bits that mean nothing
     other = data.draw(st.sampled_from([c for c in "AQgw-_09az" if c != token[at]]))
     with pytest.raises(KeysetError):
-        Masker(CONTRACT, KEYSET).value(DEVICE, token[:at] + other + token[at + 1 :])
+        Masker(CONTRACT, KEYSET).unmask(DEVICE, token[:at] + other + token[at + 1 :])

@@ -84,7 +84,7 @@ def unmasked(contract: Contract, keyset: Keyset, row: list[str | None]) -> dict[
     }
     for personal in contract.personal:
         token = values[personal.column]
-        values[personal.column] = token and Masker(contract, keyset).value(personal, token)
+        values[personal.column] = token and Masker(contract, keyset).unmask(personal, token)
     if contract is user_logins.CONTRACT and values["app_version"] is not None:
         values["app_version"] = int(values["app_version"])
     return values
@@ -96,7 +96,7 @@ def unmasked(contract: Contract, keyset: Keyset, row: list[str | None]) -> dict[
 def test_an_odd_message_ends_as_its_verdict_says(contract: Contract, case: Case, keyset: Keyset) -> None:
     raw = RawBatch(1, [str(RUN)], [SENT_MS], [1], [body(contract, case)])
     masked, rejected = mask_batch(raw, contract, keyset, SETTINGS, RUN)
-    assert masked.odd == case.get("odd", {})
+    assert masked.anomalies == case.get("odd", {})
     if case["verdict"] != "loads":
         assert (masked.rejected, masked.accepted, masked.rows) == ({case["verdict"]: 1}, 0, b"")
         assert decoded(rejected.lines)[0][4] == case["verdict"]

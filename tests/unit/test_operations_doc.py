@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from include.queue_etl import command_line, errors
+from include.queue_etl import errors
+from include.queue_etl.cli import app as command_line
 from include.queue_etl.settings import PREFIX, Settings
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -1,6 +1,7 @@
 """No input raises: every body is an event or a rejection. The verdicts are in tests/events."""
 
 import json
+from dataclasses import replace
 
 import msgspec
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from include.contracts.user_logins import CONTRACT
-from include.queue_etl.contract import Contract, Rejected
+from include.queue_etl.contract import Contract, Derived, Rejected
 from include.queue_etl.parsing import Parser
 from tests.contracts.newsletter_signups import CONTRACT as SIGNUPS
 
@@ -146,3 +147,33 @@ def test_a_parser_goes_on_after_a_rejection():
     parser = Parser(CONTRACT, 1_048_576)
     assert isinstance(parser.parse(b"[" * 200_000), Rejected)
     assert isinstance(parser.parse(ORDINARY), CONTRACT.event)
+
+
+# Derived columns --------------------------------------------------------------------------------------------
+
+
+def counting(calls: list[str | None]) -> Parser:
+    """A parser of `user_logins` that notes each text whose version is converted."""
+    column = Derived("app_version", "app_version", lambda text: calls.append(text))
+    others = tuple(one for one in CONTRACT.columns if not isinstance(one, Derived))
+    return Parser(replace(CONTRACT, columns=(*others, column)), 1_000_000)
+
+
+def body_of(version: str | None) -> bytes:
+    return json.dumps({**FIELDS, "app_version": version}).encode()
+
+
+def test_a_derived_value_is_computed_once_for_each_text():
+    calls: list[str | None] = []
+    parser = counting(calls)
+    for version in ("x", "y", "x", None, None):
+        parser.parse(body_of(version))
+    assert calls == ["x", "y", None]
+
+
+def test_what_is_remembered_of_derived_values_is_bounded():
+    calls: list[str | None] = []
+    parser = counting(calls)
+    for version in (*map(str, range(4_097)), "0"):
+        parser.parse(body_of(version))
+    assert (len(calls), calls[-1]) == (4_098, "0")

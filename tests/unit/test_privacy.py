@@ -14,26 +14,31 @@ from tink import aead, daead, secret_key_access
 
 from include.contracts.user_logins import CONTRACT
 from include.queue_etl import production
-from include.queue_etl.contract import Canonical, Personal, Scheme
+from include.queue_etl.contract import Normalization, Personal, Scheme
 from include.queue_etl.errors import KeysetError, PreflightError
-from include.queue_etl.keyset import DEVELOPMENT, Keyset, is_development, unwrapped, wrapped
-from include.queue_etl.masking import Masker, token_heads
-from include.queue_etl.pipeline import Pipeline, Run
-from include.queue_etl.privacy import keys, unmask
+from include.queue_etl.keyset import Keyset
+from include.queue_etl.keyset_document import DEVELOPMENT, KeysetDocument, is_development
+from include.queue_etl.masking import Masker
+from include.queue_etl.privacy import unmask
+from include.queue_etl.privacy.keyset_file import KeysetFile
+from include.queue_etl.resources import Aws, Resources
+from include.queue_etl.run_context import RunContext
 from include.queue_etl.settings import Settings
+from include.queue_etl.token_format import TOKEN_PREFIX_CHARS, is_token, token_prefixes
 
-TEXT = Keyset.new_json()
+DOCUMENT = KeysetDocument.new()
+TEXT = DOCUMENT.text
 KEYSET = Keyset.from_json(TEXT)
 DEVICE = CONTRACT.personal[1]
 ONE_WAY = replace(DEVICE, scheme=Scheme.ONE_WAY)
 
 
 def weak(scheme: Scheme) -> Personal:
-    return Personal("masked_ip", "ip", Canonical.IP, scheme=scheme, allow_weak=True)
+    return Personal("masked_ip", "ip", Normalization.IP, scheme=scheme, allow_weak=True)
 
 
 def token(personal: Personal, value: str | None, keyset: Keyset = KEYSET) -> str:
-    return Masker(CONTRACT, keyset).tokens(personal, [value])[0]
+    return Masker(CONTRACT, keyset).mask(personal, [value], "nothing")[0]
 
 
 def master() -> aead.Aead:
@@ -55,18 +60,18 @@ def test_a_one_way_token_depends_on_key_field_and_value_and_bears_its_key():
     assert mine == token(ONE_WAY, " d ", Keyset.from_json(TEXT))
     others = {
         token(ONE_WAY, "e"),
-        token(ONE_WAY, "d", Keyset.from_json(Keyset.new_json())),
+        token(ONE_WAY, "d", Keyset.from_json(KeysetDocument.new().text)),
         token(replace(ONE_WAY, field="ip"), "d"),
         token(DEVICE, "d"),
     }
     assert mine not in others
     assert len(others) == 4
     assert len(mine) == 50
-    assert mine[:7] in token_heads(KEYSET.primary_key_id)
+    assert mine[:TOKEN_PREFIX_CHARS] in token_prefixes(KEYSET.primary_key_id)
 
 
 def test_nothing_opens_or_moves_a_one_way_token():
-    for attempt in (Masker(CONTRACT, KEYSET).value, Masker(CONTRACT, KEYSET).moved):
+    for attempt in (Masker(CONTRACT, KEYSET).unmask, Masker(CONTRACT, KEYSET).reencrypt):
         with pytest.raises(KeysetError, match="masked one-way"):
             attempt(ONE_WAY, token(ONE_WAY, "d"))
 
@@ -79,7 +84,7 @@ def test_an_unkeyed_digest_is_of_the_value_as_it_came(scheme, digest, value):
 
 @pytest.mark.parametrize("personal", [ONE_WAY, weak(Scheme.SHA256), weak(Scheme.MD5)])
 def test_without_a_value_there_is_no_token(personal):
-    assert [token(personal, value) for value in (None, "", "  ")] == [r"\N"] * 3
+    assert [token(personal, value) for value in (None, "", "  ")] == ["nothing"] * 3
 
 
 @pytest.mark.parametrize("scheme", [Scheme.SHA256, Scheme.MD5])
@@ -102,17 +107,16 @@ def test_only_recoverable_columns_are_offered_to_unmask():
 # Keys -------------------------------------------------------------------------------------------------------
 
 
-def test_every_token_of_a_key_has_one_of_its_heads_and_no_other_key_does():
-    text, _ = keys.added(TEXT)
-    for key_id in keys.key_ids(text):
-        keyset = keys.single(text, key_id)
-        tokens = Masker(CONTRACT, keyset).tokens(DEVICE, [f"d{n}" for n in range(200)])
-        assert {token[:7] for token in tokens} == set(token_heads(key_id))
+def test_every_token_of_a_key_has_its_prefix_and_no_other_key_does():
+    document, _ = DOCUMENT.add_key()
+    for key_id in document.key_ids:
+        tokens = Masker(CONTRACT, document.only_key(key_id)).mask(DEVICE, [f"d{n}" for n in range(200)], "")
+        assert {token[:TOKEN_PREFIX_CHARS] for token in tokens} == set(token_prefixes(key_id))
 
 
 def test_every_token_passes_for_one_and_other_text_does_not():
-    assert all(unmask.TOKEN.match(token(DEVICE, str(number))) for number in range(100))
-    assert not any(unmask.TOKEN.match(text) for text in ("192.0.2.7", "A", "APxx", "Agxx", "", "aQxx"))
+    assert all(is_token(token(DEVICE, str(number))) for number in range(100))
+    assert not any(is_token(text) for text in ("192.0.2.7", "A", "APxx", "Agxx", "", "aQxx"))
 
 
 def test_a_user_id_is_looked_for_only_where_there_is_one():
@@ -122,48 +126,56 @@ def test_a_user_id_is_looked_for_only_where_there_is_one():
         unmask.require_user_id(other)
 
 
-def test_heads_of_neighbouring_key_ids_differ():
-    assert set(token_heads(7)).isdisjoint(token_heads(8))
+def test_token_prefixes_of_neighbouring_key_ids_differ():
+    assert set(token_prefixes(7)).isdisjoint(token_prefixes(8))
 
 
-def test_a_token_moves_to_the_new_primary_key():
-    text, new = keys.added(TEXT)
-    after = Keyset.from_json(keys.promoted(text, new))
-    moved = Masker(CONTRACT, after).moved(DEVICE, token(DEVICE, "d"))
-    assert moved == token(DEVICE, "d", keys.single(text, new))
+def test_a_token_is_reencrypted_with_the_new_primary_key():
+    document, new = DOCUMENT.add_key()
+    after = document.promote_key(new).open()
+    reencrypted = Masker(CONTRACT, after).reencrypt(DEVICE, token(DEVICE, "d"))
+    assert reencrypted == token(DEVICE, "d", document.only_key(new))
 
 
 def test_an_added_key_opens_but_does_not_mask():
-    text, new = keys.added(TEXT)
-    assert keys.key_ids(text) == [KEYSET.primary_key_id, new]
-    assert token(DEVICE, "d", Keyset.from_json(text)) == token(DEVICE, "d")
+    document, new = DOCUMENT.add_key()
+    assert document.key_ids == [KEYSET.primary_key_id, new]
+    assert token(DEVICE, "d", document.open()) == token(DEVICE, "d")
+
+
+def test_an_added_key_has_an_id_that_no_other_key_has(monkeypatch):
+    made = iter([DOCUMENT, KeysetDocument.new()])
+    monkeypatch.setattr(KeysetDocument, "new", lambda *given: next(made))
+    document, new = DOCUMENT.add_key()
+    assert len({*document.key_ids}) == 2
+    assert new != KEYSET.primary_key_id
 
 
 def test_what_was_masked_with_a_removed_key_does_not_open():
-    text, new = keys.added(TEXT)
-    rest = Keyset.from_json(keys.without(keys.promoted(text, new), KEYSET.primary_key_id))
+    document, new = DOCUMENT.add_key()
+    rest = document.promote_key(new).remove_key(KEYSET.primary_key_id).open()
     with pytest.raises(KeysetError, match="cannot be opened"):
-        Masker(CONTRACT, rest).value(DEVICE, token(DEVICE, "d"))
+        Masker(CONTRACT, rest).unmask(DEVICE, token(DEVICE, "d"))
 
 
-def test_what_cannot_be_done_to_a_keyset_is_said():
+def test_what_cannot_be_done_to_a_keyset_is_an_error():
     with pytest.raises(KeysetError, match="promote another one first"):
-        keys.without(TEXT, KEYSET.primary_key_id)
-    for change in (keys.promoted, keys.without, keys.single):
-        with pytest.raises(KeysetError, match="has no key 1, but"):
-            change(TEXT, 1)
+        DOCUMENT.remove_key(KEYSET.primary_key_id)
+    for change in (DOCUMENT.promote_key, DOCUMENT.remove_key, DOCUMENT.only_key):
+        with pytest.raises(KeysetError, match="has no key 1; it has"):
+            change(1)
     with pytest.raises(KeysetError, match="cannot be read"):
-        keys.added("{}")
+        KeysetDocument("{}").add_key()
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
-    file = keys.KeyFile(tmp_path / "keyset.json", None)
-    file.create(TEXT)
+    file = KeysetFile(tmp_path / "keyset.json", None)
+    file.create(DOCUMENT)
     with pytest.raises(FileExistsError):
-        file.create(TEXT)
+        file.create(DOCUMENT)
     with pytest.raises(KeysetError, match="KMS refused"):
-        keys.KeyFile(tmp_path / "keyset.json", refusing).replace(keys.added(TEXT)[0])
-    assert file.read() == TEXT
+        KeysetFile(tmp_path / "keyset.json", refusing).replace(DOCUMENT.add_key()[0])
+    assert file.read().text == TEXT
     assert [path.name for path in tmp_path.iterdir()] == ["keyset.json"]
 
 
@@ -176,28 +188,37 @@ def refusing() -> aead.Aead:
 
 def test_a_wrapped_keyset_opens_with_its_master_key_alone():
     key = master()
-    sealed = wrapped(TEXT, lambda: key)
-    assert Keyset.from_json(sealed, lambda: key).opens(KEYSET.check_value())
-    assert json.loads(TEXT)["key"][0]["keyData"]["value"] not in sealed
+    wrapped = DOCUMENT.wrap(lambda: key)
+    assert wrapped.unwrap(lambda: key).open().opens(KEYSET.check_value())
+    assert json.loads(TEXT)["key"][0]["keyData"]["value"] not in wrapped.text
+    assert wrapped.key_ids == DOCUMENT.key_ids
     with pytest.raises(KeysetError, match="does not unwrap"):
-        Keyset.from_json(sealed, master)
+        wrapped.unwrap(master)
     with pytest.raises(KeysetError, match="set QUEUE_ETL_KMS_KEY_URI"):
-        Keyset.from_json(sealed)
+        wrapped.unwrap(None)
+    with pytest.raises(KeysetError, match="cannot be read"):
+        wrapped.open()
 
 
 def test_a_keyset_in_the_clear_asks_for_no_master_key():
-    assert unwrapped(TEXT, refusing) == TEXT
+    assert DOCUMENT.unwrap(refusing).text == TEXT
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", "null", "secret", "[" * 5_000, '{"encryptedKeyset": 1}'])
+def test_the_keys_of_what_is_no_keyset_are_one_clear_error(text):
+    with pytest.raises(KeysetError, match="it is no Tink JSON keyset"):
+        _ = KeysetDocument(text).key_ids
 
 
 def test_development_keys_bear_their_mark_and_others_never(monkeypatch):
-    made = Keyset.from_json(Keyset.new_json(development=True))
+    made = Keyset.from_json(KeysetDocument.new(development=True).text)
     assert is_development(made.primary_key_id)
     assert made.decrypt(made.encrypt(b"x", b""), b"") == b"x"
     handle = tink.new_keyset_handle(daead.deterministic_aead_key_templates.AES256_SIV)
     found = json.loads(tink.json_proto_keyset_format.serialize(handle, secret_key_access.TOKEN))
     found["primaryKeyId"] = found["key"][0]["keyId"] = DEVELOPMENT * 2**24 + 5
     monkeypatch.setattr(tink.json_proto_keyset_format, "serialize", lambda *given: json.dumps(found))
-    assert not is_development(json.loads(Keyset.new_json())["primaryKeyId"])
+    assert not is_development(json.loads(KeysetDocument.new().text)["primaryKeyId"])
 
 
 # Tink alone -------------------------------------------------------------------------------------------------
@@ -252,33 +273,33 @@ def test_a_token_is_opened_by_tink_alone_and_the_other_way_round():
     assert primitive.decrypt_deterministically(sealed, b"queue_etl/user_logins/device_id") == plain
     theirs = primitive.encrypt_deterministically(plain, b"queue_etl/user_logins/device_id")
     text = base64.urlsafe_b64encode(theirs).decode().rstrip("=")
-    assert Masker(CONTRACT, KEYSET).value(DEVICE, text) == "device 7"
+    assert Masker(CONTRACT, KEYSET).unmask(DEVICE, text) == "device 7"
 
 
 # Production -------------------------------------------------------------------------------------------------
 
 KEY = master()
 SOUND = production.Setup(
-    CONTRACT,
+    [CONTRACT],
     "host=warehouse dbname=d user=etl_loader password=long-and-random sslmode=verify-full",
-    wrapped(TEXT, lambda: KEY),
+    DOCUMENT.wrap(lambda: KEY),
     ["https://sqs.eu-west-1.amazonaws.com", "https://kms.eu-west-1.amazonaws.com"],
 )
 WEAK = replace(
     CONTRACT, columns=tuple(weak(Scheme.MD5) if c.column == "masked_ip" else c for c in CONTRACT.columns)
 )
-GENERATED = Keyset.new_json(development=True)
+GENERATED = KeysetDocument.new(development=True)
+BOTH = KeysetDocument(
+    json.dumps({**json.loads(TEXT), "key": json.loads(TEXT)["key"] + json.loads(GENERATED.text)["key"]})
+)
 WRONG = {
-    "a keyset in the clear": ({"keyset_json": TEXT}, "the keyset is in the clear"),
-    "a generated key": ({"keyset_json": wrapped(GENERATED, lambda: KEY)}, "was generated for development"),
+    "a keyset in the clear": ({"keyset": DOCUMENT}, "the keyset is in the clear"),
+    "a generated key": ({"keyset": GENERATED.wrap(lambda: KEY)}, "was generated for development"),
     "a generated key among others": (
-        {"keyset_json": wrapped(
-            json.dumps({**json.loads(TEXT), "key": json.loads(TEXT)["key"] + json.loads(GENERATED)["key"]}),
-            lambda: KEY,
-        )},
+        {"keyset": BOTH.wrap(lambda: KEY)},
         "was generated for development",
     ),
-    "a weak scheme": ({"contract": WEAK}, "user_logins masks ip with md5, which has no key"),
+    "a weak scheme": ({"contracts": [WEAK]}, "user_logins masks ip with md5, which has no key"),
     "no sslmode": ({"warehouse_dsn": "host=h user=u password=long-and-random"}, "sslmode prefer"),
     **{
         f"sslmode {mode}": (
@@ -319,43 +340,48 @@ def test_libpqs_own_variable_counts(monkeypatch):
 
 
 def test_what_cannot_be_read_is_no_reason_of_the_guard_but_never_a_pass():
-    assert "in the clear" in production.problems(replace(SOUND, keyset_json="canary"))[0]
+    assert "in the clear" in production.problems(replace(SOUND, keyset=KeysetDocument("canary")))[0]
     assert len(production.problems(replace(SOUND, warehouse_dsn="no=dsn"))) == 2
 
 
-def guarded(env: str) -> Pipeline:
+def guarded(env: str) -> RunContext:
     def session() -> object:
         import boto3
 
         return boto3.Session("test", "test", region_name="eu-west-1")
 
-    return Pipeline(
-        WEAK,
-        Run("user_logins", "r"),
+    resources = Resources(
         Settings(staging="/nowhere", env=env),
-        session=session,
-        endpoint_urls={"sqs": "http://127.0.0.1:1"},
+        Aws(session, {"sqs": "http://127.0.0.1:1"}),
         warehouse_dsn="host=127.0.0.1 port=1 user=etl_loader password=etl_loader",
-        keyset_json=GENERATED,
+        keyset_json=GENERATED.text,
     )
+    return RunContext(resources, WEAK, "r")
 
 
 def test_production_lists_every_reason_at_once_before_it_connects(monkeypatch):
     monkeypatch.delenv("PGSSLMODE", raising=False)
     monkeypatch.setattr("include.queue_etl.sqs.SqsQueue.connect", lambda *given: pytest.fail("connected"))
-    monkeypatch.setattr("include.queue_etl.warehouse.connect", lambda *given: pytest.fail("connected"))
-    with guarded("production") as pipeline, pytest.raises(PreflightError) as caught:
-        pipeline.preflight()
+    monkeypatch.setattr("include.queue_etl.postgres.connect", lambda *given: pytest.fail("connected"))
+    context = guarded("production")
+    with pytest.raises(PreflightError) as caught:
+        context.preflight()
     assert len(caught.value.problems) == 6
-    with guarded("production") as pipeline, pytest.raises(PreflightError) as caught:
-        pipeline.check_warehouse()
+    with pytest.raises(PreflightError) as caught:
+        context.resources.require_loading(WEAK)
     assert len(caught.value.problems) == 6
-    assert guarded("development").production_problems() == []
+    with pytest.raises(PreflightError) as caught:
+        context.resources.require_schema()
+    assert len(caught.value.problems) == 5  # the scheme is of no matter there
+    assert guarded("development").resources.production_problems([WEAK]) == []
 
 
 def test_a_weak_scheme_is_warned_of_with_figures(monkeypatch, caplog):
-    monkeypatch.setattr(Pipeline, "_checks", lambda self: [])
-    with guarded("development") as pipeline, caplog.at_level(logging.WARNING):
-        pipeline.preflight()
+    context = guarded("development")
+    monkeypatch.setattr(RunContext, "_queue_problems", lambda self: [])
+    monkeypatch.setattr(RunContext, "_staging_problems", lambda self: [])
+    monkeypatch.setattr(Resources, "loading_problems", lambda self, contract: [])
+    with caplog.at_level(logging.WARNING):
+        context.preflight()
     assert "user_logins masks ip with md5, which has no key" in caplog.text
     assert "tries every IPv4 address in two to six minutes" in caplog.text

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from include import migrations
-from include.queue_etl.command_line import _parser
+from include.queue_etl.cli.app import _parser
 from include.queue_etl.contract import Scheme
-from include.queue_etl.keyset import WRAPPED
+from include.queue_etl.keyset_document import WRAP_CONTEXT
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 PRIVACY = (DOCS / "privacy.md").read_text(encoding="utf-8")
@@ -62,7 +62,7 @@ def test_a_policy_names_its_resources(name):
 def test_kms_is_for_the_keyset_alone(name):
     (one,) = [one for one in statements(name) if one["Action"][-1].startswith("kms:")]
     # Tink's KMS client sends the associated data in hex: tink/integration/awskms.
-    assert one["Condition"] == {"StringEquals": {"kms:EncryptionContext:associatedData": WRAPPED.hex()}}
+    assert one["Condition"] == {"StringEquals": {"kms:EncryptionContext:associatedData": WRAP_CONTEXT.hex()}}
 
 
 def test_every_role_and_scheme_is_explained():

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from include.queue_etl.batches import RejectedBatch
 from include.queue_etl.errors import StagingUnavailable
 from include.queue_etl.keyset import Keyset
-from include.queue_etl.staging import BatchFile, Kind, LocalFolder, Staging, batch_name
+from include.queue_etl.staging import BatchFile, Kind, StagedRun, batch_name
+from include.queue_etl.staging_stores import LocalFolder
 
 RUN = UUID("00000000-0000-4000-8000-00000000000a")
 FILE = BatchFile("0000-abcdef", Kind.RAW)
@@ -30,8 +31,8 @@ def root(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def staging(root: Path, keyset: Keyset) -> Staging:
-    return Staging(LocalFolder(root), RUN, keyset)
+def staging(root: Path, keyset: Keyset) -> StagedRun:
+    return StagedRun(LocalFolder(root), RUN, keyset)
 
 
 def files(root: Path) -> list[Path]:
@@ -63,7 +64,7 @@ def test_batches_sort_by_their_number():
 
 
 def test_folders_and_files_are_for_their_owner_alone(staging, root):
-    assert staging.problem() is None
+    assert LocalFolder(root).problem() is None
     staging.seal(FILE, CONTENT)
     assert stat.S_IMODE(root.stat().st_mode) == 0o700
     assert stat.S_IMODE((root / str(RUN)).stat().st_mode) == 0o700
@@ -75,8 +76,8 @@ def test_the_content_is_not_readable_on_disk(staging, root):
     assert [b"canary" in path.read_bytes() for path in files(root)] == [False]
 
 
-def test_a_probe_leaves_nothing_behind(staging, root):
-    assert staging.problem() is None
+def test_a_probe_leaves_nothing_behind(root):
+    assert LocalFolder(root).problem() is None
     assert list(root.iterdir()) == []
 
 
@@ -139,7 +140,7 @@ def test_what_a_killed_process_left_half_written_is_no_batch(staging, root):
 def test_a_folder_that_cannot_be_used_is_one_clear_error(act, tmp_path, keyset):
     blocked = tmp_path / "file"
     blocked.write_text("in the way")
-    staging = Staging(LocalFolder(blocked), RUN, keyset)
+    staging = StagedRun(LocalFolder(blocked), RUN, keyset)
     calls = {
         "seal": lambda: staging.seal(FILE, CONTENT),
         "open": lambda: staging.open(FILE, RejectedBatch),
@@ -150,19 +151,19 @@ def test_a_folder_that_cannot_be_used_is_one_clear_error(act, tmp_path, keyset):
         calls[act]()
 
 
-def test_a_folder_that_cannot_be_made_is_a_problem_before_the_run(tmp_path, keyset):
+def test_a_folder_that_cannot_be_made_is_a_problem_before_the_run(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    problem = Staging(LocalFolder(tmp_path / "file" / "staging"), RUN, keyset).problem()
+    problem = LocalFolder(tmp_path / "file" / "staging").problem()
     assert problem == f"staging: cannot create {tmp_path}/file/staging: Not a directory"
 
 
-def test_a_folder_that_cannot_be_written_is_a_problem_before_the_run(staging, root, monkeypatch):
+def test_a_folder_that_cannot_be_written_is_a_problem_before_the_run(root, monkeypatch):
     def refused(*arguments: object) -> int:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
     monkeypatch.setattr(os, "open", refused)
-    assert str(staging.problem()).startswith("staging: cannot write ")
-    assert str(staging.problem()).endswith(": Read-only file system")
+    assert str(LocalFolder(root).problem()).startswith("staging: cannot write ")
+    assert str(LocalFolder(root).problem()).endswith(": Read-only file system")
 
 
 def test_a_file_that_cannot_be_removed_is_one_clear_error(staging, monkeypatch):

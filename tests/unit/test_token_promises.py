@@ -6,7 +6,7 @@ import pytest
 
 from docs.privacy import tokens
 from include.queue_etl.errors import KeysetError
-from include.queue_etl.keyset import Keyset
+from include.queue_etl.keyset_document import KeysetDocument
 from include.queue_etl.masking import Masker
 
 
@@ -34,22 +34,25 @@ def test_the_table_has_a_line_for_each_kind(capsys):
 class Salted(Masker):
     """Equal values get different tokens."""
 
-    def tokens(self, personal, values):
-        return [f"{token}{id(self)}{at}" for at, token in enumerate(super().tokens(personal, values))]
+    def mask(self, personal, values, nothing):
+        return [f"{token}{id(self)}{at}" for at, token in enumerate(super().mask(personal, values, nothing))]
 
 
 class Spelling(Masker):
     """Spellings get tokens of their own."""
 
-    def tokens(self, personal, values):
-        return [token + value for token, value in zip(super().tokens(personal, values), values, strict=True)]
+    def mask(self, personal, values, nothing):
+        return [
+            token + value
+            for token, value in zip(super().mask(personal, values, nothing), values, strict=True)
+        ]
 
 
 class Coarse(Masker):
     """Neighbours share a token."""
 
-    def tokens(self, personal, values):
-        return super().tokens(personal, [value.strip()[:7] for value in values])
+    def mask(self, personal, values, nothing):
+        return super().mask(personal, [value.strip()[:7] for value in values], nothing)
 
 
 class Joinable(Masker):
@@ -62,7 +65,7 @@ class Joinable(Masker):
 class Forgetful(Masker):
     """Nothing opens."""
 
-    def value(self, personal, token):
+    def unmask(self, personal, token):
         raise KeysetError("no")
 
 
@@ -72,12 +75,12 @@ class Forgetful(Masker):
 )
 def test_a_broken_promise_is_seen(masker, promise, monkeypatch, capsys):
     monkeypatch.setattr(tokens, "Masker", masker)
-    result = tokens.Check(Keyset.new_json()).run(tokens.KINDS[3], 2_000)
+    result = tokens.Check(KeysetDocument.new().text).run(tokens.KINDS[3], 2_000)
     assert result.broken[promise] > 0
     assert tokens.main(["--count", "20"]) == 1
     assert "break it" in capsys.readouterr().out
 
 
 def test_a_one_way_value_that_comes_back_is_a_broken_promise(monkeypatch):
-    monkeypatch.setattr(Masker, "value", lambda self, personal, token: "found")
-    assert tokens.Check(Keyset.new_json()).run(tokens.KINDS[-1], 5).broken["round trip"] == 5
+    monkeypatch.setattr(Masker, "unmask", lambda self, personal, token: "found")
+    assert tokens.Check(KeysetDocument.new().text).run(tokens.KINDS[-1], 5).broken["round trip"] == 5

@@ -11,11 +11,13 @@ from include.contracts.user_logins import CONTRACT
 from include.queue_etl.batches import RawBatch, ids_digest
 from include.queue_etl.errors import KeysetError
 from include.queue_etl.keyset import Keyset
+from include.queue_etl.keyset_document import KeysetDocument
+from include.queue_etl.quarantine import PayloadCipher
 from include.queue_etl.settings import Settings
-from include.queue_etl.transform import mask_batch, quarantine_context
+from include.queue_etl.transform import mask_batch
 from tests.unit.copy_decoder import decoded, decoded_entries
 
-KEYSET = Keyset.from_json(Keyset.new_json())
+KEYSET = Keyset.from_json(KeysetDocument.new().text)
 SETTINGS = Settings(staging="/staging", max_receives=3)
 RUN = UUID("00000000-0000-4000-8000-00000000000a")
 SENT_MS = 1_769_900_000_000
@@ -93,10 +95,11 @@ def test_rejected_payloads_open_again_each_as_that_of_its_own_message():
         ("not_object", "2", "3"),
     ]
     sealed = [bytes.fromhex(line[5][2:]) for line in lines]
-    contexts = [quarantine_context(CONTRACT, message_id) for message_id in (raw.ids[0], raw.ids[2])]
-    assert [KEYSET.decrypt(*pair) for pair in zip(sealed, contexts, strict=True)] == [b"no json", b"[]"]
+    cipher, ids = PayloadCipher(KEYSET, CONTRACT.name), (raw.ids[0], raw.ids[2])
+    opened = [cipher.decrypt(message_id, payload) for message_id, payload in zip(ids, sealed, strict=True)]
+    assert opened == [b"no json", b"[]"]
     with pytest.raises(KeysetError):
-        KEYSET.decrypt(sealed[0], contexts[1])
+        cipher.decrypt(ids[1], sealed[0])
 
 
 @pytest.mark.parametrize(("receives", "reason"), [(3, None), (4, "too_many_receives")])
@@ -140,8 +143,8 @@ def test_the_ledger_names_queue_and_run():
 def test_what_loads_although_it_is_unusual_is_counted():
     odd = {**FIELDS, "ip": "nowhere", "device_id": " ", "city": "Ulm"}
     batch, _ = masked(raw_batch((json.dumps(odd).encode(), 1, SENT_MS), (GOOD, 1, SENT_MS)))
-    assert batch.odd == {"not_an_address": 1, "blank": 1, "unknown_fields": 1}
-    assert masked(raw_batch((GOOD, 1, SENT_MS)))[0].odd == {}
+    assert batch.anomalies == {"not_an_address": 1, "blank": 1, "unknown_fields": 1}
+    assert masked(raw_batch((GOOD, 1, SENT_MS)))[0].anomalies == {}
 
 
 def test_equal_values_get_equal_tokens_in_two_batches():

@@ -5,33 +5,35 @@ only copy. They are kept for `retain_days`.
 """
 
 import logging
-import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Mapping
 from uuid import UUID
 
 from include.queue_etl import copybinary
 from include.queue_etl.batches import MaskedBatch, RejectedBatch
 from include.queue_etl.contract import Contract
+from include.queue_etl.counts import in_words
 from include.queue_etl.errors import StagedFileDamaged
-from include.queue_etl.operations.upkeep_pipeline import UpkeepPipeline
-from include.queue_etl.staging import BatchFile, Kind, StagedRun
+from include.queue_etl.operations.store import MaintenanceStore
+from include.queue_etl.quarantine import decode_lines, encode_lines
+from include.queue_etl.resources import Resources
+from include.queue_etl.run_store import RunStore, RunTotals
+from include.queue_etl.staging import BatchFile, FileList, Kind
 
 COUNTS = ("runs", "missing_runs", "batches", "loaded", "quarantined", "duplicates", "damaged")
-_QUEUE_ID = re.compile(rb"^[0-9]+\t", re.MULTILINE)
 
 log = logging.getLogger(__name__)
 
 
-def reconcile(pipeline: UpkeepPipeline, contracts: Callable[[str], Contract]) -> dict[str, int]:
+def reconcile(resources: Resources, contracts: Mapping[str, Contract]) -> dict[str, int]:
     """Load every masked file that has no commit record, whoever made it.
 
     The ledger decides on each message: what is there already counts as duplicate. Runs that the warehouse
     does not know are entered again; closed runs are left alone. Done again, it changes nothing.
 
     Args:
-        pipeline: gives staging and warehouse; its contract and run do not matter
-        contracts: a contract by its name; raises KeyError
+        resources: as role etl_maintainer
+        contracts: by name; batches of others are left alone and counted as damaged
 
     Returns:
         "runs" looked at, "missing_runs" that the warehouse did not know, "batches" loaded now, of which
@@ -40,55 +42,55 @@ def reconcile(pipeline: UpkeepPipeline, contracts: Callable[[str], Contract]) ->
     Raises:
         WarehouseUnavailable, WarehouseRefused, StagingUnavailable: a repetition does the rest
     """
-    pipeline.check_warehouse()
-    staged = pipeline.staging.runs()
-    known = pipeline.warehouse.runs(staged)
+    resources.require_loading()
+    staged = resources.staging.runs()
+    known = MaintenanceStore(resources.database).runs(staged)
     totals = Counter(dict.fromkeys(COUNTS, 0))
     for run_id, files in staged.items():
         if files.batches(Kind.MASKED) and (run_id not in known or known[run_id].closed_at is None):
             totals["missing_runs"] += run_id not in known
-            totals += _reconcile_run(pipeline, run_id, files, contracts)
+            totals += _reconcile_run(resources, run_id, files, contracts)
         totals["runs"] += 1
     result = {name: totals[name] for name in COUNTS}
-    log.info("reconciled: %s", result)
+    log.info("reconciled: %s", in_words(result))
     return result
 
 
 def _reconcile_run(
-    pipeline: UpkeepPipeline, run_id: UUID, files: StagedRun, contracts: Callable[[str], Contract]
+    resources: Resources, run_id: UUID, files: FileList, contracts: Mapping[str, Contract]
 ) -> Counter[str]:
     totals: Counter[str] = Counter()
-    committed = pipeline.warehouse.committed_batches(run_id)
+    committed = RunStore(resources.database).committed_batches(run_id)
     for batch in files.batches(Kind.MASKED):
         if batch not in committed:
-            totals += _reconcile_batch(pipeline, run_id, batch, contracts)
-    # Receipts are destroyed when a run closes: without them it was closed, and nobody else will close it.
-    if not files.batches(Kind.RECEIPTS) and not totals["damaged"]:
-        _close(pipeline, run_id, totals)
+            totals += _reconcile_batch(resources, run_id, batch, contracts)
+    # Receipt handles are destroyed when a run closes: without them nobody else will close it.
+    if not files.batches(Kind.RECEIPT_HANDLES) and not totals["damaged"]:
+        _close(resources, run_id, totals)
     return totals
 
 
 def _reconcile_batch(
-    pipeline: UpkeepPipeline, run_id: UUID, batch: str, contracts: Callable[[str], Contract]
+    resources: Resources, run_id: UUID, batch: str, contracts: Mapping[str, Contract]
 ) -> Counter[str]:
     try:
-        masked, rejected = _staged(pipeline, run_id, batch)
-        contract = contracts(masked.contract)
-    except (StagedFileDamaged, KeyError) as error:
+        masked, rejected = _staged(resources, run_id, batch)
+        contract = _contract_of(masked, contracts)
+    except StagedFileDamaged as error:
         log.error("batch %s of run %s stays as it is: %s", batch, run_id, error)
         return Counter(damaged=1)
-    run = pipeline.warehouse.open_run(run_id, contract, masked.airflow_run_id, {})
+    run = RunStore(resources.database).open_run(run_id, contract, masked.run_name, {})
     masked.entries = copybinary.of_queue(run.queue_id, masked.entries)
     rejected.lines = _of_queue(run.queue_id, rejected.lines)
-    counts = pipeline.warehouse.load(run_id, contract, batch, masked, rejected)
+    counts = RunStore(resources.database).load(run_id, contract, batch, masked, rejected)
     log.info("batch %s of run %s: %s", batch, run_id, counts)
     return Counter(
         batches=1, loaded=counts.loaded, quarantined=counts.quarantined, duplicates=counts.duplicates
     )
 
 
-def _staged(pipeline: UpkeepPipeline, run_id: UUID, batch: str) -> tuple[MaskedBatch, RejectedBatch]:
-    staging = pipeline.staging.of_run(run_id)
+def _staged(resources: Resources, run_id: UUID, batch: str) -> tuple[MaskedBatch, RejectedBatch]:
+    staging = resources.staging.run(run_id)
     masked = staging.open(BatchFile(batch, Kind.MASKED), MaskedBatch)
     rejected = staging.open(BatchFile(batch, Kind.REJECTED), RejectedBatch) or RejectedBatch(b"")
     if masked is None or bool(masked.rejected) != bool(rejected.lines):
@@ -96,14 +98,19 @@ def _staged(pipeline: UpkeepPipeline, run_id: UUID, batch: str) -> tuple[MaskedB
     return masked, rejected
 
 
+def _contract_of(masked: MaskedBatch, contracts: Mapping[str, Contract]) -> Contract:
+    if masked.contract not in contracts:
+        raise StagedFileDamaged(f"its contract {masked.contract!r} cannot be loaded, or is gone")
+    return contracts[masked.contract]
+
+
 def _of_queue(queue_id: int, lines: bytes) -> bytes:
     """The same lines with the number the queue has now: a restored database may have given it another."""
-    return _QUEUE_ID.sub(b"%d\t" % queue_id, lines)
+    return encode_lines(line._replace(queue_id=queue_id) for line in decode_lines(lines))
 
 
-def _close(pipeline: UpkeepPipeline, run_id: UUID, totals: Counter[str]) -> None:
+def _close(resources: Resources, run_id: UUID, totals: Counter[str]) -> None:
     received = totals["loaded"] + totals["quarantined"] + totals["duplicates"]
-    pipeline.warehouse.record_extract(run_id, received, 0.0)
-    pipeline.warehouse.close_run(
-        run_id, "succeeded", deleted=0, delete_failed=0, released=0, visible_after=None, finish_seconds=0.0
-    )
+    store = RunStore(resources.database)
+    store.record_extract(run_id, received, 0.0)
+    store.close_run(run_id, "succeeded", RunTotals())

@@ -15,48 +15,59 @@ from typing import Any
 
 from include.queue_etl import copybinary
 from include.queue_etl.batches import MILLISECONDS_A_DAY, MaskedBatch, RawBatch, RejectedBatch
-from include.queue_etl.errors import KeysetError, SettingsError
+from include.queue_etl.contract import Contract
+from include.queue_etl.counts import in_words
+from include.queue_etl.errors import SettingsError
 from include.queue_etl.loading import Load
-from include.queue_etl.operations.upkeep import Quarantined, Selection
-from include.queue_etl.operations.upkeep_pipeline import UpkeepPipeline
+from include.queue_etl.operations.store import MaintenanceStore, Selection
+from include.queue_etl.quarantine import PayloadCipher, QuarantinedMessage, decode_lines
+from include.queue_etl.run_context import RunContext
+from include.queue_etl.run_store import RunTotals
 from include.queue_etl.staging import batch_name
-from include.queue_etl.transform import LOADED, mask_batch, quarantine_context
+from include.queue_etl.transform import LOADED, mask_batch
 
 EPOCH = date(1970, 1, 1)
 LOADS = "loads"  # the verdict of the contract on a message that is accepted now
-SEALED = "does not open"  # sealed with a key that the keyset lacks
+UNOPENED = "does not open"  # encrypted with a key that the keyset lacks
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
 class _Tally:
-    """What has been done so far; `verdicts` counts by old reason, then by LOADS, SEALED or new reason."""
+    """What has been done so far; `verdicts` counts by old reason, then by LOADS, UNOPENED or new reason."""
 
     verdicts: defaultdict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     loaded: int = 0
     still_quarantined: int = 0
     overtaken: int = 0  # done by another redrive, or erased, between reading and writing
 
+    def figures(self, dry_run: bool) -> dict[str, int]:
+        """Messages of each verdict; when it is no dry run, what was done."""
+        if not dry_run:
+            return {
+                "loaded": self.loaded,
+                "still_quarantined": self.still_quarantined,
+                "overtaken": self.overtaken,
+            }
+        return dict(sum(self.verdicts.values(), Counter[str]()))
+
     def result(self, dry_run: bool) -> dict[str, Any]:
+        """What `redrive` returns."""
         verdicts = {reason: dict(found) for reason, found in sorted(self.verdicts.items())}
         messages = sum(found.total() for found in self.verdicts.values())
-        done = {
-            "loaded": self.loaded,
-            "still_quarantined": self.still_quarantined,
-            "overtaken": self.overtaken,
-        }
-        return {"dry_run": dry_run, "messages": messages, "verdicts": verdicts, **({} if dry_run else done)}
+        done = {} if dry_run else self.figures(dry_run)
+        return {"dry_run": dry_run, "messages": messages, "verdicts": verdicts, **done}
 
 
-def redrive(pipeline: UpkeepPipeline, selection: Selection, *, dry_run: bool = True) -> dict[str, Any]:
+def redrive(context: RunContext, selection: Selection, *, dry_run: bool = True) -> dict[str, Any]:
     """Replay quarantined messages through the current contract, each loaded at most once.
 
     Safe beside running pipelines and beside another redrive, and after a crash: it goes on with what is left.
     Of a run that is closed it does nothing.
 
     Args:
-        pipeline: its contract is the current one, its run a name for this redrive
+        context: as role etl_maintainer; its run is this redrive
         selection: which messages
         dry_run: change nothing, only say what would become of them
 
@@ -69,75 +80,71 @@ def redrive(pipeline: UpkeepPipeline, selection: Selection, *, dry_run: bool = T
         SettingsError: no message of the queue was ever rejected for the selection's reason
         WarehouseUnavailable, WarehouseRefused: what was committed stays; a repetition does the rest
     """
-    pipeline.check_warehouse()
-    _require_known(pipeline, selection)
+    context.resources.require_loading(context.contract)
+    _require_known(context, selection)
     tally, started = _Tally(), perf_counter()
     if not dry_run:
-        if pipeline.open_run(None).closed:
-            log.info("redrive %s is done already: start a new run", pipeline.run.airflow_run_id)
+        if context.open_run(None).closed:
+            log.info("redrive %s is done already: start a new run", context.run.name)
             return tally.result(dry_run)
-        pipeline.record_key()
-    for number, page in enumerate(_pages(pipeline, selection)):
-        _redrive_page(pipeline, page, number, tally, dry_run)
+        context.record_key()
+    for number, page in enumerate(_pages(context, selection)):
+        _redrive_page(context, page, number, tally, dry_run)
     result = tally.result(dry_run)
     if not dry_run:
-        _close(pipeline, result["messages"], perf_counter() - started)
-    log.info("redrive of %s: %s", selection.queue, result)
+        _close(context, result["messages"], perf_counter() - started)
+    log.info("redrive of %s: %s", selection.queue, in_words(tally.figures(dry_run)))
     return result
 
 
-def _require_known(pipeline: UpkeepPipeline, selection: Selection) -> None:
+def _require_known(context: RunContext, selection: Selection) -> None:
     """A reason once met stays known, so that a redrive that is repeated finds nothing rather than fails."""
     if selection.reason is None:
         return
-    known = pipeline.warehouse.reasons(selection.queue)
+    known = MaintenanceStore(context.resources.database).reasons(selection.queue)
     if selection.reason not in known:
         there_are = f"there are: {', '.join(known)}" if known else "there are none yet"
         problem = f"no message of {selection.queue} was ever rejected for {selection.reason!r}; {there_are}"
         raise SettingsError([problem])
 
 
-def _pages(pipeline: UpkeepPipeline, selection: Selection) -> Iterator[list[Quarantined]]:
+def _pages(context: RunContext, selection: Selection) -> Iterator[list[QuarantinedMessage]]:
     """The selected messages in the order of their key, a batch at a time: what stays is not met again."""
-    last: Quarantined | None = None
-    settings = pipeline.settings
-    while page := pipeline.warehouse.quarantined(
-        selection, last, settings.batch_messages, settings.batch_bytes
-    ):
+    last: QuarantinedMessage | None = None
+    settings, store = context.settings, MaintenanceStore(context.resources.database)
+    while page := store.quarantined(selection, last, settings.batch_messages, settings.batch_bytes):
         yield page
         last = page[-1]
 
 
 def _redrive_page(
-    pipeline: UpkeepPipeline, page: Sequence[Quarantined], number: int, tally: _Tally, dry_run: bool
+    context: RunContext, page: Sequence[QuarantinedMessage], number: int, tally: _Tally, dry_run: bool
 ) -> None:
-    raw, reasons = _opened(pipeline, page, tally)
-    masked, rejected = mask_batch(raw, pipeline.contract, pipeline.keyset, pipeline.settings, pipeline.run.id)
+    raw, reasons = _decrypt(context, page, tally)
+    masked, rejected = mask_batch(raw, context.contract, context.keyset, context.settings, context.run.id)
     for reason, verdict in zip(reasons, _verdicts(masked, rejected), strict=True):
         tally.verdicts[reason][verdict] += 1
     if dry_run or not raw.ids:
         return
-    columns = tuple(column.column for column in pipeline.contract.columns)
-    table, batch = pipeline.contract.table, batch_name(number)
-    counts = pipeline.warehouse.redrive(Load(pipeline.run.id, table, columns, batch, masked, rejected))
+    contract, batch = context.contract, batch_name(number)
+    load = Load(context.run.id, contract.table, contract.column_names, batch, masked, rejected)
+    counts = MaintenanceStore(context.resources.database).redrive(load)
     log.info("batch %s: %s", batch, counts)
     tally.loaded += counts.loaded
     tally.still_quarantined += counts.quarantined
     tally.overtaken += counts.duplicates
 
 
-def _opened(
-    pipeline: UpkeepPipeline, page: Sequence[Quarantined], tally: _Tally
+def _decrypt(
+    context: RunContext, page: Sequence[QuarantinedMessage], tally: _Tally
 ) -> tuple[RawBatch, list[str]]:
     """The messages as they were received, and their old reasons; those that do not open are counted."""
     raw, reasons = RawBatch(page[0].queue_id, [], [], [], []), []
+    cipher = PayloadCipher(context.keyset, context.contract.name)
     for message in page:
-        try:
-            body = pipeline.keyset.decrypt(
-                message.payload, quarantine_context(pipeline.contract, message.message_id)
-            )
-        except KeysetError:
-            tally.verdicts[message.reason][SEALED] += 1
+        body = cipher.decrypt_or_none(message.message_id, message.payload)
+        if body is None:
+            tally.verdicts[message.reason][UNOPENED] += 1
             continue
         raw.ids.append(message.message_id)
         raw.sent_ms.append((message.sent_day - EPOCH).days * MILLISECONDS_A_DAY)
@@ -149,31 +156,20 @@ def _opened(
 
 def _verdicts(masked: MaskedBatch, rejected: RejectedBatch) -> list[str]:
     """LOADS or the new reason of each message, in the batch's order."""
-    reasons = (line.split(b"\t")[4].decode() for line in rejected.lines.splitlines())
+    reasons = (line.reason for line in decode_lines(rejected.lines))
     return [LOADS if status == LOADED else next(reasons) for status in copybinary.statuses(masked.entries)]
 
 
-def _close(pipeline: UpkeepPipeline, messages: int, seconds: float) -> None:
-    warehouse, run_id = pipeline.warehouse, pipeline.run.id
-    warehouse.record_extract(run_id, messages, 0.0)
-    warehouse.close_run(
-        run_id,
-        "succeeded",
-        deleted=0,
-        delete_failed=0,
-        released=0,
-        visible_after=None,
-        finish_seconds=seconds,
-    )
+def _close(context: RunContext, messages: int, seconds: float) -> None:
+    context.store.record_extract(context.run.id, messages, 0.0)
+    context.store.close_run(context.run.id, "succeeded", RunTotals(finish_seconds=seconds))
 
 
-def selection(
-    pipeline: UpkeepPipeline, reason: str | None, since: str | None, until: str | None
-) -> Selection:
+def selection(contract: Contract, reason: str | None, since: str | None, until: str | None) -> Selection:
     """What people asked for, on the contract's queue.
 
     Args:
-        pipeline: names the queue
+        contract: names the queue
         reason: a reason code; None or "": any but `too_many_receives`
         since: a time as in ISO 8601, UTC where it names no zone; a bare date is its first moment
         until: the same
@@ -181,7 +177,7 @@ def selection(
     Raises:
         SettingsError: not a time, or no time lies between the two
     """
-    chosen = Selection(pipeline.contract.queue, reason or None, _moment(since), _moment(until))
+    chosen = Selection(contract.queue, reason or None, _moment(since), _moment(until))
     if chosen.since and chosen.until and chosen.since >= chosen.until:
         raise SettingsError([f"nothing lies between since {since} and until {until}: give an earlier since"])
     return chosen

@@ -12,9 +12,8 @@ from typing import LiteralString, NamedTuple
 
 from psycopg.types.json import Jsonb
 
-from include.queue_etl.contract import Contract
-from include.queue_etl.errors import AuditBroken, QueueEtlError
-from include.queue_etl.warehouse import Warehouse, schema_problems
+from include.queue_etl.errors import AuditBroken
+from include.queue_etl.postgres import Database
 
 PAGE = 10_000  # entries read at once
 REFUSED = " refused"
@@ -32,14 +31,14 @@ class Entry(NamedTuple):
     """An entry as it is stored.
 
     Attributes:
-        said: the text that its hash covers, together with `previous_hash`
+        content: the text that its hash covers, together with `previous_hash`
     """
 
     id: int
     action: str
     previous_hash: bytes | None
     hash: bytes
-    said: str
+    content: str
 
     @property
     def mark(self) -> str:
@@ -77,12 +76,12 @@ def _check_link(last: Entry | None, entry: Entry) -> None:
         raise AuditBroken(f"audit entry {expected} was removed")
     if entry.id < expected or entry.previous_hash != (last.hash if last else None):
         raise AuditBroken(f"audit entry {entry.id} was put in, or one of its hashes was changed")
-    if hashlib.sha256((entry.previous_hash or b"") + entry.said.encode()).digest() != entry.hash:
+    if hashlib.sha256((entry.previous_hash or b"") + entry.content.encode()).digest() != entry.hash:
         raise AuditBroken(f"audit entry {entry.id} was changed")
 
 
-class AuditedWarehouse(Warehouse):
-    """A warehouse whose user says why: role pii_officer or etl_remasker.
+class AuditLog:
+    """The audit, for those who say why: role pii_officer or etl_remasker.
 
     Attributes:
         last_entry: the last entry committed here; its mark stands for all before it too
@@ -90,12 +89,8 @@ class AuditedWarehouse(Warehouse):
 
     last_entry: Entry | None = None
 
-    def problems(self, contract: Contract | None = None) -> list[str]:
-        """Why nothing could be done now, a sentence each; what the role may do shows when it does it."""
-        try:
-            return self._transaction(schema_problems)
-        except QueueEtlError as error:
-            return [str(error)]
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     def record(
         self,
@@ -115,7 +110,7 @@ class AuditedWarehouse(Warehouse):
         Raises:
             WarehouseRefused: the role may not, or a text is blank; nothing may be done then
         """
-        found = self._execute(
+        found = self._database.execute(
             RECORD,
             action=action,
             reason=purpose.reason,
@@ -126,12 +121,16 @@ class AuditedWarehouse(Warehouse):
         self.last_entry = Entry(*found[0])
         return self.last_entry
 
-    def audit_entries(self) -> Iterator[Entry]:
+    def entries(self) -> Iterator[Entry]:
         """All entries by id, a page at a time."""
         last = None
-        while page := self._execute(SELECT_ENTRIES, after=last, page=PAGE):
+        while page := self._database.execute(SELECT_ENTRIES, after=last, page=PAGE):
             yield from (Entry(*line) for line in page)
             last = page[-1][0]
+
+    def actions_of_run(self, run: str) -> list[str]:
+        """Actions of the entries whose details name this run, the oldest first."""
+        return [action for (action,) in self._database.execute(SELECT_ACTIONS, run=run)]
 
 
 # What pii.chained covers, in words of our own: who could change the entries could have changed that too.
@@ -144,4 +143,7 @@ SELECT_ENTRIES: LiteralString = """
         id, to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US'), who, action, reason, ticket, details
     )::text
     FROM pii.audit WHERE id > %(after)s::bigint OR %(after)s::bigint IS NULL ORDER BY id LIMIT %(page)s
+"""
+SELECT_ACTIONS: LiteralString = """
+    SELECT action FROM pii.audit WHERE details ->> 'run' = %(run)s ORDER BY id
 """

@@ -16,20 +16,31 @@ from functools import cached_property
 from ipaddress import ip_address
 from typing import Any, TypeGuard
 
-from include.queue_etl.contract import Canonical, Column, Contract, Personal, Text
+from include.queue_etl.contract import Column, Contract, Normalization, Personal, Text
 from include.queue_etl.copytext import NULL, escaped
-from include.queue_etl.errors import KeysetError, PreflightError
-from include.queue_etl.keyset import Keyset
+from include.queue_etl.counts import in_words
+from include.queue_etl.errors import PreflightError
+from include.queue_etl.keyset_document import KeysetDocument
 from include.queue_etl.masking import Masker
-from include.queue_etl.privacy import keys
-from include.queue_etl.privacy.audit import Purpose
-from include.queue_etl.privacy.officer import USER, OfficerPipeline, Sealed
-from include.queue_etl.privacy.retained import Change, Row, rewrite
-from include.queue_etl.transform import quarantine_context
+from include.queue_etl.privacy.audit import AuditLog, Purpose
+from include.queue_etl.privacy.officer_store import USER, OfficerStore
+from include.queue_etl.privacy.retained_files import Change, Row, rewrite
+from include.queue_etl.quarantine import PayloadCipher, QuarantinedMessage
+from include.queue_etl.resources import Resources
 
 MESSAGES = 100  # quarantined messages in memory at once, of up to 1 MiB each
 _WORDS = re.compile(r"[\s\"'{}\[\],=&<>()/\\]+")
 log = logging.getLogger(__name__)
+COUNTS = (
+    "rows",
+    "quarantined",
+    "files",
+    "file_rows",
+    "file_messages",
+    "unopened",
+    "damaged",
+    "open_runs",
+)
 
 
 def require_field(contract: Contract, field: str) -> Personal | Text:
@@ -73,28 +84,26 @@ class Subject:
         return require_field(self.contract, self.field)
 
     @property
-    def doomed(self) -> list[str]:
+    def columns_to_clear(self) -> list[str]:
         """Columns to overwrite in the rows found: of a user all that is personal, else the column itself."""
         if isinstance(self.column, Personal):
             return [self.column.column]
         return [self.column.column, *(column.column for column in self.contract.personal)]
 
-    def stored(self, keyset_json: str) -> list[str]:
+    def stored(self, keyset: KeysetDocument) -> list[str]:
         """What may stand in the column for the value: itself, or its token under every key."""
         column = self.column
         if isinstance(column, Text):
             return [self.value]
-        forms = {self.value, self._form(self.value)}  # an unkeyed digest is of the value as it came
-        maskers = [
-            Masker(self.contract, keys.single(keyset_json, key_id)) for key_id in keys.key_ids(keyset_json)
-        ]
-        return sorted({token for masker in maskers for token in masker.tokens(column, sorted(forms))})
+        forms = sorted({self.value, self._form(self.value)})  # an unkeyed digest is of the value as it came
+        maskers = [Masker(self.contract, keyset.only_key(key_id)) for key_id in keyset.key_ids]
+        return sorted({token for masker in maskers for token in masker.mask(column, forms, "")} - {""})
 
     def is_in(self, body: bytes) -> bool:
-        """Whether a message, well-formed or not, says the value anywhere, in any of its forms."""
-        return any(self._is_said(text) for text in _texts(body.decode("utf-8", "replace")))
+        """Whether a message, well-formed or not, holds the value anywhere, in any of its forms."""
+        return any(self._mentions(text) for text in _texts(body.decode("utf-8", "replace")))
 
-    def _is_said(self, text: str) -> bool:
+    def _mentions(self, text: str) -> bool:
         wanted = self._form(self.value)
         if self._form(text) == wanted or any(self._form(word) == wanted for word in _WORDS.split(text)):
             return True
@@ -103,7 +112,7 @@ class Subject:
 
     def _form(self, text: str) -> str:
         form = unicodedata.normalize("NFC", text.strip())
-        if isinstance(self.column, Personal) and self.column.canonical is Canonical.IP:
+        if isinstance(self.column, Personal) and self.column.normalization is Normalization.IP:
             try:
                 address = ip_address(form)
             except ValueError:
@@ -113,12 +122,13 @@ class Subject:
 
 
 def erase(
-    pipeline: OfficerPipeline, subject: Subject, purpose: Purpose, *, dry_run: bool = True
+    resources: Resources, audit: AuditLog, subject: Subject, purpose: Purpose, *, dry_run: bool = True
 ) -> dict[str, Any]:
     """Overwrite or delete everything of the subject that is in reach. Done again it finds what is new.
 
     Args:
-        pipeline: of the officer
+        resources: as role pii_officer
+        audit: gets an entry before the deed, and one after it
         subject: whom or what
         purpose: why; the audit gets it with the counts, never the value
         dry_run: only count
@@ -134,39 +144,39 @@ def erase(
             of a dry run too
         WarehouseUnavailable, WarehouseRefused, StagingUnavailable: a repetition does the rest
     """
-    pipeline.check_warehouse()
-    column = subject.column.column
-    if problems := pipeline.warehouse.erase_problems(subject.contract, column, subject.doomed):
+    resources.require_schema()
+    column, store = subject.column.column, OfficerStore(resources.database)
+    if problems := store.erase_problems(subject.contract, column, subject.columns_to_clear):
         raise PreflightError(problems)
-    wanted = subject.stored(pipeline.keyset_json)
-    counts: Counter[str] = Counter(unopened=0)
-    if not dry_run:  # before the deed, as nothing may happen that is not on record
-        details = {"contract": subject.contract.name, "field": subject.field}
-        pipeline.warehouse.record("erase", purpose, details)
+    wanted = subject.stored(resources.keyset_document)
+    counts: Counter[str] = Counter(dict.fromkeys(COUNTS, 0))
+    # Before the deed, as nothing may happen that is not on record: a count tells whether somebody is there.
+    details = {"contract": subject.contract.name, "field": subject.field}
+    audit.record("erase dry run" if dry_run else "erase", purpose, details)
     # Files before the quarantine before the table: the way a message goes when it is loaded or redriven.
-    _erase_files(pipeline, subject, set(wanted), counts, dry_run)
-    _erase_quarantined(pipeline, subject, counts, dry_run)
+    _erase_files(resources, subject, set(wanted), counts, dry_run)
+    _erase_quarantined(resources, subject, counts, dry_run)
     if dry_run:
-        counts["rows"] = pipeline.warehouse.count_rows(subject.contract, column, wanted)
+        counts["rows"] = store.count_rows(subject.contract, column, wanted)
     else:
-        counts["rows"] = pipeline.warehouse.overwrite(subject.contract, column, wanted, subject.doomed)
-        pipeline.warehouse.record("erased", purpose, {**details, **counts})
-    log.info("erase by %s: %s", subject.field, dict(counts))
+        counts["rows"] = store.overwrite(subject.contract, column, wanted, subject.columns_to_clear)
+        audit.record("erased", purpose, {**details, **counts})
+    log.info("erase by %s: %s", subject.field, in_words(counts))
     return {"dry_run": dry_run, **counts}
 
 
 def _erase_files(
-    pipeline: OfficerPipeline, subject: Subject, wanted: set[str], counts: Counter[str], dry_run: bool
+    resources: Resources, subject: Subject, wanted: set[str], counts: Counter[str], dry_run: bool
 ) -> None:
-    runs = pipeline.staging.runs()
-    still_open = pipeline.warehouse.open_runs(runs)
+    runs = resources.staging.runs()
+    still_open = OfficerStore(resources.database).open_runs(runs)
     counts["open_runs"] = len(still_open)
     contracts: Mapping[str, Contract] = {subject.contract.name: subject.contract}
     for run_id in set(runs) - still_open:
         found = rewrite(
-            pipeline.staging.of_run(run_id),
+            resources.staging.run(run_id),
             contracts,
-            lambda _: _erasing(subject, wanted, pipeline.keyset),
+            lambda _: _erasing(subject, wanted, PayloadCipher(resources.keyset, subject.contract.name)),
             dry_run=dry_run,
         )
         counts["files"] += found["files"]
@@ -175,48 +185,43 @@ def _erase_files(
         counts["damaged"] += found["damaged"]
 
 
-def _erasing(subject: Subject, wanted: set[str], keyset: Keyset) -> Change:
-    names = [column.column for column in subject.contract.columns]
-    key, doomed = names.index(subject.column.column), [names.index(name) for name in subject.doomed]
+def _erasing(subject: Subject, wanted: set[str], cipher: PayloadCipher) -> Change:
+    names = subject.contract.column_names
+    key, cleared = names.index(subject.column.column), list(map(names.index, subject.columns_to_clear))
     lines = {escaped(value) for value in wanted}
 
     def row(given: Row) -> Row:
         if given[key] not in lines:
             return given
-        return [NULL if index in doomed else text for index, text in enumerate(given)]
+        return [NULL if index in cleared else text for index, text in enumerate(given)]
 
-    def payload(message_id: str, sealed: bytes) -> bytes:
-        body = _opened(keyset, subject.contract, message_id, sealed)
-        return b"" if body is not None and subject.is_in(body) else sealed
+    def payload(message_id: str, payload: bytes) -> bytes:
+        body = _body(cipher, message_id, payload)
+        return b"" if body is not None and subject.is_in(body) else payload
 
     return Change(row, payload)
 
 
-def _erase_quarantined(
-    pipeline: OfficerPipeline, subject: Subject, counts: Counter[str], dry_run: bool
-) -> None:
-    last: Sealed | None = None
-    while page := pipeline.warehouse.quarantined_after(subject.contract, last, MESSAGES):
+def _erase_quarantined(resources: Resources, subject: Subject, counts: Counter[str], dry_run: bool) -> None:
+    last: QuarantinedMessage | None = None
+    store, cipher = OfficerStore(resources.database), PayloadCipher(resources.keyset, subject.contract.name)
+    while page := store.quarantined_after(subject.contract, last, MESSAGES):
         found = []
         for message in page:
-            body = _opened(pipeline.keyset, subject.contract, message.message_id, message.payload)
+            body = _body(cipher, message.message_id, message.payload)
             if body is None:
                 counts["unopened"] += 1
             elif subject.is_in(body):
                 found.append(message)
         counts["quarantined"] += len(found)
         if not dry_run:
-            pipeline.warehouse.delete_quarantined(subject.contract, found)
+            store.delete_quarantined(subject.contract, found)
         last = page[-1]
 
 
-def _opened(keyset: Keyset, contract: Contract, message_id: str, sealed: bytes) -> bytes | None:
-    if not sealed:  # erased already
-        return b""
-    try:
-        return keyset.decrypt(sealed, quarantine_context(contract, message_id))
-    except KeysetError:
-        return None
+def _body(cipher: PayloadCipher, message_id: str, payload: bytes) -> bytes | None:
+    """The body; empty where it was erased before, None where no key opens it."""
+    return cipher.decrypt_or_none(message_id, payload) if payload else b""
 
 
 def _texts(text: str) -> Iterator[str]:

@@ -10,48 +10,51 @@ fields cannot be moved, as nobody knows what they stand for.
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from dataclasses import dataclass
 from typing import Any
 
 from include.queue_etl.contract import Contract, Personal, Scheme
 from include.queue_etl.copytext import NULL
+from include.queue_etl.counts import in_words
 from include.queue_etl.errors import KeyInUse
 from include.queue_etl.keyset import Keyset
-from include.queue_etl.masking import Masker, token_heads
-from include.queue_etl.pipeline import Pipeline
-from include.queue_etl.privacy import keys
-from include.queue_etl.privacy.audit import Purpose
-from include.queue_etl.privacy.remasker import Remasker, Sealed, moved, resealed
-from include.queue_etl.privacy.retained import Change, Row, rewrite
-from include.queue_etl.staging import BatchFile
+from include.queue_etl.keyset_document import KeysetDocument
+from include.queue_etl.masking import Masker
+from include.queue_etl.privacy.audit import AuditLog, Purpose
+from include.queue_etl.privacy.remask_store import RemaskStore, reencrypted
+from include.queue_etl.privacy.retained_files import Change, Row, rewrite
+from include.queue_etl.quarantine import PayloadCipher, QuarantinedMessage
+from include.queue_etl.resources import Resources
+from include.queue_etl.staging import BatchFile, StagingArea
+from include.queue_etl.token_format import token_prefixes
 
-ONE_WAY = " (one-way)"
 Contracts = Mapping[str, Contract]
 log = logging.getLogger(__name__)
 
 
-class RotationPipeline(Pipeline):
-    """The parts that move and destroy keys: `warehouse_dsn` is that of role etl_remasker."""
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """How many things in one place are encrypted with a key.
 
-    @cached_property
-    def warehouse(self) -> "Remasker":
-        """The warehouse; it connects at its first statement."""
-        return Remasker(self._warehouse_dsn)
+    Attributes:
+        place: a column, or where else, for people
+        is_one_way: they are one-way tokens, which cannot be moved to another key
+    """
 
-    def staged_keys(self) -> Counter[int | None]:
-        """Key id -> staged files of any run that are sealed with it."""
-        return Counter(
-            self.staging.of_run(run_id).key_of(file)
-            for run_id, run in self.staging.runs().items()
-            for file in map(BatchFile.parse, run.names)
-            if file is not None
-        )
+    place: str
+    count: int
+    is_one_way: bool = False
+
+    @property
+    def label(self) -> str:
+        """The place, with what is special about it."""
+        return f"{self.place} (one-way)" if self.is_one_way else self.place
 
 
 # What is done -------------------------------------------------------------------------------------
 
 
-def remask(pipeline: RotationPipeline, contracts: Contracts, purpose: Purpose) -> dict[str, int]:
+def remask(resources: Resources, audit: AuditLog, contracts: Contracts, purpose: Purpose) -> dict[str, int]:
     """Move every token, quarantined payload and retained staged file to the keyset's primary key.
 
     While pipelines run, in transactions of their own: stopped at any point, a repetition goes on with what is
@@ -59,89 +62,104 @@ def remask(pipeline: RotationPipeline, contracts: Contracts, purpose: Purpose) -
 
     Returns:
         "rows", "payloads" and "files" moved; "unopened": those that no key of the keyset opens; "one_way":
-        tokens of other keys, which cannot be moved; "left": what else still bears another key of the keyset:
-        0, or something did not open, or pipelines with an older keyset are at work; "damaged": staged
-        files that do not open and stay until maintenance removes them; "open_runs": runs whose files
+        tokens of other keys, which cannot be moved; "left": what else is still encrypted with another key of
+        the keyset: 0, or something did not open, or pipelines with an older keyset are at work; "damaged":
+        staged files that do not open and stay until maintenance removes them; "open_runs": runs whose files
         could not be looked at, as they are not closed
 
     Raises:
         PreflightError: warehouse or keyset are not ready
         WarehouseUnavailable, WarehouseRefused, StagingUnavailable: a repetition does the rest
     """
-    pipeline.check_warehouse()
-    primary, *others = keys.key_ids(pipeline.keyset_json)
-    pipeline.warehouse.record("remask", purpose, {"to_key": primary, "from_keys": others})
+    resources.require_schema()
+    primary, *others = resources.keyset_document.key_ids
+    audit.record("remask", purpose, {"to_key": primary, "from_keys": others})
     names = ("rows", "payloads", "files", "unopened", "one_way", "left", "damaged", "open_runs")
     counts: Counter[str] = Counter(dict.fromkeys(names, 0))
     for contract in contracts.values():
-        _remask_table(pipeline, contract, others, counts)
-        _remask_quarantine(pipeline, contract, others, counts)
-    _remask_files(pipeline, contracts, primary, counts)
+        _remask_table(resources, contract, others, counts)
+        _remask_quarantine(resources, contract, others, counts)
+    _remask_files(resources, contracts, primary, counts)
     for key_id in others:
-        for name, found in usage(pipeline, contracts, key_id).items():
-            counts["one_way" if name.endswith(ONE_WAY) else "left"] += found
-    log.info("remask to key %d: %s", primary, dict(counts))
+        for used in usage(resources, contracts, key_id):
+            counts["one_way" if used.is_one_way else "left"] += used.count
+    log.info("remask to key %d: %s", primary, in_words(counts))
     return dict(counts)
 
 
-def usage(pipeline: RotationPipeline, contracts: Contracts, key_id: int) -> dict[str, int]:
-    """How many things bear the key, by place: columns, quarantine, staged files; only those that are."""
+def usage(resources: Resources, contracts: Contracts, key_id: int) -> list[Usage]:
+    """What is encrypted with the key: columns, quarantine, staged files; only places that hold something."""
+    store = RemaskStore(resources.database)
     # Staged files first: what is loaded from one meanwhile is then seen in its table.
-    found = {"staged files": pipeline.staged_keys()[key_id]}
+    found = [Usage("staged files", staged_keys(resources.staging)[key_id])]
     for contract in contracts.values():
         for column in contract.personal:
-            name = f"{contract.table}.{column.column}" + (ONE_WAY if column.scheme is Scheme.ONE_WAY else "")
-            found[name] = pipeline.warehouse.bearing(contract, column, key_id)
-    found["quarantined messages"] = pipeline.warehouse.payloads_bearing(key_id)
-    return {name: count for name, count in found.items() if count}
+            count = store.count_tokens(contract, column, key_id)
+            is_one_way = column.scheme is Scheme.ONE_WAY
+            found.append(Usage(f"{contract.table}.{column.column}", count, is_one_way))
+    found.append(Usage("quarantined messages", store.count_payloads(key_id)))
+    return [used for used in found if used.count]
 
 
-def status(pipeline: RotationPipeline, contracts: Contracts) -> list[dict[str, Any]]:
-    """Each key of the keyset, the primary one first, and the retired ones: what it is and what bears it."""
-    primary, *others = keys.key_ids(pipeline.keyset_json)
-    known = pipeline.warehouse.known_keys()
+def staged_keys(staging: StagingArea) -> Counter[int | None]:
+    """Key id -> staged files of any run that are encrypted with it."""
+    return Counter(
+        staging.run(run_id).key_of(file)
+        for run_id, files in staging.runs().items()
+        for file in map(BatchFile.parse, files.names)
+        if file is not None
+    )
+
+
+def status(resources: Resources, contracts: Contracts) -> list[dict[str, Any]]:
+    """Each key of the keyset, the primary one first, then the retired ones: what it is and what uses it."""
+    primary, *others = resources.keyset_document.key_ids
+    known = RemaskStore(resources.database).known_keys()
     return [
         {
             "key_id": key_id,
             "state": "primary" if key_id == primary else "secondary" if key_id in others else "gone",
             "first_used_at": known[key_id][0].isoformat() if key_id in known else None,
             "retired_at": known[key_id][1] and known[key_id][1].isoformat() if key_id in known else None,
-            "in_use": usage(pipeline, contracts, key_id),
+            "in_use": {used.label: used.count for used in usage(resources, contracts, key_id)},
         }
         for key_id in dict.fromkeys([primary, *others, *known])
     ]
 
 
 def retire(
-    pipeline: RotationPipeline,
+    resources: Resources,
+    audit: AuditLog,
     contracts: Contracts,
     key_id: int,
     purpose: Purpose,
     abandon_one_way: bool = False,
-) -> str:
+) -> KeysetDocument:
     """The keyset in the clear without this key, which from now on no process may mask with.
 
     Args:
-        pipeline: with the keyset that still holds the key
+        resources: with the keyset that still holds the key, as role etl_remasker
+        audit: gets the deed
         contracts: all of them
         key_id: of a key that is not the primary one
         purpose: for the audit
         abandon_one_way: let one-way tokens of the key stay: nothing can ever be matched with them again
 
     Raises:
-        KeyInUse: something bears the key, or a run is open that may yet; the key stays as it was
+        KeyInUse: something is encrypted with the key, or an open run may yet use it; the key stays as it was
         KeysetError: it is the primary key, or not there
     """
-    pipeline.check_warehouse()
-    rest = keys.without(pipeline.keyset_json, key_id)
-    check_value = keys.single(pipeline.keyset_json, key_id).check_value()
+    resources.require_schema()
+    document, store = resources.keyset_document, RemaskStore(resources.database)
+    rest = document.remove_key(key_id)
+    check_value = document.only_key(key_id).check_value()
     # Retired first, looked at then: a run that began before is open, one that begins now is refused.
-    pipeline.warehouse.set_retired(key_id, check_value, retired=True)
+    store.set_retired(key_id, check_value, retired=True)
     try:
-        _require_unused(pipeline, contracts, key_id, abandon_one_way)
-        pipeline.warehouse.record("destroy key", purpose, {"key_id": key_id})
+        _require_unused(resources, contracts, key_id, abandon_one_way)
+        audit.record("destroy key", purpose, {"key_id": key_id})
     except BaseException:
-        pipeline.warehouse.set_retired(key_id, check_value, retired=False)
+        store.set_retired(key_id, check_value, retired=False)
         raise
     return rest
 
@@ -149,33 +167,31 @@ def retire(
 # What that is made of -----------------------------------------------------------------------------
 
 
-def _require_unused(
-    pipeline: RotationPipeline, contracts: Contracts, key_id: int, abandon_one_way: bool
-) -> None:
+def _require_unused(resources: Resources, contracts: Contracts, key_id: int, abandon_one_way: bool) -> None:
     problems = []
-    if runs := pipeline.warehouse.count_open_runs():
+    if runs := RemaskStore(resources.database).count_open_runs():
         problems.append(f"{runs} runs are open: try again when they are finished")
-    for name, count in usage(pipeline, contracts, key_id).items():
-        if not (abandon_one_way and name.endswith(ONE_WAY)):
-            problems.append(f"{name}: {count} bear it")
+    for used in usage(resources, contracts, key_id):
+        if not (abandon_one_way and used.is_one_way):
+            problems.append(f"{used.label}: {used.count} are encrypted with it")
     if problems:
         raise KeyInUse(problems)
 
 
 def _remask_table(
-    pipeline: RotationPipeline, contract: Contract, others: Sequence[int], counts: Counter[str]
+    resources: Resources, contract: Contract, others: Sequence[int], counts: Counter[str]
 ) -> None:
     """Pass over the table until a pass finds nothing to move: rows that change go to the end of it."""
-    heads = [head for key_id in others for head in token_heads(key_id)]
-    masker = Masker(contract, pipeline.keyset)
-    while heads and contract.recoverable:
+    prefixes = [prefix for key_id in others for prefix in token_prefixes(key_id)]
+    masker, store = Masker(contract, resources.keyset), RemaskStore(resources.database)
+    while prefixes and contract.recoverable:
         rows = unopened = 0
-        stretches = pipeline.warehouse.stretches(contract)
-        for number, blocks in enumerate(stretches, 1):
-            done = pipeline.warehouse.move_rows(contract, masker, heads, blocks)
+        ranges = store.block_ranges(contract)
+        for number, blocks in enumerate(ranges, 1):
+            done = store.move_rows(contract, masker, prefixes, blocks)
             rows, unopened = rows + done.moved, unopened + done.unopened
             if done.moved:
-                log.info("%s: %d rows moved, part %d of %d", contract.table, rows, number, len(stretches))
+                log.info("%s: %d rows moved, part %d of %d", contract.table, rows, number, len(ranges))
         counts["rows"] += rows
         if not rows:
             counts["unopened"] += unopened
@@ -183,27 +199,26 @@ def _remask_table(
 
 
 def _remask_quarantine(
-    pipeline: RotationPipeline, contract: Contract, others: Sequence[int], counts: Counter[str]
+    resources: Resources, contract: Contract, others: Sequence[int], counts: Counter[str]
 ) -> None:
-    last: Sealed | None = None
-    while page := pipeline.warehouse.sealed_with(contract, others, last):
-        done = pipeline.warehouse.move_payloads(contract, pipeline.keyset, page)
+    last: QuarantinedMessage | None = None
+    cipher, store = PayloadCipher(resources.keyset, contract.name), RemaskStore(resources.database)
+    while page := store.payloads_using(contract, others, last):
+        done = store.move_payloads(cipher, page)
         counts["payloads"] += done.moved
         counts["unopened"] += done.unopened
         last = page[-1]
 
 
-def _remask_files(
-    pipeline: RotationPipeline, contracts: Contracts, primary: int, counts: Counter[str]
-) -> None:
-    runs = pipeline.staging.runs()
-    closed = pipeline.warehouse.closed(runs)
+def _remask_files(resources: Resources, contracts: Contracts, primary: int, counts: Counter[str]) -> None:
+    runs = resources.staging.runs()
+    closed = RemaskStore(resources.database).closed(runs)
     counts["open_runs"] = len(runs) - len(closed)
     for run_id in closed:
         changed = rewrite(
-            pipeline.staging.of_run(run_id),
+            resources.staging.run(run_id),
             contracts,
-            lambda contract: moving(contract, pipeline.keyset),
+            lambda contract: moving(contract, resources.keyset),
             to_key=primary,
         )
         counts["files"] += changed["files"]
@@ -212,7 +227,7 @@ def _remask_files(
 
 def moving(contract: Contract, keyset: Keyset) -> Change:
     """Move tokens and payloads to the primary key; what does not open stays."""
-    masker = Masker(contract, keyset)
+    masker, cipher = Masker(contract, keyset), PayloadCipher(keyset, contract.name)
     columns = [
         (index, column)
         for index, column in enumerate(contract.columns)
@@ -223,10 +238,10 @@ def moving(contract: Contract, keyset: Keyset) -> Change:
         new = [*given]
         for index, column in columns:
             if given[index] != NULL:
-                new[index] = moved(masker, column, given[index]) or given[index]
+                new[index] = reencrypted(masker, column, given[index]) or given[index]
         return new
 
-    def payload(message_id: str, sealed: bytes) -> bytes:
-        return resealed(keyset, contract, message_id, sealed) or sealed
+    def payload(message_id: str, payload: bytes) -> bytes:
+        return cipher.reencrypt(message_id, payload) or payload
 
     return Change(row, payload)

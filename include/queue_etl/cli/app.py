@@ -11,7 +11,8 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from include.queue_etl.commands import operations, pipeline, privacy
+from include.queue_etl.cli import operations, pipeline, privacy
+from include.queue_etl.cli.arguments import UsageError
 from include.queue_etl.errors import QueueEtlError
 
 
@@ -24,8 +25,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _stop)
     try:
         parsed.command(parsed)
+    except UsageError as error:
+        print(f"{parsed.name}: error: {error}", file=sys.stderr)
+        return 2
     except (QueueEtlError, ValueError, OSError) as error:
-        print(f"{parsed.name}: {_said(error)}", file=sys.stderr)
+        print(f"{parsed.name}: {_text_of(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"\n{parsed.name}: interrupted", file=sys.stderr)
@@ -33,14 +37,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _said(error: Exception) -> str:
+def _text_of(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"  # Python's own text begins with [Errno 2]
     return str(error)
 
 
 def _stop(number: int, frame: object) -> NoReturn:
-    # As an exception, so that what is held is given back on the way out.
+    # As an exception, so that what is held is released on the way out.
     raise SystemExit(128 + number)
 
 

@@ -1,7 +1,6 @@
 """Postgres, as role `etl_remasker`: moving tokens and payloads from key to key."""
 
 from collections.abc import Mapping, Sequence
-from datetime import date
 from typing import Any, LiteralString, NamedTuple
 from uuid import UUID
 
@@ -9,11 +8,15 @@ from psycopg import sql
 
 from include.queue_etl.contract import Contract, Personal
 from include.queue_etl.errors import KeysetError, WarehouseRefused
-from include.queue_etl.keyset import Keyset
-from include.queue_etl.masking import Masker, token_heads
-from include.queue_etl.postgres import Connection
-from include.queue_etl.privacy.audit import AuditedWarehouse
-from include.queue_etl.transform import quarantine_context
+from include.queue_etl.masking import Masker
+from include.queue_etl.postgres import Connection, Database, table_identifier
+from include.queue_etl.quarantine import PayloadCipher, QuarantinedMessage
+from include.queue_etl.token_format import (
+    PREFIX_BYTES,
+    TOKEN_PREFIX_CHARS,
+    ciphertext_prefix,
+    token_prefixes,
+)
 
 BLOCKS = 128  # of 8 KiB: about 10,000 rows of user_logins in one transaction
 PAYLOADS = 100  # of up to 1 MiB each
@@ -26,44 +29,46 @@ class Moved(NamedTuple):
     unopened: int
 
 
-class Sealed(NamedTuple):
-    """A message in quarantine, as it is stored."""
+class MovedToken(NamedTuple):
+    """A column of a row before and after; the same where nothing changes."""
 
-    queue_id: int
-    sent_day: date
-    message_id: str
-    payload: bytes
+    old: str | None
+    new: str | None
 
 
-def moved(masker: Masker, column: Personal, token: str) -> str | None:
+class MovedRow(NamedTuple):
+    """A row that changes: where it lies, and its recoverable columns in table order."""
+
+    ctid: str
+    tokens: list[MovedToken]
+
+
+def reencrypted(masker: Masker, column: Personal, token: str) -> str | None:
     """The token under the primary key; None where the keyset does not open it."""
     try:
-        return masker.moved(column, token)
+        return masker.reencrypt(column, token)
     except KeysetError:
         return None
 
 
-def resealed(keyset: Keyset, contract: Contract, message_id: str, sealed: bytes) -> bytes | None:
-    """The payload under the primary key; None where the keyset does not open it."""
-    context = quarantine_context(contract, message_id)
-    try:
-        return keyset.encrypt(keyset.decrypt(sealed, context), context)
-    except KeysetError:
-        return None
+class RemaskStore:
+    """What role etl_remasker may do beside the audit: move tokens and payloads, retire keys.
 
+    It sees tokens but not whose they are.
+    """
 
-class Remasker(AuditedWarehouse):
-    """The warehouse as role etl_remasker, which sees tokens but not whose they are."""
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
-    def stretches(self, contract: Contract) -> list[range]:
+    def block_ranges(self, contract: Contract) -> list[range]:
         """The blocks of the contract's table, cut so that one transaction deals with BLOCKS of them.
 
-        A stretch is one of every part (partition, child table), and so shorter the more parts reach it.
+        A range is one of every part (partition, child table), and so shorter the more parts reach it.
 
         Raises:
             WarehouseRefused: a part lies on another server
         """
-        parts = self._execute(SELECT_PARTS, table=contract.table)
+        parts = self._database.execute(SELECT_PARTS, table=contract.table)
         if any(foreign for foreign, _ in parts):
             raise WarehouseRefused(
                 f"{contract.table} has foreign parts, which remask cannot walk: detach them first"
@@ -74,94 +79,99 @@ class Remasker(AuditedWarehouse):
             first = found[-1].stop
         return found
 
-    def move_rows(self, contract: Contract, masker: Masker, heads: Sequence[str], blocks: range) -> Moved:
-        """Move the rows of these blocks that bear one of these heads."""
+    def move_rows(self, contract: Contract, masker: Masker, prefixes: Sequence[str], blocks: range) -> Moved:
+        """Move the rows of these blocks that hold a token with one of these prefixes."""
         columns = contract.recoverable
         find, move = _row_statements(contract, columns)
 
         def work(connection: Connection) -> Moved:
             places = {"from": f"({blocks.start},0)", "to": f"({blocks.stop},0)"}
-            rows = connection.execute(find, {"heads": list(heads), **places}).fetchall()
-            changed, unopened = _moved_rows(masker, columns, rows, set(heads))
+            rows = connection.execute(find, {"prefixes": list(prefixes), **places}).fetchall()
+            changed, unopened = _moved_rows(masker, columns, rows, set(prefixes))
             if not changed:
                 return Moved(0, unopened)
-            values = [list(column) for column in zip(*changed, strict=True)]
-            return Moved(connection.execute(move, [*values, *places.values()]).rowcount, unopened)
+            return Moved(connection.execute(move, [*_arrays(changed), *places.values()]).rowcount, unopened)
 
-        return self._transaction(work)
+        return self._database.transaction(work)
 
-    def bearing(self, contract: Contract, column: Personal, key_id: int) -> int:
-        """Rows whose token in this column bears the key."""
-        query = sql.SQL("SELECT count(*) FROM {} WHERE left({}, 7) = ANY (%s)").format(
-            sql.Identifier(*contract.table.split(".")), sql.Identifier(column.column)
+    def count_tokens(self, contract: Contract, column: Personal, key_id: int) -> int:
+        """Rows whose token in this column is of the key."""
+        query = sql.SQL("SELECT count(*) FROM {} WHERE left({}, %(chars)s) = ANY (%(prefixes)s)").format(
+            table_identifier(contract.table), sql.Identifier(column.column)
         )
+        found = self._database.execute(query, chars=TOKEN_PREFIX_CHARS, prefixes=token_prefixes(key_id))
+        return int(found[0][0])
 
-        def work(connection: Connection) -> int:
-            found = connection.execute(query, [token_heads(key_id)]).fetchone()
-            return int(found[0]) if found else 0
-
-        return self._transaction(work)
-
-    def sealed_with(self, contract: Contract, key_ids: Sequence[int], last: Sealed | None) -> list[Sealed]:
-        """The next messages in quarantine that bear one of these keys, in the order of their key."""
-        found = self._execute(
-            SELECT_SEALED,
+    def payloads_using(
+        self, contract: Contract, key_ids: Sequence[int], last: QuarantinedMessage | None
+    ) -> list[QuarantinedMessage]:
+        """The next messages in quarantine encrypted with one of these keys, in the order of their key."""
+        found = self._database.execute(
+            SELECT_ENCRYPTED,
             queue=contract.queue,
-            heads=[_head(key_id) for key_id in key_ids],
+            prefixes=[ciphertext_prefix(key_id) for key_id in key_ids],
+            prefix_bytes=PREFIX_BYTES,
             after_day=last and last.sent_day,
             after_id=last and last.message_id,
             messages=PAYLOADS,
         )
-        return [Sealed(*line) for line in found]
+        return [QuarantinedMessage(*line) for line in found]
 
-    def move_payloads(self, contract: Contract, keyset: Keyset, messages: Sequence[Sealed]) -> Moved:
-        """Seal these payloads anew; one that was erased or replaced meanwhile stays as it is."""
+    def move_payloads(self, cipher: PayloadCipher, messages: Sequence[QuarantinedMessage]) -> Moved:
+        """Encrypt these payloads anew; one that was erased or replaced meanwhile stays as it is."""
         done = unopened = 0
         for message in messages:
-            new = resealed(keyset, contract, message.message_id, message.payload)
+            new = cipher.reencrypt(message.message_id, message.payload)
             if new is None:
                 unopened += 1
             else:
-                done += len(self._execute(UPDATE_PAYLOAD, new=new, **message._asdict()))
+                done += len(self._database.execute(UPDATE_PAYLOAD, new=new, **message._asdict()))
         return Moved(done, unopened)
 
-    def payloads_bearing(self, key_id: int) -> int:
-        """Messages in quarantine whose payload bears the key, of all queues."""
-        return int(self._execute(COUNT_SEALED, head=_head(key_id))[0][0])
+    def count_payloads(self, key_id: int) -> int:
+        """Messages in quarantine whose payload is encrypted with the key, of all queues."""
+        prefix = ciphertext_prefix(key_id)
+        found = self._database.execute(COUNT_ENCRYPTED, prefix=prefix, prefix_bytes=PREFIX_BYTES)
+        return int(found[0][0])
 
     def closed(self, run_ids: Mapping[UUID, object]) -> list[UUID]:
         """Those of these runs that are closed."""
-        return [run_id for (run_id,) in self._execute(SELECT_CLOSED, ids=list(run_ids))]
+        return [run_id for (run_id,) in self._database.execute(SELECT_CLOSED, ids=list(run_ids))]
 
     def count_open_runs(self) -> int:
         """Runs that are not closed, of all contracts."""
-        return int(self._execute("SELECT count(*) FROM etl.run_summary WHERE state = 'running'")[0][0])
+        return int(
+            self._database.execute("SELECT count(*) FROM etl.run_summary WHERE state = 'running'")[0][0]
+        )
 
     def known_keys(self) -> dict[int, tuple[Any, Any]]:
         """Key id -> (first used at, retired at) of every key that ever masked."""
-        found = self._execute("SELECT key_id, first_used_at, retired_at FROM etl.keys ORDER BY first_used_at")
+        found = self._database.execute(
+            "SELECT key_id, first_used_at, retired_at FROM etl.keys ORDER BY first_used_at"
+        )
         return {key_id: (first, retired) for key_id, first, retired in found}
 
     def set_retired(self, key_id: int, check_value: str, *, retired: bool) -> None:
         """Note that the key may not mask any more, or that it may again; also of a key never used."""
-        self._execute(UPSERT_KEY, key_id=key_id, check_value=check_value, retired=retired)
+        self._database.execute(UPSERT_KEY, key_id=key_id, check_value=check_value, retired=retired)
 
 
 def _row_statements(contract: Contract, columns: Sequence[Personal]) -> tuple[sql.Composed, sql.Composed]:
-    """Find rows by block and head; move rows by their place, if they are still what they were.
+    """Find rows by block and token prefix; move rows by their place, if they are still what they were.
 
     Moving names the blocks too: from the places alone the planner reads every partition whole, each time.
     Partitions have the same places. A row of another partition that has the place and the old tokens too gets
     the new tokens of these, which is right as well.
     """
-    table = sql.Identifier(*contract.table.split("."))
+    table = table_identifier(contract.table)
     names = [sql.Identifier(column.column) for column in columns]
+    prefix = sql.SQL(f"left({{}}, {TOKEN_PREFIX_CHARS}) = ANY (%(prefixes)s)")
     find = sql.SQL(
         "SELECT ctid::text, {} FROM {} WHERE ctid >= %(from)s::tid AND ctid < %(to)s::tid AND ({})"
     ).format(
         sql.SQL(", ").join(names),
         table,
-        sql.SQL(" OR ").join(sql.SQL("left({}, 7) = ANY (%(heads)s)").format(name) for name in names),
+        sql.SQL(" OR ").join(prefix.format(name) for name in names),
     )
     olds = [sql.Identifier(f"old_{index}") for index in range(len(names))]
     news = [sql.Identifier(f"new_{index}") for index in range(len(names))]
@@ -181,28 +191,31 @@ def _row_statements(contract: Contract, columns: Sequence[Personal]) -> tuple[sq
 
 
 def _moved_rows(
-    masker: Masker, columns: Sequence[Personal], rows: Sequence[tuple[Any, ...]], heads: set[str]
-) -> tuple[list[list[str | None]], int]:
-    """(place, old token, new token, old, new ...) of the rows that change; how many tokens do not open."""
-    known: list[dict[str, str | None]] = [{} for _ in columns]
+    masker: Masker, columns: Sequence[Personal], rows: Sequence[tuple[Any, ...]], prefixes: set[str]
+) -> tuple[list[MovedRow], int]:
+    """The rows that change; how many tokens do not open."""
+    known: list[dict[str, str | None]] = [{} for _ in columns]  # repeated users are common
     changed, unopened = [], 0
-    for place, *tokens in rows:
-        line: list[str | None] = [place]
+    for ctid, *tokens in rows:
+        moved = []
         for column, seen, token in zip(columns, known, tokens, strict=True):
             new = token
-            if token is not None and token[:7] in heads:
-                if token not in seen:  # repeated users are common
-                    seen[token] = moved(masker, column, token)
+            if token is not None and token[:TOKEN_PREFIX_CHARS] in prefixes:
+                if token not in seen:
+                    seen[token] = reencrypted(masker, column, token)
                 unopened += seen[token] is None
                 new = seen[token] or token
-            line += [token, new]
-        if line[1::2] != line[2::2]:
-            changed.append(line)
+            moved.append(MovedToken(token, new))
+        if any(token.old != token.new for token in moved):
+            changed.append(MovedRow(ctid, moved))
     return changed, unopened
 
 
-def _head(key_id: int) -> bytes:
-    return b"\x01" + key_id.to_bytes(4, "big")
+def _arrays(rows: Sequence[MovedRow]) -> list[list[str | None]]:
+    """The values of the update: ctids, then old and new tokens of each column."""
+    columns = zip(*(row.tokens for row in rows), strict=True)
+    tokens = [[token[part] for token in column] for column in columns for part in (0, 1)]
+    return [[row.ctid for row in rows], *tokens]
 
 
 SELECT_PARTS: LiteralString = """
@@ -213,10 +226,10 @@ SELECT_PARTS: LiteralString = """
     SELECT relkind = 'f', coalesce(pg_relation_size(relid), 0) / current_setting('block_size')::bigint
     FROM part JOIN pg_class ON oid = relid
 """
-SELECT_SEALED: LiteralString = """
+SELECT_ENCRYPTED: LiteralString = """
     SELECT queue_id, sent_day, message_id::text, payload FROM etl.quarantine
     WHERE queue_id = (SELECT queue_id FROM etl.queues WHERE name = %(queue)s)
-      AND substring(payload FOR 5) = ANY (%(heads)s::bytea[])
+      AND substring(payload FOR %(prefix_bytes)s) = ANY (%(prefixes)s::bytea[])
       AND (%(after_id)s::uuid IS NULL OR (sent_day, message_id) > (%(after_day)s::date, %(after_id)s::uuid))
     ORDER BY sent_day, message_id LIMIT %(messages)s
 """
@@ -225,8 +238,8 @@ UPDATE_PAYLOAD: LiteralString = """
     WHERE queue_id = %(queue_id)s AND sent_day = %(sent_day)s AND message_id = %(message_id)s::uuid
       AND payload = %(payload)s RETURNING 1
 """
-COUNT_SEALED: LiteralString = """
-    SELECT count(*) FROM etl.quarantine WHERE substring(payload FOR 5) = %(head)s
+COUNT_ENCRYPTED: LiteralString = """
+    SELECT count(*) FROM etl.quarantine WHERE substring(payload FOR %(prefix_bytes)s) = %(prefix)s
 """
 SELECT_CLOSED: LiteralString = """
     SELECT run_id FROM etl.run_summary WHERE state <> 'running' AND run_id = ANY (%(ids)s::uuid[])

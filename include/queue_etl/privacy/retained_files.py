@@ -8,21 +8,21 @@ from dataclasses import dataclass
 from include.queue_etl.batches import MaskedBatch, RejectedBatch
 from include.queue_etl.contract import Contract
 from include.queue_etl.errors import StagedFileDamaged
-from include.queue_etl.staging import RETAINED, BatchFile, Content, Kind, Staging
+from include.queue_etl.quarantine import QuarantineLine, decode_lines, encode_lines
+from include.queue_etl.staging import RETAINED, BatchFile, Content, Kind, StagedRun
 
 Row = list[str]  # COPY text of one row, in the order of the contract's columns
-REASON, PAYLOAD, SIZE = 4, 5, 6  # columns of a quarantine line (copytext.quarantine_line)
 log = logging.getLogger(__name__)
 ERASED = "erased"  # the reason that stands where a message was
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What to do with each row and each sealed payload.
+    """What to do with each row and each encrypted payload.
 
     Attributes:
         row: the row as it has to be; itself where nothing is to be done
-        payload: message id and sealed payload -> the payload as it has to be; empty where it is erased
+        payload: message id and payload -> the payload as it has to be; empty where it is erased
     """
 
     row: Callable[[Row], Row]
@@ -30,7 +30,7 @@ class Change:
 
 
 def rewrite(
-    staging: Staging,
+    staging: StagedRun,
     contracts: Mapping[str, Contract],
     change_of: Callable[[Contract], Change],
     to_key: int | None = None,
@@ -60,7 +60,7 @@ def rewrite(
 
 
 def _rewrite_batch(
-    staging: Staging,
+    staging: StagedRun,
     batch: str,
     contracts: Mapping[str, Contract],
     change_of: Callable[[Contract], Change],
@@ -68,13 +68,13 @@ def _rewrite_batch(
     dry_run: bool,
 ) -> Counter[str]:
     counts: Counter[str] = Counter()
-    masked = _opened(staging, BatchFile(batch, Kind.MASKED), MaskedBatch, counts)
+    masked = _open_or_count(staging, BatchFile(batch, Kind.MASKED), MaskedBatch, counts)
     # Without the masked file nobody knows whose messages were rejected. A payload opens only as what it is.
     concerned = contracts if masked is None else contracts.keys() & {masked.contract}
     changes = [change_of(contracts[name]) for name in concerned]
     if not changes:
         return counts
-    rejected = _opened(staging, BatchFile(batch, Kind.REJECTED), RejectedBatch, counts)
+    rejected = _open_or_count(staging, BatchFile(batch, Kind.REJECTED), RejectedBatch, counts)
     counts["rows"] = _rows(masked, changes[0], to_key) if masked else 0
     counts["payloads"] = _payloads(rejected, changes) if rejected else 0
     # Rejected first: the masked file stands for the whole of the batch.
@@ -91,8 +91,8 @@ def _rewrite_batch(
     return counts
 
 
-def _opened(
-    staging: Staging, file: BatchFile, content_type: type[Content], counts: Counter[str]
+def _open_or_count(
+    staging: StagedRun, file: BatchFile, content_type: type[Content], counts: Counter[str]
 ) -> Content | None:
     """The file's content; None where there is none, or it is damaged, which is counted."""
     try:
@@ -115,19 +115,16 @@ def _rows(masked: MaskedBatch, change: Change, to_key: int | None) -> int:
 
 def _payloads(rejected: RejectedBatch, changes: Sequence[Change]) -> int:
     """Change the payloads of a batch's rejected messages; returns how many changed."""
-    lines = [line.split("\t") for line in rejected.lines.decode().split("\n")[:-1]]
-    new = [_line(line, changes) for line in lines]
-    rejected.lines = "".join(["\t".join(line) + "\n" for line in new]).encode()
+    lines = decode_lines(rejected.lines)
+    new = [_changed(line, changes) for line in lines]
+    rejected.lines = encode_lines(new)
     return sum(before != after for before, after in zip(lines, new, strict=True))
 
 
-def _line(line: list[str], changes: Sequence[Change]) -> list[str]:
-    head = r"\\x"
-    payload = bytes.fromhex(line[PAYLOAD].removeprefix(head))
+def _changed(line: QuarantineLine, changes: Sequence[Change]) -> QuarantineLine:
+    payload = line.payload
     for change in changes:
-        payload = change.payload(line[2], payload)
-    new = [*line]
-    new[PAYLOAD] = head + payload.hex()
+        payload = change.payload(line.message_id, payload)
     if not payload:
-        new[REASON], new[SIZE] = ERASED, "0"
-    return new
+        return line._replace(payload=payload, reason=ERASED, payload_bytes=0)
+    return line._replace(payload=payload)

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from datetime import date, datetime
+from datetime import datetime
 from typing import LiteralString, NamedTuple
 from uuid import UUID
 
 from include.queue_etl.loading import BatchCounts, Load, Written, load_batch, write_staged
-from include.queue_etl.postgres import Connection
-from include.queue_etl.warehouse import ENSURE_DAYS, Warehouse
+from include.queue_etl.postgres import Connection, Database
+from include.queue_etl.quarantine import QuarantinedMessage
+from include.queue_etl.run_store import ENSURE_DAYS
 
 DAYS_AHEAD = 2  # the most etl.ensure_ledger_partition makes
 EXPIRED_AT_ONCE = 10_000  # rows deleted in one transaction
@@ -32,22 +33,12 @@ class Selection:
     until: datetime | None = None
 
 
-class Quarantined(NamedTuple):
-    """A message in quarantine, not redriven yet."""
-
-    queue_id: int
-    sent_day: date
-    message_id: str
-    reason: str
-    payload: bytes
-
-
 class OpenRun(NamedTuple):
     """A run that is not closed."""
 
     run_id: UUID
     contract: str
-    airflow_run_id: str
+    run_name: str
     progress_at: datetime
 
 
@@ -55,23 +46,26 @@ class KnownRun(NamedTuple):
     """A run that the warehouse knows; `closed_at` is None while it is open."""
 
     contract: str
-    airflow_run_id: str
+    run_name: str
     closed_at: datetime | None
 
 
-class Upkeep(Warehouse):
-    """A warehouse that may also change what is there: ledger status, quarantine, ledger days."""
+class MaintenanceStore:
+    """What role etl_maintainer may do beside runs: change ledger status, quarantine and ledger days."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     # Redrive
 
     def quarantined(
-        self, selection: Selection, after: Quarantined | None, max_messages: int, max_bytes: int
-    ) -> list[Quarantined]:
+        self, selection: Selection, after: QuarantinedMessage | None, max_messages: int, max_bytes: int
+    ) -> list[QuarantinedMessage]:
         """The next messages in the order of the quarantine's key; empty when there are no more.
 
         At least one, whatever its size; then at most `max_messages` and about `max_bytes` of payload.
         """
-        found = self._execute(
+        found = self._database.execute(
             SELECT_QUARANTINED,
             **asdict(selection),
             after_day=after and after.sent_day,
@@ -79,11 +73,11 @@ class Upkeep(Warehouse):
             max_messages=max_messages,
             max_bytes=max_bytes,
         )
-        return [Quarantined(*line) for line in found]
+        return [QuarantinedMessage(*line) for line in found]
 
     def reasons(self, queue: str) -> list[str]:
         """For what messages of the queue were ever rejected, sorted; also those that are redriven or gone."""
-        return [reason for (reason,) in self._execute(SELECT_REASONS, queue=queue)]
+        return [reason for (reason,) in self._database.execute(SELECT_REASONS, queue=queue)]
 
     def redrive(self, load: Load) -> BatchCounts:
         """Put messages of the quarantine where the current contract wants them, in one transaction.
@@ -91,38 +85,42 @@ class Upkeep(Warehouse):
         Only those still in quarantine and not redriven: what another redrive, or an erasure, did in the
         meantime stays done, and counts as duplicate. Others become rows, or stay under their new reason.
         """
-        self._execute(ENSURE_DAYS, days=load.masked.sent_days)
-        return self._transaction(lambda connection: load_batch(connection, load, _redrive))
+        self._database.execute(ENSURE_DAYS, days=load.masked.sent_days)
+        return self._database.transaction(lambda connection: load_batch(connection, load, _redrive))
 
     # Dead letters
 
     def known(self, queue: str, message_ids: Sequence[str]) -> set[str]:
         """Which of these messages of the queue the ledger knows, whatever their day."""
-        return {line[0] for line in self._execute(SELECT_KNOWN, queue=queue, ids=list(message_ids))}
+        return {line[0] for line in self._database.execute(SELECT_KNOWN, queue=queue, ids=list(message_ids))}
 
     # Maintenance
 
     def prepare_ledger_days(self) -> int:
         """Make the ledger's partitions of today and the days to come; returns how many were missing."""
-        return int(self._execute(PREPARE_DAYS, days=DAYS_AHEAD)[0][0])
+        return int(self._database.execute(PREPARE_DAYS, days=DAYS_AHEAD)[0][0])
+
+    def drop_ledger_days(self, keep_days: int) -> int:
+        """Forget ids of messages sent more than `keep_days` ago, 15 at least; returns how many days went."""
+        return int(self._database.execute(DROP_DAYS, days=keep_days)[0][0])
 
     def expire_quarantine(self, keep_days: int) -> tuple[int, int]:
         """Delete messages quarantined longer ago; returns how many, and how many of them never redriven."""
         expired = never_redriven = 0
         while True:
-            some, waiting = self._execute(EXPIRE, days=keep_days, at_once=EXPIRED_AT_ONCE)[0]
+            some, waiting = self._database.execute(EXPIRE, days=keep_days, at_once=EXPIRED_AT_ONCE)[0]
             expired, never_redriven = expired + some, never_redriven + waiting
             if some < EXPIRED_AT_ONCE:
                 return expired, never_redriven
 
     def idle_runs(self, contracts: Sequence[str], idle_seconds: int) -> list[OpenRun]:
         """Open runs without progress (opened, or a batch committed) for that long, the oldest first."""
-        found = self._execute(SELECT_IDLE, contracts=list(contracts), seconds=idle_seconds)
+        found = self._database.execute(SELECT_IDLE, contracts=list(contracts), seconds=idle_seconds)
         return [OpenRun(*line) for line in found]
 
     def runs(self, run_ids: Iterable[UUID]) -> dict[UUID, KnownRun]:
         """Those of these runs that the warehouse knows."""
-        found = self._execute(SELECT_RUNS, ids=list(run_ids))
+        found = self._database.execute(SELECT_RUNS, ids=list(run_ids))
         return {run_id: KnownRun(*facts) for run_id, *facts in found}
 
 
@@ -147,7 +145,7 @@ SELECT_QUARANTINED: LiteralString = """
                OR (sent_day, message_id) > (%(after_day)s::date, %(after_id)s::uuid))
         ORDER BY sent_day, message_id LIMIT %(max_messages)s
     )
-    SELECT queue_id, sent_day, message_id::text, reason, payload FROM waiting
+    SELECT queue_id, sent_day, message_id::text, payload, reason FROM waiting
     WHERE bytes_before < %(max_bytes)s ORDER BY sent_day, message_id
 """
 SELECT_REASONS: LiteralString = """
@@ -186,11 +184,11 @@ REDRIVE: LiteralString = """
         WHERE (quarantine.queue_id, quarantine.sent_day, quarantine.message_id)
             = (claimed.queue_id, claimed.sent_day, claimed.message_id)
     ), kept AS (
-        UPDATE etl.quarantine SET reason = again.reason
-        FROM staged_quarantine AS again JOIN held USING (queue_id, sent_day, message_id)
+        UPDATE etl.quarantine SET reason = now_staged.reason
+        FROM staged_quarantine AS now_staged JOIN held USING (queue_id, sent_day, message_id)
         WHERE (quarantine.queue_id, quarantine.sent_day, quarantine.message_id)
-            = (again.queue_id, again.sent_day, again.message_id)
-        RETURNING again.reason
+            = (now_staged.queue_id, now_staged.sent_day, now_staged.message_id)
+        RETURNING now_staged.reason
     )
     SELECT (SELECT count(*) FROM claimed),
            (SELECT coalesce(jsonb_object_agg(reason, messages), '{{}}')
@@ -208,6 +206,7 @@ PREPARE_DAYS: LiteralString = """
     )
     SELECT count(etl.ensure_ledger_partition(day)::text) FROM missing
 """
+DROP_DAYS: LiteralString = "SELECT etl.drop_ledger_partitions(%(days)s)"
 EXPIRE: LiteralString = """
     WITH expired AS (
         DELETE FROM etl.quarantine WHERE ctid = ANY (ARRAY(

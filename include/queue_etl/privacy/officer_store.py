@@ -1,19 +1,16 @@
 """Postgres, as role `pii_officer`: finding tokens and overwriting them, each on record first."""
 
 from collections.abc import Collection, Iterable, Sequence
-from datetime import date
-from functools import cached_property
-from typing import Any, LiteralString, NamedTuple
+from typing import LiteralString
 from uuid import UUID
 
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from include.queue_etl.contract import Contract, Personal
-from include.queue_etl.pipeline import Pipeline
-from include.queue_etl.postgres import Connection
-from include.queue_etl.privacy.audit import AuditedWarehouse
-from include.queue_etl.warehouse import table_problems
+from include.queue_etl.postgres import Connection, Database, table_identifier
+from include.queue_etl.quarantine import QuarantinedMessage
+from include.queue_etl.warehouse_checks import table_problems
 
 USER = "user_id"  # the column that says whose a row is, where a contract has it
 # What erasing needs, apart from the contract's table: privilege, object
@@ -25,34 +22,24 @@ ERASE_PRIVILEGES = (
 )
 
 
-class Sealed(NamedTuple):
-    """A message in quarantine, as it is stored."""
+class OfficerStore:
+    """What role pii_officer may do beside the audit: find tokens, overwrite rows, delete from quarantine."""
 
-    sent_day: date
-    message_id: str
-    payload: bytes
-
-
-class OfficerPipeline(Pipeline):
-    """The parts that unmask and erase work with: `warehouse_dsn` is that of role pii_officer."""
-
-    @cached_property
-    def warehouse(self) -> "Officer":
-        """The warehouse; it connects at its first statement."""
-        return Officer(self._warehouse_dsn)
-
-
-class Officer(AuditedWarehouse):
-    """The warehouse of the privacy officer. Raises what Warehouse does."""
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     def tokens_where(self, contract: Contract, column: str, value: str) -> list[tuple[Personal, str]]:
         """Distinct recoverable tokens of the rows whose `column` is `value`, by personal column."""
         found: list[tuple[Personal, str]] = []
         for personal in contract.recoverable:
             query = sql.SQL(
-                "SELECT DISTINCT {p} FROM {t} WHERE {c} = %s AND {p} IS NOT NULL ORDER BY 1"
-            ).format(p=sql.Identifier(personal.column), t=_table(contract), c=sql.Identifier(column))
-            found += [(personal, token) for (token,) in self._composed(query, value)]
+                "SELECT DISTINCT {p} FROM {t} WHERE {c} = %(value)s AND {p} IS NOT NULL ORDER BY 1"
+            ).format(
+                p=sql.Identifier(personal.column),
+                t=table_identifier(contract.table),
+                c=sql.Identifier(column),
+            )
+            found += [(personal, token) for (token,) in self._database.execute(query, value=value)]
         return found
 
     def erase_problems(self, contract: Contract, column: str, columns: Sequence[str]) -> list[str]:
@@ -66,14 +53,14 @@ class Officer(AuditedWarehouse):
                 + _without_null(connection, contract, columns)
             )
 
-        return self._transaction(run)
+        return self._database.transaction(run)
 
     def count_rows(self, contract: Contract, column: str, values: Collection[str]) -> int:
         """Rows whose `column` has one of these values."""
-        query = sql.SQL("SELECT count(*) FROM {} WHERE {} = ANY (%s)").format(
-            _table(contract), sql.Identifier(column)
+        query = sql.SQL("SELECT count(*) FROM {} WHERE {} = ANY (%(values)s)").format(
+            table_identifier(contract.table), sql.Identifier(column)
         )
-        return int(self._composed(query, list(values))[0][0])
+        return int(self._database.execute(query, values=list(values))[0][0])
 
     def overwrite(
         self, contract: Contract, column: str, values: Collection[str], columns: Sequence[str]
@@ -81,39 +68,32 @@ class Officer(AuditedWarehouse):
         """Set `columns` to NULL in the rows whose `column` has one of these values; returns how many."""
         nulls = [sql.SQL("{} = NULL").format(sql.Identifier(name)) for name in columns]
         query = sql.SQL(
-            "WITH erased AS (UPDATE {} SET {} WHERE {} = ANY (%s) RETURNING 1) SELECT count(*) FROM erased"
-        ).format(_table(contract), sql.SQL(", ").join(nulls), sql.Identifier(column))
-        return int(self._composed(query, list(values))[0][0])
+            "WITH erased AS (UPDATE {} SET {} WHERE {} = ANY (%(values)s) RETURNING 1) "
+            "SELECT count(*) FROM erased"
+        ).format(table_identifier(contract.table), sql.SQL(", ").join(nulls), sql.Identifier(column))
+        return int(self._database.execute(query, values=list(values))[0][0])
 
-    def quarantined_after(self, contract: Contract, last: Sealed | None, messages: int) -> list[Sealed]:
+    def quarantined_after(
+        self, contract: Contract, last: QuarantinedMessage | None, messages: int
+    ) -> list[QuarantinedMessage]:
         """The next messages in quarantine in the order of their key, redriven ones too."""
-        found = self._execute(
+        found = self._database.execute(
             SELECT_QUARANTINED,
             queue=contract.queue,
             after_day=last and last.sent_day,
             after_id=last and last.message_id,
             messages=messages,
         )
-        return [Sealed(*line) for line in found]
+        return [QuarantinedMessage(*line) for line in found]
 
-    def delete_quarantined(self, contract: Contract, messages: Iterable[Sealed]) -> int:
+    def delete_quarantined(self, contract: Contract, messages: Iterable[QuarantinedMessage]) -> int:
         """Delete messages from the quarantine; returns how many were there. The ledger keeps their ids."""
         ids = [message.message_id for message in messages]
-        return len(self._execute(DELETE_QUARANTINED, queue=contract.queue, ids=ids)) if ids else 0
+        return len(self._database.execute(DELETE_QUARANTINED, queue=contract.queue, ids=ids)) if ids else 0
 
     def open_runs(self, run_ids: Iterable[UUID]) -> set[UUID]:
         """Those of these runs that are not closed."""
-        return {run_id for (run_id,) in self._execute(SELECT_OPEN, ids=list(run_ids))}
-
-    def _composed(self, query: sql.Composed, value: object) -> list[tuple[Any, ...]]:
-        def run(connection: Connection) -> list[tuple[Any, ...]]:
-            return connection.execute(query, [value]).fetchall()
-
-        return self._transaction(run)
-
-
-def _table(contract: Contract) -> sql.Identifier:
-    return sql.Identifier(*contract.table.split("."))
+        return {run_id for (run_id,) in self._database.execute(SELECT_OPEN, ids=list(run_ids))}
 
 
 def _schemas_denied(connection: Connection, contract: Contract) -> list[str]:
@@ -147,7 +127,8 @@ def _without_null(connection: Connection, contract: Contract, columns: Sequence[
 
 
 SELECT_QUARANTINED: LiteralString = """
-    SELECT sent_day, message_id::text, payload FROM etl.quarantine JOIN etl.queues USING (queue_id)
+    SELECT queue_id, sent_day, message_id::text, payload
+    FROM etl.quarantine JOIN etl.queues USING (queue_id)
     WHERE name = %(queue)s AND (%(after_id)s::uuid IS NULL
                                 OR (sent_day, message_id) > (%(after_day)s::date, %(after_id)s::uuid))
     ORDER BY sent_day, message_id LIMIT %(messages)s

@@ -1,0 +1,79 @@
+"""What operators do: redrive, dead letters, reconcile, maintenance."""
+
+from typing import Any
+
+from include.contracts import load_contract, load_contracts
+from include.queue_etl.cli import wiring
+from include.queue_etl.cli.arguments import (
+    Arguments,
+    UsageError,
+    add,
+    add_contract,
+    add_json,
+    add_run_name,
+    positive,
+)
+from include.queue_etl.cli.output import show
+from include.queue_etl.errors import SettingsError, StagedFileDamaged
+
+
+def add_to(commands: Any) -> None:
+    """Add the commands of this module to the parser."""
+    one = add(commands, redrive)
+    one.add_argument("--reason", help="only messages rejected for it; default: any but too_many_receives")
+    one.add_argument(
+        "--since", metavar="TIME", help="only those quarantined then or later: 2026-11-21[T08:30[+01:00]]"
+    )
+    one.add_argument("--until", metavar="TIME", help="only those quarantined before")
+    add_run_name(one)
+    dead = add(commands, dead_letters)
+    dead.add_argument("--max", type=positive, help="take at most this many messages")
+    for changing in (one, dead):
+        add_contract(changing)
+        changing.add_argument("--apply", action="store_true", help="do it")
+    for each in (one, dead, add(commands, reconcile), add(commands, maintain)):
+        add_json(each)
+
+
+def redrive(arguments: Arguments) -> None:
+    """Replay quarantined messages through the current contract; without --apply only count them."""
+    from include.queue_etl.operations.redrive import redrive, selection
+
+    try:
+        contract = load_contract(arguments.contract)
+        selected = selection(contract, arguments.reason, arguments.since, arguments.until)
+    except SettingsError as error:
+        raise UsageError("; ".join(error.problems)) from None
+    with wiring.run_context(arguments, wiring.MAINTAINER) as context:
+        show(redrive(context, selected, dry_run=not arguments.apply), arguments.json)
+
+
+def reconcile(arguments: Arguments) -> None:
+    """After a restore: load from the retained masked files what the ledger misses, of every contract."""
+    from include.queue_etl.operations.reconcile import reconcile
+
+    with wiring.resources(wiring.MAINTAINER) as resources:
+        result = reconcile(resources, load_contracts())
+    show(result, arguments.json)
+    if result["damaged"]:
+        raise StagedFileDamaged(f"{result['damaged']} batches could not be read; -v names them")
+
+
+def dead_letters(arguments: Arguments) -> None:
+    """Empty the dead-letter queue: delete what is committed, redrive the rest; --apply does it."""
+    from include.queue_etl.operations.dead_letters import redrive_dead_letters
+
+    contract = load_contract(arguments.contract)
+    with wiring.resources(wiring.MAINTAINER) as resources:
+        result = redrive_dead_letters(
+            resources, contract, max_messages=arguments.max, dry_run=not arguments.apply
+        )
+    show(result, arguments.json)
+
+
+def maintain(arguments: Arguments) -> None:
+    """Prepare ledger days, delete expired data, close abandoned runs, tidy staging; of every contract."""
+    from include.queue_etl.operations.maintenance import maintain
+
+    with wiring.resources(wiring.MAINTAINER) as resources:
+        show(maintain(resources, load_contracts()), arguments.json)

@@ -1,0 +1,103 @@
+r"""Messages in quarantine: the line that COPY reads, and the encrypted payload. Pure, given the keyset."""
+
+from collections.abc import Iterable
+from datetime import date
+from typing import NamedTuple, Self
+from uuid import UUID
+
+from include.queue_etl.errors import KeysetError
+from include.queue_etl.keyset import Keyset
+
+_BYTEA = r"\\x"  # bytea in hex form, `\x`, as COPY text escapes it
+
+
+class QuarantineLine(NamedTuple):
+    """One line of etl.quarantine as COPY text has it; the fields are the columns, in this order.
+
+    None of them can hold a character that COPY text would have to escape.
+
+    Attributes:
+        sent_day: ISO text
+        payload: the encrypted body
+        payload_bytes: length of the body
+    """
+
+    queue_id: int
+    sent_day: str
+    message_id: str
+    run_id: UUID
+    reason: str
+    payload: bytes
+    payload_bytes: int
+    receive_count: int
+
+    def encode(self) -> bytes:
+        """The line, with its newline."""
+        fields = self._replace(payload=b"")._asdict() | {"payload": _BYTEA + self.payload.hex()}
+        return ("\t".join(map(str, fields.values())) + "\n").encode()
+
+    @classmethod
+    def decode(cls, line: str) -> Self:
+        """The inverse of `encode`, given the line without its newline."""
+        queue_id, sent_day, message_id, run_id, reason, payload, size, receives = line.split("\t")
+        body = bytes.fromhex(payload.removeprefix(_BYTEA))
+        return cls(int(queue_id), sent_day, message_id, UUID(run_id), reason, body, int(size), int(receives))
+
+
+def encode_lines(lines: Iterable[QuarantineLine]) -> bytes:
+    """All lines of a batch."""
+    return b"".join([line.encode() for line in lines])
+
+
+def decode_lines(lines: bytes) -> list[QuarantineLine]:
+    """The inverse of `encode_lines`."""
+    # Not splitlines: it also splits at characters other than a newline.
+    return [QuarantineLine.decode(line) for line in lines.decode().split("\n")[:-1]]
+
+
+class QuarantinedMessage(NamedTuple):
+    """A message as it is stored in etl.quarantine; the table's key is (queue_id, sent_day, message_id).
+
+    Attributes:
+        reason: empty where it is not asked for; role etl_remasker may not read it
+    """
+
+    queue_id: int
+    sent_day: date
+    message_id: str
+    payload: bytes
+    reason: str = ""
+
+
+class PayloadCipher:
+    """Encrypts and opens the bodies of a contract's quarantined messages.
+
+    A payload is bound to contract and message id: it opens only as the payload of its own message.
+    """
+
+    def __init__(self, keyset: Keyset, contract_name: str) -> None:
+        self._keyset = keyset
+        self._contract_name = contract_name
+
+    def encrypt(self, message_id: str, body: bytes) -> bytes:
+        """The payload of a body, under the primary key."""
+        return self._keyset.encrypt(body, self._context(message_id))
+
+    def decrypt(self, message_id: str, payload: bytes) -> bytes:
+        """The body; raises KeysetError where the keyset lacks the key, or it is another message's."""
+        return self._keyset.decrypt(payload, self._context(message_id))
+
+    def decrypt_or_none(self, message_id: str, payload: bytes) -> bytes | None:
+        """The body; None where the keyset does not open it."""
+        try:
+            return self.decrypt(message_id, payload)
+        except KeysetError:
+            return None
+
+    def reencrypt(self, message_id: str, payload: bytes) -> bytes | None:
+        """The payload under the primary key; None where the keyset does not open it."""
+        body = self.decrypt_or_none(message_id, payload)
+        return None if body is None else self.encrypt(message_id, body)
+
+    def _context(self, message_id: str) -> bytes:
+        return f"queue_etl/{self._contract_name}/quarantine/{message_id}".encode()

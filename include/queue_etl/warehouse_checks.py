@@ -1,0 +1,140 @@
+"""Is the database ready: its schema, the contract's table, the role's privileges. A sentence a problem."""
+
+from typing import Any, LiteralString
+
+import psycopg
+from psycopg import sql
+from psycopg.types.json import Jsonb
+
+from include.migrations import head_revision
+from include.queue_etl.contract import Contract
+from include.queue_etl.errors import QueueEtlError
+from include.queue_etl.postgres import Connection, Database, table_identifier
+
+# What RunStore and `loading` need, apart from the contract's table and what DENIED adds.
+PRIVILEGES = {
+    "etl.queues": ("SELECT", "INSERT"),
+    "etl.runs": ("SELECT", "INSERT", "UPDATE"),
+    "etl.batches": ("SELECT", "INSERT", "UPDATE"),
+    "etl.keys": ("SELECT", "INSERT"),
+    "etl.ledger": ("INSERT",),
+    "etl.quarantine": ("INSERT",),
+    "etl.run_summary": ("SELECT",),
+}
+MIGRATE = "run `python -m include.queue_etl migrate`"
+
+
+def schema_problems(database: Database) -> list[str]:
+    """Whether the schema is the one this code was written for; empty when it is."""
+    try:
+        return database.transaction(_schema_problems)
+    except QueueEtlError as error:
+        return [str(error)]
+
+
+def loading_problems(database: Database, contract: Contract | None = None) -> list[str]:
+    """Why nothing could be loaded now; empty when all is well.
+
+    With a contract, its table and columns are looked at too.
+    """
+    try:
+        return database.transaction(_schema_problems) or database.transaction(
+            lambda connection: (
+                table_problems(connection, contract)
+                or _denied(connection, contract)
+                or _locked(connection, contract)
+            )
+        )
+    except QueueEtlError as error:
+        return [str(error)]
+
+
+def key_checks(database: Database) -> dict[int, str]:
+    """Key id -> check value of every key that has masked and is not retired."""
+    return dict(database.execute("SELECT key_id, check_value FROM etl.keys WHERE retired_at IS NULL"))
+
+
+def _schema_problems(connection: Connection) -> list[str]:
+    """Whether the schema is the one this code was written for."""
+    there, allowed, role = _one(connection, SCHEMA_ACCESS)
+    if not there:
+        return [f"the warehouse has no schema: {MIGRATE}"]
+    if not allowed:
+        return [f"role {role} may not use schema etl: connect as etl_loader"]
+    found = connection.execute("SELECT version_num FROM etl.schema_revision").fetchone()
+    revision, needed = found[0] if found else "none", head_revision()
+    if found and revision > needed:
+        return [f"the warehouse is at revision {revision}, newer than this code ({needed}): update the code"]
+    return [] if revision == needed else [f"the warehouse is at revision {revision}, not {needed}: {MIGRATE}"]
+
+
+def table_problems(connection: Connection, contract: Contract | None) -> list[str]:
+    """Whether the contract's table is there, with its columns."""
+    if contract is None:
+        return []
+    there = {name for (name,) in connection.execute(TABLE_COLUMNS, {"table": contract.table})}
+    if not there:
+        return [f"there is no table {contract.table}: its migration is missing"]
+    missing = [name for name in contract.column_names if name not in there]
+    return [f"table {contract.table} has no column {name}" for name in missing]
+
+
+def _denied(connection: Connection, contract: Contract | None) -> list[str]:
+    wanted = [(table, privilege) for table, privileges in PRIVILEGES.items() for privilege in privileges]
+    if contract is not None:
+        wanted.append((contract.table, "INSERT"))
+    return [
+        f"role {role} may not {privilege} {'INTO' if privilege == 'INSERT' else 'on'} {table}"
+        for role, table, privilege in connection.execute(DENIED, {"wanted": Jsonb(wanted)})
+    ]
+
+
+def _locked(connection: Connection, contract: Contract | None) -> list[str]:
+    """Else each run would receive messages and give them back, until they count as received too often."""
+    if contract is None:
+        return []
+    tables = [contract.table, "etl.ledger"]
+    try:
+        with connection.transaction():
+            connection.execute(LOCK_PATIENCE)
+            connection.execute(LOCK_TABLES.format(sql.SQL(", ").join(map(table_identifier, tables))))
+    except psycopg.errors.LockNotAvailable:
+        return [f"another session holds a lock on {' or '.join(tables)}: pg_locks names it"]
+    return []
+
+
+def _one(connection: Connection, statement: LiteralString) -> tuple[Any, ...]:
+    return connection.execute(statement).fetchall()[0]
+
+
+# The statements
+
+SCHEMA_ACCESS: LiteralString = """
+    SELECT to_regnamespace('etl') IS NOT NULL, has_schema_privilege(to_regnamespace('etl')::oid, 'USAGE'),
+           current_user
+"""
+TABLE_COLUMNS: LiteralString = """
+    SELECT attname FROM pg_attribute
+    WHERE attrelid = to_regclass(%(table)s) AND attnum > 0 AND NOT attisdropped
+"""
+# Beside PRIVILEGES, what only messages that come twice need: the columns that ON CONFLICT looks at and
+# RETURNING returns, and temporary tables.
+DENIED: LiteralString = """
+    WITH denied AS (
+        SELECT wanted ->> 0 AS object, wanted ->> 1 AS privilege
+        FROM jsonb_array_elements(%(wanted)s) AS wanted
+        WHERE NOT has_table_privilege(wanted ->> 0, wanted ->> 1)
+        UNION ALL
+        SELECT 'etl.ledger', 'SELECT ' || name FROM unnest('{queue_id,sent_day,message_id}'::text[]) AS name
+        WHERE NOT has_column_privilege('etl.ledger', name, 'SELECT')
+        UNION ALL
+        SELECT 'etl.ensure_ledger_partition', 'EXECUTE'
+        WHERE NOT has_function_privilege('etl.ensure_ledger_partition(date)', 'EXECUTE')
+        UNION ALL
+        SELECT 'database ' || current_database(), 'CREATE TEMPORARY TABLE'
+        WHERE NOT has_database_privilege(current_database(), 'TEMPORARY')
+    )
+    SELECT current_user, object, privilege FROM denied
+"""
+LOCK_PATIENCE: LiteralString = "SET LOCAL lock_timeout = '5s'"
+LOCK_TABLES = sql.SQL("LOCK TABLE {} IN ROW EXCLUSIVE MODE")  # as a load does
