@@ -194,8 +194,8 @@ def test_a_message_that_may_kill_the_process_is_taken_only_when_asked_for(projec
 
 def test_a_kill_before_the_commit_changes_nothing(rejected: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     with rejected.open_redrive("redrive__1") as context:
-        killed_at(MaintenanceStore, "redrive", monkeypatch)
-        with pytest.raises(Killed):
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            killed_at(MaintenanceStore, "redrive", patch)
             redrive(context, Selection(rejected.contract.queue), dry_run=False)
     assert rejected.users() == ["good"]
     assert redriven(rejected, name="redrive__1")["loaded"] == 3
@@ -205,8 +205,8 @@ def test_a_kill_after_the_commit_loads_nothing_twice(
     rejected: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with rejected.open_redrive("redrive__1") as context:
-        killed_at(MaintenanceStore, "redrive", monkeypatch, after=True)
-        with pytest.raises(Killed):
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            killed_at(MaintenanceStore, "redrive", patch, after=True)
             redrive(context, Selection(rejected.contract.queue), dry_run=False)
     assert redriven(rejected, name="redrive__1")["loaded"] == 0
     assert rejected.users() == ["good", "v0", "v1", "v2"]
