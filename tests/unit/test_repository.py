@@ -10,7 +10,8 @@ import pytest
 import yaml
 from packaging.version import Version
 
-from devstack.checks import CHECKS
+from devstack.checks import CHECKS, commands
+from devstack.errors import StackError
 from include import VERSION
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -60,6 +61,12 @@ def test_pre_commit_runs_every_check():
     hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
     entries = {hook["entry"].removeprefix(".venv/bin/") for hook in hooks}
     assert {command for _, command in CHECKS} - entries == set()
+
+
+def test_a_missing_program_of_a_check_is_named(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(StackError, match=r"^ruff is not installed; .*apt-get install ruff$"):
+        commands(tmp_path)
 
 
 def test_every_shell_script_is_checked():
