@@ -1,4 +1,5 @@
-# Airflow with this project inside. Slim: the lock brings every provider we use, at the tested version.
+# Airflow with this project inside. Slim: the lock brings every provider we use, at the tested version, and
+# holds nothing that only tests or checks need.
 FROM apache/airflow:slim-3.3.2-python3.11
 
 USER root

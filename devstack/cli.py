@@ -23,6 +23,7 @@ from devstack import (
 from devstack.console import Console
 from devstack.errors import StackError, UsageError
 from devstack.settings import Settings
+from include import VERSION
 
 EPILOG = """\
 Everything is kept in .venv/ and .dev/. Variables that change where and what:
@@ -187,6 +188,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action="version", version=f"queue-etl {VERSION}")
     commands = parser.add_subparsers(required=True, metavar="command")
     _add_runs(commands)
     _add_stack(commands)

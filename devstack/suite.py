@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from devstack import checks as static_checks
 from devstack import environment, locks, ports, stack
 from devstack.console import Console
 from devstack.settings import DEFAULT_PORTS, Settings, remembered_ports
@@ -16,7 +17,6 @@ SUITES = ("unit", *SERVER_SUITES)
 KILL_RUN_ARGUMENTS = ("--kills", "--messages", "--restarts", "--seed", "--staging", "--json")
 SOAK_ARGUMENT = "--live"  # with it, it is the soak
 LONG_RUN_ARGUMENTS = (SOAK_ARGUMENT, *KILL_RUN_ARGUMENTS)
-TYPED = ("include", "plugins", "devstack")
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Check:
 def run(settings: Settings, console: Console, suite: str | None, arguments: list[str]) -> int:
     """Run the checks and the tests of one suite, or all; return the exit code of the first that failed.
 
-    Without a suite: ruff, mypy and every suite. `unit` starts no server.
+    Without a suite: the static checks and every suite. `unit` starts no server.
     """
     own = own_settings(settings)
     with locks.held(own.state / "test.lock", console):
@@ -82,12 +82,8 @@ def _checks(settings: Settings, suite: str | None, arguments: list[str]) -> list
         return [_covered_unit_tests(settings)]
     if suite:
         return [_pytest(settings, [suite], arguments)]
-    python = str(settings.python)
-    typed = [folder for folder in TYPED if (settings.root / folder).is_dir()]
     return [
-        Check("ruff check", [python, "-m", "ruff", "check", "."]),
-        Check("ruff format", [python, "-m", "ruff", "format", "--check", "."]),
-        Check("mypy", [python, "-m", "mypy", "--strict", *typed]),
+        *(Check(title, command) for title, command in static_checks.commands(settings.venv)),
         *([] if arguments else [_covered_unit_tests(settings)]),
         _pytest(settings, [*(["unit"] if arguments else []), *SERVER_SUITES], arguments),
     ]

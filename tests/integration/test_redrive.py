@@ -193,9 +193,9 @@ def test_a_message_that_may_kill_the_process_is_taken_only_when_asked_for(projec
 
 
 def test_a_kill_before_the_commit_changes_nothing(rejected: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    with rejected.open_redrive("redrive__1") as context:
-        with monkeypatch.context() as patch, pytest.raises(Killed):
-            killed_at(MaintenanceStore, "redrive", patch)
+    with rejected.open_redrive("redrive__1") as context, monkeypatch.context() as patch:
+        killed_at(MaintenanceStore, "redrive", patch)
+        with pytest.raises(Killed):
             redrive(context, Selection(rejected.contract.queue), dry_run=False)
     assert rejected.users() == ["good"]
     assert redriven(rejected, name="redrive__1")["loaded"] == 3
@@ -204,9 +204,9 @@ def test_a_kill_before_the_commit_changes_nothing(rejected: Project, monkeypatch
 def test_a_kill_after_the_commit_loads_nothing_twice(
     rejected: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with rejected.open_redrive("redrive__1") as context:
-        with monkeypatch.context() as patch, pytest.raises(Killed):
-            killed_at(MaintenanceStore, "redrive", patch, after=True)
+    with rejected.open_redrive("redrive__1") as context, monkeypatch.context() as patch:
+        killed_at(MaintenanceStore, "redrive", patch, after=True)
+        with pytest.raises(Killed):
             redrive(context, Selection(rejected.contract.queue), dry_run=False)
     assert redriven(rejected, name="redrive__1")["loaded"] == 0
     assert rejected.users() == ["good", "v0", "v1", "v2"]

@@ -189,8 +189,10 @@ def test_a_quoted_value_means_the_same_to_a_shell_and_to_us(tmp_path: Path, valu
 
 @pytest.fixture
 def installed(tmp_path: Path) -> Virtualenv:
-    env = Virtualenv(tmp_path / "venv", tmp_path / "some.lock", tmp_path / "install.log")
-    env.lock.write_text("")
+    locks = (tmp_path / "some.lock", tmp_path / "more.lock")
+    for lock in locks:
+        lock.write_text("")
+    env = Virtualenv(tmp_path / "venv", locks, tmp_path / "install.log")
     env.python.parent.mkdir(parents=True)
     env.python.symlink_to(sys.executable)
     env.stamp.write_text(env.wanted())
@@ -201,13 +203,14 @@ def test_a_complete_virtualenv_is_left_alone(installed: Virtualenv) -> None:
     assert virtualenvs.is_current(installed)
 
 
-def test_a_changed_lock_is_installed_again(installed: Virtualenv) -> None:
-    installed.lock.write_text("changed==1.0\n")
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_changed_lock_is_installed_again(installed: Virtualenv, which: int) -> None:
+    installed.locks[which].write_text("changed==1.0\n")
     assert not virtualenvs.is_current(installed)
 
 
 def test_a_changed_comment_in_the_lock_installs_nothing(installed: Virtualenv) -> None:
-    installed.lock.write_text("    # via something else\n")
+    installed.locks[0].write_text("    # via something else\n")
     assert virtualenvs.is_current(installed)
 
 
@@ -234,25 +237,27 @@ def test_where_uv_fails_pip_installs(
     broken.write_text("#!/bin/sh\nexit 1\n")
     broken.chmod(0o755)
     monkeypatch.setenv("PATH", f"{broken.parent}{os.pathsep}{os.environ['PATH']}")
-    env = Virtualenv(tmp_path / "venv", tmp_path / "empty.lock", tmp_path / "install.log")
-    env.lock.write_text("# nothing to install\n")
+    lock = tmp_path / "empty.lock"
+    lock.write_text("# nothing to install\n")
+    env = Virtualenv(tmp_path / "venv", (lock,), tmp_path / "install.log")
     virtualenvs.build(env, Console(sys.stdout))
     assert virtualenvs.is_current(env)
     assert "uv failed" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["requirements", "requirements-tools"])
-def test_the_lock_holds_every_pin_with_hashes_and_names_no_index(name: str) -> None:
-    pins = {
-        line.replace("[binary]", "")
-        for line in (ROOT / f"{name}.txt").read_text().splitlines()
-        if line and not line.startswith("#")
-    }
-    lock = (ROOT / f"{name}.lock").read_text()
-    requirements = [line for line in lock.splitlines() if line and line[0] not in " #"]
-    assert pins <= {line.removesuffix(" \\").partition(" ;")[0] for line in requirements}
-    assert all(line.endswith("\\") for line in requirements)
-    assert not any(word in lock for word in ("--index", "--extra-index", "--find-links", "://"))
+def test_the_uv_of_the_folder_is_not_used_to_replace_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uv = tmp_path / "venv" / "bin" / "uv"
+    uv.parent.mkdir(parents=True)
+    uv.write_text("#!/bin/sh\nexit 1\n")
+    uv.chmod(0o755)
+    monkeypatch.setenv("PATH", str(uv.parent))
+    lock = tmp_path / "empty.lock"
+    lock.write_text("")
+    env = Virtualenv(tmp_path / "venv", (lock,), tmp_path / "install.log")
+    virtualenvs.build(env, Console(sys.stderr))
+    assert virtualenvs.is_current(env)
 
 
 # Processes

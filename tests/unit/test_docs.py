@@ -69,17 +69,6 @@ def test_every_decision_is_listed():
     assert listed == decisions
 
 
-def test_every_direct_dependency_has_its_reason():
-    pins = {
-        re.split(r"[=\[<>~ ]", line)[0]
-        for name in ("requirements.txt", "requirements-tools.txt")
-        for line in (ROOT / name).read_text().splitlines()
-        if line and not line.startswith(("#", "-"))
-    }
-    reasons = (ROOT / "docs/dependencies.md").read_text(encoding="utf-8")
-    assert {pin for pin in pins if f"`{pin}`" not in reasons} == set()
-
-
 def test_the_layout_in_the_readme_names_folders_that_exist():
     layout = README.partition("## Layout")[2].partition("```")[2].partition("```")[0]
     named = [name for line in layout.splitlines() if line for name in line.split("  ")[0].split(", ")]

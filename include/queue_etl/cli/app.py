@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+from include import VERSION
 from include.queue_etl.cli import operations, pipeline, privacy
 from include.queue_etl.cli.arguments import UsageError
 from include.queue_etl.errors import QueueEtlError
@@ -50,6 +51,7 @@ def _stop(number: int, frame: object) -> NoReturn:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m include.queue_etl", description=__doc__)
+    parser.add_argument("--version", action="version", version=f"queue-etl {VERSION}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for module in (pipeline, operations, privacy):
         module.add_to(commands)
