@@ -228,6 +228,19 @@ def test_commands_of_the_project_exist() -> None:
         assert done.returncode == 0
 
 
+def test_the_deployment_page_names_variables_and_services_that_exist() -> None:
+    page = (ROOT / "docs" / "deployment.md").read_text()
+    changed = set(re.findall(r"^(\w+)=", page, re.M))
+    assert "AWS_ENDPOINT_URL" in changed
+    assert changed <= set(re.findall(r"^(\w+)=", EXAMPLE, re.M))
+    run = set(re.findall(r"docker compose run --rm (?:-T )?([\w-]+)", page))
+    assert run == {"airflow-init", *COMMAND_SERVICES}
+    listed = re.findall(
+        r"^\| (`[^|]+) \| ", page.partition("| service | holds")[2].partition("\n\n")[0], re.M
+    )
+    assert set(re.findall(r"`([\w-]+)`", " ".join(listed))) == AIRFLOW_SERVICES | COMMAND_SERVICES
+
+
 def test_images_are_of_the_pinned_versions() -> None:
     assert f"FROM apache/airflow:slim-{PINS['apache-airflow']}-python3.11" in DOCKERFILE
     assert SERVICES["ministack"]["image"].endswith(f":{TOOL_PINS['ministack']}")
