@@ -4,9 +4,7 @@ FROM apache/airflow:slim-3.3.2-python3.11
 
 USER root
 # Owned before volumes are mounted over them: a new volume takes its owner from here.
-RUN mkdir -p /opt/airflow/staging /opt/airflow/state \
-    && chown -R airflow:0 /opt/airflow/staging /opt/airflow/state \
-    && chmod 0700 /opt/airflow/staging /opt/airflow/state
+RUN install -d -m 0700 -o airflow -g 0 /opt/airflow/staging /opt/airflow/state /opt/airflow/unmasked
 USER airflow
 
 COPY --chown=airflow:0 requirements.lock /opt/airflow/

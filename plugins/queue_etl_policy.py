@@ -6,7 +6,7 @@ Apart from the DAG file so that that one is wiring only.
 from datetime import timedelta
 from typing import Any
 
-from airflow.sdk import ExceptionRetryPolicy, Param, RetryAction, RetryRule
+from airflow.sdk import Param
 
 from include.queue_etl.errors import PermanentError, SettingsError, TransientError
 from include.queue_etl.settings import LIMITS, PREFIX
@@ -57,12 +57,23 @@ PARAMS = {
 # Of a Param that takes text: it says something.
 NOT_BLANK = {"type": "string", "pattern": r".*\S.*"}
 
-RETRY_POLICY = ExceptionRetryPolicy(
-    [
+
+def _retry_policy() -> dict[str, Any]:
+    """What is not worth a retry, as a default argument of tasks.
+
+    Empty before Airflow 3.3, which has no such policy: an error that a person has to mend then fails its task
+    after all retries, some minutes later.
+    """
+    try:
+        from airflow.sdk import ExceptionRetryPolicy, RetryAction, RetryRule
+    except ImportError:
+        return {}
+    rules = [
         RetryRule([PermanentError, SettingsError], RetryAction.FAIL, reason="a person has to mend it"),
         RetryRule(TransientError, RetryAction.RETRY, reason="the same call may succeed in a minute"),
     ]
-)
+    return {"retry_policy": ExceptionRetryPolicy(rules)}
+
 
 DEFAULT_ARGS: dict[str, Any] = {
     "owner": "data-platform",
@@ -72,5 +83,5 @@ DEFAULT_ARGS: dict[str, Any] = {
     "retry_delay": timedelta(seconds=10),
     "retry_exponential_backoff": 2.0,
     "max_retry_delay": timedelta(minutes=3),
-    "retry_policy": RETRY_POLICY,
+    **_retry_policy(),
 }

@@ -3,27 +3,15 @@
 import re
 import subprocess
 import sys
-from dataclasses import MISSING, fields
 from pathlib import Path
 
 import pytest
-
-from include.queue_etl.settings import PREFIX, Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DOCUMENTS = [
     path for path in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")] if path.name != "CHANGELOG.md"
 ]
-
-
-def test_the_readme_settings_table_lists_every_setting_with_its_default():
-    listed = dict(re.findall(r"^\| `(QUEUE_ETL_[A-Z_]+)` \| `?([^|`]+)`? \|", README, re.MULTILINE))
-    expected = {
-        PREFIX + field.name.upper(): "none" if field.default in (MISSING, "") else str(field.default)
-        for field in fields(Settings)
-    }
-    assert {name: default.strip() for name, default in listed.items()} == expected
 
 
 def test_the_readme_has_its_first_command_before_line_15_and_a_picture_before_line_40():
