@@ -36,6 +36,8 @@ from devstack.errors import StackError, UsageError
 from devstack.processes import Part
 from devstack.settings import ROOT
 from devstack.virtualenvs import Virtualenv
+from include.queue_etl.commands import connections
+from include.queue_etl.errors import SettingsError
 
 COMMANDS = ("demo", "up", "down", "status", "reset", "send", "drain", "psql", "test", "dotenv")
 
@@ -182,6 +184,23 @@ def test_a_quoted_value_means_the_same_to_a_shell_and_to_us(tmp_path: Path, valu
     )
     assert shell.stdout == value
     assert environment.read(path) == {"NAME": value}
+
+
+def test_the_hint_names_only_variables_that_dev_writes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    written = environment.build(settings.from_environment({"DEV_STATE": str(tmp_path)}))
+    source = "".join(path.read_text() for path in (ROOT / "include/queue_etl").rglob("*.py"))
+    asked_for = set(re.findall(r'"(QUEUE_ETL_[A-Z_]+(?:DSN|FILE|URI))"', source))
+    assert "QUEUE_ETL_KMS_KEY_URI" in asked_for - set(written)
+    hinted = set()
+    for name in asked_for:
+        monkeypatch.delenv(name, raising=False)
+        with pytest.raises(SettingsError) as raised:
+            connections.variable(name, "meaning")
+        if "`./dev` writes it" in str(raised.value):
+            hinted.add(name)
+    assert hinted == asked_for & set(written)
 
 
 # Virtualenvs
