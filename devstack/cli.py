@@ -3,7 +3,6 @@
 import argparse
 import os
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from devstack import (
     emulator,
     engine,
     environment,
+    keyset,
     locks,
     orchestrator,
     postgres,
@@ -173,12 +173,8 @@ def _bench(options: argparse.Namespace, stack_settings: Settings, console: Conso
 
 
 def _dotenv(_options: argparse.Namespace, stack_settings: Settings, console: Console) -> int:
-    stack.install(stack_settings, console)
     target = stack_settings.root / ".env"
-    with tempfile.TemporaryDirectory() as folder:
-        keyset = Path(folder, "keyset.json")
-        engine.output(stack_settings, "create-keyset", str(keyset))
-        dotenv.write(target, stack_settings.root / ".env.example", keyset.read_text())
+    dotenv.write(target, stack_settings.root / ".env.example", keyset.new_json())
     console.note(f"wrote {target}; next: docker compose up --build")
     return 0
 

@@ -6,8 +6,19 @@ import signal
 from dataclasses import dataclass
 from pathlib import Path
 
-from devstack import emulator, engine, environment, locks, orchestrator, postgres, processes, virtualenvs
+from devstack import (
+    emulator,
+    engine,
+    environment,
+    keyset,
+    locks,
+    orchestrator,
+    postgres,
+    processes,
+    virtualenvs,
+)
 from devstack.console import Console
+from devstack.credentials import write_private
 from devstack.errors import StackError
 from devstack.processes import Part
 from devstack.settings import Settings
@@ -43,7 +54,8 @@ def ensure(settings: Settings, console: Console, airflow_database: bool = False)
     install(settings, console)
     with locks.held(settings.state / "stack.lock", console):
         _start_servers(settings, console)
-        environment.write(settings)
+        _create_keyset(settings)
+        environment.write(settings)  # the keys are part of a connection in it
         _prepare(settings, console)
         if airflow_database:
             orchestrator.migrate(settings, console)
@@ -151,12 +163,13 @@ def _start_servers(settings: Settings, console: Console) -> None:
     settings.remember_ports()
 
 
+def _create_keyset(settings: Settings) -> None:
+    path = environment.keyset_file(settings)
+    if not path.exists():
+        write_private(path, keyset.new_json())
+
+
 def _prepare(settings: Settings, console: Console) -> None:
-    keyset = environment.keyset_file(settings)
-    if not keyset.exists():
-        with console.step("create the keys for masking"):
-            engine.output(settings, "create-keyset", str(keyset))
-        environment.write(settings)  # the keys are part of a connection in it
     stamp = settings.state / "warehouse.stamp"
     wanted = _schema_digest(settings)
     if not stamp.exists() or stamp.read_text() != wanted:

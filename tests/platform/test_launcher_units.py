@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import stat
 import subprocess
@@ -22,6 +23,7 @@ from devstack import (
     dotenv,
     engine,
     environment,
+    keyset,
     orchestrator,
     ports,
     postgres,
@@ -38,6 +40,7 @@ from devstack.settings import ROOT
 from devstack.virtualenvs import Virtualenv
 from include.queue_etl.commands import connections
 from include.queue_etl.errors import SettingsError
+from include.queue_etl.keyset import Keyset, is_development
 
 COMMANDS = ("demo", "up", "down", "status", "reset", "send", "drain", "psql", "test", "dotenv")
 
@@ -349,6 +352,23 @@ def test_dotenv_fills_every_placeholder_differently() -> None:
     assert len(set(secrets)) == len(secrets)
     connection = json.loads(values["AIRFLOW_CONN_PII_KEYSET"].strip("'"))
     assert json.loads(connection["password"]) == {"primaryKeyId": 1}
+
+
+def test_dotenv_builds_no_virtualenv(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "devstack", tmp_path / "devstack")
+    for name in ("dev", ".env.example"):
+        shutil.copy(ROOT / name, tmp_path)
+    done = subprocess.run([sys.executable, tmp_path / "dev", "dotenv"], capture_output=True, check=False)
+    assert done.returncode == 0
+    assert (tmp_path / ".env").exists()
+    assert not (tmp_path / ".venv").exists()
+
+
+def test_a_keyset_made_without_tink_masks_and_bears_the_development_mark() -> None:
+    opened = Keyset.from_json(keyset.new_json())
+    assert opened.decrypt(opened.encrypt(b"value", b"context"), b"context") == b"value"
+    assert is_development(opened.primary_key_id)
+    assert opened.primary_key_id != Keyset.from_json(keyset.new_json()).primary_key_id
 
 
 def test_dotenv_refuses_a_kind_that_nothing_makes() -> None:
