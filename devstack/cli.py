@@ -82,6 +82,7 @@ def _demo(options: argparse.Namespace, stack_settings: Settings, console: Consol
 
 def _up(_options: argparse.Namespace, stack_settings: Settings, console: Console) -> int:
     with locks.held(stack_settings.state / "demo.lock", console):  # the scheduler would disturb its run
+        stack.require_ports(stack_settings, ("postgres", "ministack", "api-server"))
         stack.ensure(stack_settings, console, airflow_database=True)
         stack.ensure_airflow(stack_settings, console)
     console.note(f"\nAirflow:  http://localhost:{stack_settings.ui_port}")

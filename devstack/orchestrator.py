@@ -69,13 +69,18 @@ def start(settings: Settings, console: Console) -> None:
     missing = [part for part in parts(settings) if not _runs(part, settings)]
     processes.stop([part for part in missing if part.record()])
     if any(part.name == "api-server" for part in missing):
-        ports.require_free(settings.ui_port, "DEV_UI_PORT", "the Airflow UI")
+        require_port(settings)
     if any(part.name == "scheduler" for part in missing):
         _end_stopped_tests(settings, console)
     with console.step(f"start Airflow ({len(missing)} of {len(COMMANDS)} processes)"):
         for part in missing:
             _start(part, settings)
         _wait_until_healthy(settings)
+
+
+def require_port(settings: Settings) -> None:
+    """Raise StackError where another program has the port of the Airflow UI."""
+    ports.require_free(settings.ui_port, "DEV_UI_PORT", "the Airflow UI", settings.ports.values())
 
 
 def health(settings: Settings) -> dict[str, str]:

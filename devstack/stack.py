@@ -3,6 +3,7 @@
 import hashlib
 import shutil
 import signal
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from devstack import (
     keyset,
     locks,
     orchestrator,
+    ports,
     postgres,
     processes,
     virtualenvs,
@@ -51,6 +53,7 @@ def ensure(settings: Settings, console: Console, airflow_database: bool = False)
 
     Each step does nothing when its work is done already, so that any command can call this first.
     """
+    require_ports(settings, ("postgres", "ministack"))
     install(settings, console)
     with locks.held(settings.state / "stack.lock", console):
         _start_servers(settings, console)
@@ -59,6 +62,25 @@ def ensure(settings: Settings, console: Console, airflow_database: bool = False)
         _prepare(settings, console)
         if airflow_database:
             orchestrator.migrate(settings, console)
+
+
+def require_ports(settings: Settings, names: Collection[str]) -> None:
+    """Raise StackError where another program has a port that one of these parts will need.
+
+    Asked first: the virtualenvs take a minute, and a person should not wait for it to hear of a port.
+    """
+    checks = {"api-server": (orchestrator.require_port, settings.ui_port)}
+    if settings.postgres_dsn is None:
+        checks["postgres"] = (postgres.require_port, settings.postgres_port)
+    if settings.sqs_endpoint is None:
+        checks["ministack"] = (emulator.require_port, settings.sqs_port)
+    for part in all_parts(settings):
+        if part.name in names and part.name in checks:
+            require, port = checks[part.name]
+            # Where its own record names the port, what listens may be the part, or remains of it. The record
+            # is read last: another ./dev may be starting the part.
+            if not ports.is_free(port) and part.record().get("port") != port:
+                require(settings)
 
 
 def ensure_airflow(settings: Settings, console: Console) -> None:

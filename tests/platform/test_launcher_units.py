@@ -6,15 +6,17 @@ import os
 import re
 import shutil
 import signal
+import socket
 import stat
 import subprocess
 import sys
 import threading
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from dev_command import Launcher, clean_environment
 
 from devstack import (
     cli,
@@ -154,6 +156,32 @@ def test_airflow_that_called_itself_healthy_once_is_not_asked_again(
     orchestrator.start(settings.from_environment({"DEV_STATE": str(tmp_path)}), Console(written))
     assert "failed" not in written.getvalue()
     assert next(answers) == {}
+
+
+def test_the_port_that_is_suggested_is_free_and_meant_for_nothing_else() -> None:
+    with socket.create_server((ports.HOST, 0)) as taken, ExitStack() as held:
+        port = taken.getsockname()[1]
+        with suppress(OSError):  # another program has it: so much the better
+            held.enter_context(socket.create_server((ports.HOST, port + 2)))
+        with pytest.raises(StackError) as raised:
+            ports.require_free(port, "DEV_PG_PORT", "Postgres", reserved=[port, port + 1])
+        suggested = int(str(raised.value).rpartition("DEV_PG_PORT=")[2])
+        assert suggested not in range(port, port + 3)
+        assert ports.is_free(suggested)
+
+
+@pytest.mark.parametrize("variable", settings.DEFAULT_PORTS)
+def test_a_taken_port_is_said_before_anything_is_installed(variable: str, tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "devstack", tmp_path / "devstack")
+    shutil.copy(ROOT / "dev", tmp_path)
+    with socket.create_server((ports.HOST, 0)) as server:
+        port = server.getsockname()[1]
+        done = Launcher(clean_environment(tmp_path / "state") | {variable: str(port)}).run(
+            "up", root=tmp_path
+        )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"dev: port {port} is taken by another program")
+    assert not (tmp_path / ".venv").exists()
 
 
 def test_every_wrong_port_is_named_at_once() -> None:
