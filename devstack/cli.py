@@ -40,6 +40,7 @@ select airflow_run_id, contract, state, to_char(started_at, 'YYYY-MM-DD HH24:MI:
   from etl.run_summary order by started_at desc limit 5
 """
 
+EMULATOR_SPEED = "the SQS emulator passes 150 to 500 messages a second; docs/performance.md says why"
 PSQL_ROLES = ("owner", "etl_loader", "analyst", "pii_officer", "ops_ro")
 
 Command = Callable[[argparse.Namespace, Settings, Console], int]
@@ -85,9 +86,11 @@ def _up(_options: argparse.Namespace, stack_settings: Settings, console: Console
         stack.require_ports(stack_settings, ("postgres", "ministack", "api-server"))
         stack.ensure(stack_settings, console, airflow_database=True)
         stack.ensure_airflow(stack_settings, console)
-    console.note(f"\nAirflow:  http://localhost:{stack_settings.ui_port}")
-    console.note(f"user:     {environment.UI_USER}, password in {environment.password_file(stack_settings)}")
+    console.note(f"\nAirflow:  {stack.ui_address(stack_settings)}")
+    console.note(f"login:    user {environment.UI_USER}, password {environment.ui_password(stack_settings)}")
     console.note(f"shell:    source '{stack_settings.state / 'env'}'")
+    if stack_settings.sqs_endpoint is None:
+        console.note(f"speed:    {EMULATOR_SPEED}")
     return 0
 
 

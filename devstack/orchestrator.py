@@ -7,7 +7,7 @@ import urllib.request
 
 from devstack import environment, ports, postgres, processes
 from devstack.console import Console
-from devstack.credentials import secret, write_private
+from devstack.credentials import write_private
 from devstack.errors import StackError
 from devstack.postgres import AIRFLOW
 from devstack.processes import Part
@@ -139,8 +139,7 @@ def _write_password(settings: Settings) -> None:
     """Choose the UI's password ourselves: Airflow would print it and leave the file open to everyone."""
     path = environment.password_file(settings)
     if not path.exists():
-        password = secret(settings.state / "secrets", "ui_password")
-        write_private(path, json.dumps({environment.UI_USER: password}))
+        write_private(path, json.dumps({environment.UI_USER: environment.ui_password(settings)}))
 
 
 def airflow_command(settings: Settings, *arguments: str) -> list[str]:

@@ -83,6 +83,11 @@ def require_ports(settings: Settings, names: Collection[str]) -> None:
                 require(settings)
 
 
+def ui_address(settings: Settings) -> str:
+    """Return the URL of Airflow's UI."""
+    return f"http://localhost:{settings.ui_port}"
+
+
 def ensure_airflow(settings: Settings, console: Console) -> None:
     """Bring up Airflow's processes on top of a stack that `ensure` made."""
     with locks.held(settings.state / "stack.lock", console):
