@@ -41,6 +41,8 @@ select airflow_run_id, contract, state, to_char(started_at, 'YYYY-MM-DD HH24:MI:
 """
 
 EMULATOR_SPEED = "the SQS emulator passes 150 to 500 messages a second; docs/performance.md says why"
+CONTRACTS = settings.ROOT / "include" / "contracts"
+CONTRACT_HELP = "of which pipeline (default: user_logins)"
 PSQL_ROLES = ("owner", "etl_loader", "analyst", "pii_officer", "ops_ro")
 
 Command = Callable[[argparse.Namespace, Settings, Console], int]
@@ -139,22 +141,31 @@ def _show_work(stack_settings: Settings, console: Console) -> bool:
 
 
 def _send(options: argparse.Namespace, stack_settings: Settings, console: Console) -> int:
-    path = Path(options.file).absolute()  # the command runs in the project's folder
-    if not path.exists() or path.is_dir():
+    path = Path(options.file)
+    if path.is_dir():
+        raise StackError(f"{options.file} is a directory: give a file with one message body on each line")
+    if not path.exists():
         raise StackError(f"no such file: {options.file}")
     stack.ensure(stack_settings, console)
-    return engine.run(stack_settings, "send", *_contract(options), str(path))
+    return engine.run(stack_settings, "send", *_contract(options), *options.rest, options.file)
 
 
 def _drain(options: argparse.Namespace, stack_settings: Settings, console: Console) -> int:
     stack.ensure(stack_settings, console)
-    limit = ["--max", str(options.max)] if options.max is not None else []
-    json = ["--json"] if options.json else []
-    return engine.run(stack_settings, "drain", *_contract(options), *limit, *json)
+    return engine.run(stack_settings, "drain", *_contract(options), *options.rest)
 
 
 def _contract(options: argparse.Namespace) -> list[str]:
     return ["--contract", options.contract] if options.contract else []
+
+
+def _run(options: argparse.Namespace, stack_settings: Settings, console: Console) -> int:
+    arguments = options.arguments or ["--help"]
+    if {"-h", "--help"} & set(arguments):
+        stack.install(stack_settings, console)
+    else:
+        stack.ensure(stack_settings, console)
+    return engine.run(stack_settings, *arguments)
 
 
 def _psql(options: argparse.Namespace, stack_settings: Settings, console: Console) -> int:
@@ -205,15 +216,7 @@ def _add_runs(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     demonstrate.add_argument(
         "--json", action="store_true", help="one JSON object on stdout, progress on stderr"
     )
-    send = _add(commands, "send", _send, "put messages on the queue, one a line of FILE", answers=True)
-    send.add_argument("file", metavar="FILE")
-    drain = _add(
-        commands, "drain", _drain, "empty the queue into the warehouse without Airflow", answers=True
-    )
-    for one in (send, drain):
-        one.add_argument("--contract", metavar="NAME", help="of which pipeline (default: user_logins)")
-    drain.add_argument("--max", type=bench.positive, metavar="N", help="take at most N messages")
-    drain.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    _add_engine(commands)
     shell = _add(
         commands,
         "psql",
@@ -225,6 +228,35 @@ def _add_runs(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     shell.add_argument(
         "--role", choices=PSQL_ROLES, default="owner", help="whose eyes to look with (default: owner)"
     )
+
+
+def _add_engine(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the commands that the engine does. Only what is needed before it starts is declared here."""
+    send = _add(commands, "send", _send, "put messages on the queue, one a line of FILE", passes_on=True)
+    send.add_argument("file", metavar="FILE")
+    drain = _add(
+        commands, "drain", _drain, "empty the queue into the warehouse without Airflow", passes_on=True
+    )
+    for one, name in ((send, "send"), (drain, "drain")):
+        one.add_argument("--contract", type=_known_contract, metavar="NAME", help=CONTRACT_HELP)
+        one.epilog = f"The engine's own options are passed on; `./dev run {name} --help` lists them."
+    engine_itself = _add(commands, "run", _run, "any command of the engine, from any folder")
+    engine_itself.add_argument(
+        "arguments",
+        nargs=argparse.REMAINDER,
+        metavar="COMMAND ...",
+        help="`./dev run` alone lists them",
+    )
+    for one in (send, drain, engine_itself):
+        one.set_defaults(answers=True)
+
+
+def _known_contract(name: str) -> str:
+    """Look at the file names only: what is wrong in a contract is for the engine to say."""
+    there_are = sorted(path.stem for path in CONTRACTS.glob("*.py") if path.stem != "__init__")
+    if name not in there_are:
+        raise argparse.ArgumentTypeError(f"no contract {name!r}; there are: {', '.join(there_are)}")
+    return name
 
 
 def _add_stack(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -9,9 +9,8 @@ from devstack.settings import Settings
 
 
 def run(settings: Settings, *arguments: str) -> int:
-    """Run one command with the terminal's streams; return its exit code."""
-    env = environment.for_child(settings)
-    with subprocess.Popen(_command(settings, arguments), cwd=settings.root, env=env) as child:
+    """Run one command in the person's folder, with the terminal's streams; return its exit code."""
+    with subprocess.Popen(_command(settings, arguments), env=_environment(settings)) as child:
         while True:
             try:
                 return child.wait()
@@ -25,8 +24,9 @@ def output(settings: Settings, *arguments: str) -> str:
     Raises:
         StackError: it failed; the message is the last line it wrote.
     """
-    command, env = _command(settings, arguments), environment.for_child(settings)
-    run = subprocess.run(command, cwd=settings.root, env=env, capture_output=True, text=True, check=False)
+    run = subprocess.run(
+        _command(settings, arguments), env=_environment(settings), capture_output=True, text=True, check=False
+    )
     if run.returncode:
         said = (run.stderr.strip() or run.stdout.strip() or f"exit {run.returncode}").splitlines()
         raise StackError(f"{arguments[0]}: {said[-1].removeprefix(f'{arguments[0]}: ')}")
@@ -50,4 +50,9 @@ def create_queues(settings: Settings) -> list[str]:
 
 
 def _command(settings: Settings, arguments: tuple[str, ...]) -> list[str]:
-    return [str(settings.python), "-m", "include.queue_etl", *arguments]
+    # -P: the folder it is called from may hold an `include` of its own.
+    return [str(settings.python), "-P", "-m", "include.queue_etl", *arguments]
+
+
+def _environment(settings: Settings) -> dict[str, str]:
+    return {**environment.for_child(settings), "PYTHONPATH": str(settings.root)}

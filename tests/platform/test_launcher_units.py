@@ -19,11 +19,9 @@ import pytest
 from dev_command import Launcher, clean_environment
 
 from devstack import (
-    cli,
     credentials,
     demo,
     dotenv,
-    engine,
     environment,
     keyset,
     orchestrator,
@@ -44,7 +42,7 @@ from include.queue_etl.commands import connections
 from include.queue_etl.errors import SettingsError
 from include.queue_etl.keyset import Keyset, is_development
 
-COMMANDS = ("demo", "up", "down", "status", "reset", "send", "drain", "psql", "test", "dotenv")
+COMMANDS = ("demo", "up", "down", "status", "reset", "send", "drain", "run", "psql", "test", "dotenv")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -67,8 +65,9 @@ def test_wrong_usage_is_exit_code_2(arguments: list[str]) -> None:
     ("arguments", "code", "said"),
     [
         (["send", "missing.jsonl"], 1, "dev: no such file: missing.jsonl"),
-        (["send", "/"], 1, "dev: no such file: /"),
-        (["drain", "--max", "0"], 2, "--max: 0 is not a number above 0"),
+        (["send", "/"], 1, "dev: / is a directory: give a file with one message body on each line"),
+        (["drain", "--contract", "nope"], 2, "dev drain: error: argument --contract: no contract 'nope'"),
+        (["send", "--contract", "nope", "/"], 2, "there are: user_logins"),
     ],
 )
 def test_what_cannot_work_is_said_before_anything_is_started(
@@ -81,20 +80,6 @@ def test_what_cannot_work_is_said_before_anything_is_started(
     assert (done.returncode, done.stdout) == (code, "")
     assert said in done.stderr
     assert not (tmp_path / "state").exists()
-
-
-def test_the_contract_is_passed_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    passed: list[tuple[str, ...]] = []
-    monkeypatch.setattr(stack, "ensure", lambda *_: None)
-    monkeypatch.setattr(engine, "run", lambda _settings, *arguments: passed.append(arguments) or 0)
-    file = tmp_path / "file"
-    file.touch()
-    assert cli.main(["send", "--contract", "other", str(file)]) == 0
-    assert cli.main(["drain", "--contract", "other", "--max", "3"]) == 0
-    assert passed == [
-        ("send", "--contract", "other", str(file)),
-        ("drain", "--contract", "other", "--max", "3"),
-    ]
 
 
 def test_after_ctrl_c_a_command_may_take_its_time_to_give_back(tmp_path: Path) -> None:
