@@ -43,7 +43,7 @@ select airflow_run_id, contract, state, to_char(started_at, 'YYYY-MM-DD HH24:MI:
 EMULATOR_SPEED = "the SQS emulator passes 150 to 500 messages a second; docs/performance.md says why"
 CONTRACTS = settings.ROOT / "include" / "contracts"
 CONTRACT_HELP = "of which pipeline (default: user_logins)"
-PSQL_ROLES = ("owner", "etl_loader", "analyst", "pii_officer", "ops_ro")
+PSQL_ROLES = ("owner", "etl_loader", "etl_maintainer", "etl_remasker", "analyst", "pii_officer", "ops_ro")
 
 Command = Callable[[argparse.Namespace, Settings, Console], int]
 
@@ -169,7 +169,7 @@ def _run(options: argparse.Namespace, stack_settings: Settings, console: Console
 
 
 def _psql(options: argparse.Namespace, stack_settings: Settings, console: Console) -> int:
-    stack.ensure(stack_settings, console)
+    stack.ensure(stack_settings, console, sqs=False)
     if options.role == "owner":
         login = postgres.superuser(stack_settings)
     else:

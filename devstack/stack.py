@@ -48,18 +48,21 @@ def install(settings: Settings, console: Console) -> None:
         virtualenvs.ensure(settings, console)
 
 
-def ensure(settings: Settings, console: Console, airflow_database: bool = False) -> None:
-    """Bring up whatever of the servers is missing, and the databases, roles, keys and queue they hold.
+def ensure(settings: Settings, console: Console, airflow_database: bool = False, sqs: bool = True) -> None:
+    """Bring up whatever of the servers is missing, and the databases, roles, keys and queues they hold.
 
-    Each step does nothing when its work is done already, so that any command can call this first.
+    Each step does nothing when its work is done already, so that any command can call this first. Without
+    `sqs`: Postgres only.
     """
-    require_ports(settings, ("postgres", "ministack"))
+    require_ports(settings, ("postgres", "ministack") if sqs else ("postgres",))
     install(settings, console)
     with locks.held(settings.state / "stack.lock", console):
-        _start_servers(settings, console)
+        _start_servers(settings, console, sqs)
         _create_keyset(settings)
         environment.write(settings)  # the keys are part of a connection in it
         _prepare(settings, console)
+        if sqs:
+            _prepare_queues(settings, console)
         if airflow_database:
             orchestrator.migrate(settings, console)
 
@@ -174,7 +177,7 @@ def _judge(part: Part, health: str) -> PartStatus:
     return PartStatus(part.name, pid, port, health)
 
 
-def _start_servers(settings: Settings, console: Console) -> None:
+def _start_servers(settings: Settings, console: Console, sqs: bool) -> None:
     for line in misplaced(settings).values():
         console.note(f"  {line}: it moves there")
     settings.state.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -183,11 +186,16 @@ def _start_servers(settings: Settings, console: Console) -> None:
         postgres.start(settings, console)
     elif not postgres.is_ready(settings):
         raise StackError("no Postgres answers at DEV_PG_DSN")
+    if sqs:
+        _start_sqs(settings, console)
+    settings.remember_ports()
+
+
+def _start_sqs(settings: Settings, console: Console) -> None:
     if settings.sqs_endpoint is None:
         emulator.start(settings, console)
     elif not emulator.is_ready(settings):
         raise StackError(f"nothing answers at DEV_SQS_ENDPOINT {settings.sqs_endpoint}")
-    settings.remember_ports()
 
 
 def _create_keyset(settings: Settings) -> None:
@@ -204,6 +212,9 @@ def _prepare(settings: Settings, console: Console) -> None:
             postgres.provision(settings)
             engine.output(settings, "migrate")
         stamp.write_text(wanted)
+
+
+def _prepare_queues(settings: Settings, console: Console) -> None:
     with console.step("check the queues"):
         made = engine.create_queues(settings)
     if made:
