@@ -10,7 +10,6 @@ from devstack import (
     bench,
     demo,
     dotenv,
-    emulator,
     engine,
     environment,
     keyset,
@@ -19,6 +18,7 @@ from devstack import (
     postgres,
     settings,
     stack,
+    status,
     suite,
 )
 from devstack.console import Console
@@ -34,16 +34,10 @@ Everything is kept in .venv/ and .dev/. Variables that change where and what:
 Exit codes: 0 good, 1 something failed and one line says what, 2 wrong arguments or variables.
 """
 
-RECENT_RUNS = """
-select airflow_run_id, contract, state, to_char(started_at, 'YYYY-MM-DD HH24:MI:SS') as started_utc,
-       received, loaded, quarantined, duplicates, deleted, round(total_seconds::numeric, 2) as seconds
-  from etl.run_summary order by started_at desc limit 5
-"""
-
-EMULATOR_SPEED = "the SQS emulator passes 150 to 500 messages a second; docs/performance.md says why"
+PSQL_ROLES = ("owner", "etl_loader", "etl_maintainer", "etl_remasker", "analyst", "pii_officer", "ops_ro")
 CONTRACTS = settings.ROOT / "include" / "contracts"
 CONTRACT_HELP = "of which pipeline (default: user_logins)"
-PSQL_ROLES = ("owner", "etl_loader", "etl_maintainer", "etl_remasker", "analyst", "pii_officer", "ops_ro")
+EMULATOR_SPEED = "the SQS emulator passes 150 to 500 messages a second; docs/performance.md says why"
 
 Command = Callable[[argparse.Namespace, Settings, Console], int]
 
@@ -109,35 +103,7 @@ def _reset(_options: argparse.Namespace, stack_settings: Settings, console: Cons
 
 
 def _status(_options: argparse.Namespace, stack_settings: Settings, console: Console) -> int:
-    parts = stack.status(stack_settings)
-    console.note(f"{'part':<15}{'pid':>8}{'port':>8}  health")
-    for part in parts:
-        console.note(f"{part.name:<15}{part.pid or '-':>8}{part.port or '-':>8}  {part.health}")
-    for line in stack.misplaced(stack_settings).values():
-        console.note(f"\n{line}")
-    if parts[1].health == "died":
-        console.note(f"\n{emulator.LOSS}; ./dev up starts it and makes its queues again")
-    servers_are_well = all(part.health.startswith("healthy") for part in parts[:2])
-    complete = True
-    if servers_are_well and stack_settings.python.exists():
-        complete = _show_work(stack_settings, console)
-    # Airflow need not run, but what runs must be well.
-    bad = [part for part in parts if not part.health.startswith(("healthy", "stopped"))]
-    return 0 if servers_are_well and complete and not bad else 1
-
-
-def _show_work(stack_settings: Settings, console: Console) -> bool:
-    """Show queues and runs; False where a queue was missing."""
-    depths = engine.depths(stack_settings)
-    console.note("")
-    for name, depth in depths.items():
-        counts = ", ".join(f"{kind} {count}" for kind, count in (depth or {}).items())
-        console.note(f"queue {name}: {counts or 'does not exist'}")
-    console.note("\n" + postgres.table(stack_settings, RECENT_RUNS))
-    missing = [name for name, depth in depths.items() if depth is None]
-    if missing:
-        console.note(stack.mend_queues(stack_settings, console, missing))
-    return not missing
+    return status.show(stack_settings, console)
 
 
 def _send(options: argparse.Namespace, stack_settings: Settings, console: Console) -> int:
@@ -262,7 +228,10 @@ def _known_contract(name: str) -> str:
 def _add_stack(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     _add(commands, "up", _up, f"start everything with the Airflow UI; the DAG is {orchestrator.DAG}")
     _add(commands, "down", _down, "stop everything; rows, queue and secrets are kept")
-    _add(commands, "status", _status, "what runs and how it is; exit 1 when something is not well")
+    look = _add(
+        commands, "status", _status, "what runs, queues, last runs; exit 1 when something needs a person"
+    )
+    look.epilog, look.formatter_class = status.NEEDS, argparse.RawDescriptionHelpFormatter
     _add(commands, "reset", _reset, "stop everything and remove the data, without asking; .venv is kept")
 
 

@@ -38,17 +38,6 @@ def depth(settings: Settings) -> dict[str, int]:
     return dict(json.loads(output(settings, "depth", "--json")))
 
 
-def depths(settings: Settings) -> dict[str, dict[str, int] | None]:
-    """Return the same for every contract's queue and dead-letter queue; None for one that does not exist."""
-    return dict(json.loads(output(settings, "depth", "--all", "--json")))
-
-
-def create_queues(settings: Settings) -> list[str]:
-    """Make every contract's queue and dead-letter queue where they are missing; return those it made."""
-    found = json.loads(output(settings, "create-queue", "--all", "--json"))
-    return [name for name, state in found.items() if state == "made"]
-
-
 def _command(settings: Settings, arguments: tuple[str, ...]) -> list[str]:
     # -P: the folder it is called from may hold an `include` of its own.
     return [str(settings.python), "-P", "-m", "include.queue_etl", *arguments]

@@ -17,6 +17,7 @@ from devstack import (
     ports,
     postgres,
     processes,
+    queues,
     virtualenvs,
 )
 from devstack.console import Console
@@ -40,6 +41,11 @@ class PartStatus:
     pid: int | None
     port: int | None
     health: str
+
+    @property
+    def is_healthy(self) -> bool:
+        """Whether it answers and is well."""
+        return self.health.startswith("healthy")
 
 
 def install(settings: Settings, console: Console) -> None:
@@ -137,24 +143,23 @@ def status(settings: Settings) -> list[PartStatus]:
     return servers + [_airflow(part, said) for part in orchestrator.parts(settings)]
 
 
-def mend_queues(settings: Settings, console: Console, missing: list[str]) -> str:
+def mend_queues(settings: Settings, console: Console, found: queues.Listing) -> str:
     """Make the missing queues where the emulator is ours; return a sentence for what was or can be done."""
-    names = ", ".join(missing)
+    names = ", ".join(queue.name for queue in found.missing)
     if settings.sqs_endpoint:
         return f"./dev up makes the missing queues at {settings.sqs_endpoint}: {names}"
     with locks.held(settings.state / "stack.lock", console):
-        engine.create_queues(settings)
+        queues.create_missing(settings, found)
     return f"made again, empty: {names}; messages that were on them are lost, rows in Postgres are safe"
 
 
 def misplaced(settings: Settings) -> dict[str, str]:
     """Return a sentence for each part that runs on another port than its variable says, by its name."""
-    wanted = {"postgres": ("DEV_PG_PORT", settings.postgres_port)}
-    wanted["ministack"] = ("DEV_SQS_PORT", settings.sqs_port)
+    variables = {"postgres": "DEV_PG_PORT", "ministack": "DEV_SQS_PORT", "api-server": "DEV_UI_PORT"}
     found = {}
-    for part in all_parts(settings):
-        variable, port = wanted.get(part.name, ("DEV_UI_PORT", settings.ui_port))
-        actual = part.record().get("port")
+    for part in (part for part in all_parts(settings) if part.name in variables):
+        variable = variables[part.name]
+        port, actual = settings.ports[variable], part.record().get("port")
         if actual not in (None, port) and part.pid():
             found[part.name] = f"{part.name} runs on {actual}, {variable} says {port}"
     return found
@@ -163,18 +168,19 @@ def misplaced(settings: Settings) -> dict[str, str]:
 def _server(part: Part, elsewhere: str | None, answers: bool) -> PartStatus:
     if elsewhere:
         return PartStatus(part.name, None, None, "healthy, not ours" if answers else "does not answer")
-    return _judge(part, "healthy" if answers else "does not answer")
+    return _judge(part, "healthy" if answers else "does not answer", listens=True)
 
 
 def _airflow(part: Part, said: dict[str, str]) -> PartStatus:
-    return _judge(part, said.get(part.name, "does not answer"))
+    # The other three have no port; their records hold that of the UI, to be started anew when it changes.
+    return _judge(part, said.get(part.name, "does not answer"), listens=part.name == "api-server")
 
 
-def _judge(part: Part, health: str) -> PartStatus:
-    pid, port = part.pid(), part.record().get("port")
+def _judge(part: Part, health: str, listens: bool) -> PartStatus:
+    pid = part.pid()
     if pid is None:
         return PartStatus(part.name, None, None, "died" if part.died() else "stopped")
-    return PartStatus(part.name, pid, port, health)
+    return PartStatus(part.name, pid, part.record().get("port") if listens else None, health)
 
 
 def _start_servers(settings: Settings, console: Console, sqs: bool) -> None:
@@ -215,10 +221,14 @@ def _prepare(settings: Settings, console: Console) -> None:
 
 
 def _prepare_queues(settings: Settings, console: Console) -> None:
+    """Make the queues that are missing; a contract that cannot be loaded is said and stops no other."""
     with console.step("check the queues"):
-        made = engine.create_queues(settings)
+        found = queues.listing(settings)
+        made = queues.create_missing(settings, found)
     if made:
         console.note(f"  made the queues {', '.join(made)}")
+    for name, error in found.broken.items():
+        console.note(f"  contract {name} cannot be loaded, its queues are left alone: {error}")
 
 
 def _schema_digest(settings: Settings) -> str:
