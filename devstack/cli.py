@@ -10,14 +10,15 @@ from devstack import (
     bench,
     demo,
     dotenv,
-    emulator,
     engine,
     environment,
+    keyset,
     locks,
     orchestrator,
     postgres,
     settings,
     stack,
+    status,
     suite,
 )
 from devstack.console import Console
@@ -34,13 +35,10 @@ Everything is kept in .venv/ and .dev/. Variables that change where and what:
 Exit codes: 0 good, 1 something failed and one line says what, 2 wrong arguments or variables.
 """
 
-RECENT_RUNS = """
-select airflow_run_id, contract, state, to_char(started_at, 'YYYY-MM-DD HH24:MI:SS') as started_utc,
-       received, loaded, quarantined, duplicates, deleted, round(total_seconds::numeric, 2) as seconds
-  from etl.run_summary order by started_at desc limit 5
-"""
-
-PSQL_ROLES = ("owner", "etl_loader", "analyst", "pii_officer", "ops_ro")
+PSQL_ROLES = ("owner", "etl_loader", "etl_maintainer", "etl_remasker", "analyst", "pii_officer", "ops_ro")
+CONTRACTS = settings.ROOT / "include" / "contracts"
+CONTRACT_HELP = "of which pipeline (default: user_logins)"
+EMULATOR_SPEED = "the SQS emulator passes 150 to 500 messages a second; docs/performance.md says why"
 
 Command = Callable[[argparse.Namespace, Settings, Console], int]
 
@@ -82,11 +80,14 @@ def _demo(options: argparse.Namespace, stack_settings: Settings, console: Consol
 
 def _up(_options: argparse.Namespace, stack_settings: Settings, console: Console) -> int:
     with locks.held(stack_settings.state / "demo.lock", console):  # the scheduler would disturb its run
+        stack.require_ports(stack_settings, ("postgres", "ministack", "api-server"))
         stack.ensure(stack_settings, console, airflow_database=True)
         stack.ensure_airflow(stack_settings, console)
-    console.note(f"\nAirflow:  http://localhost:{stack_settings.ui_port}")
-    console.note(f"user:     {environment.UI_USER}, password in {environment.password_file(stack_settings)}")
+    console.note(f"\nAirflow:  {stack.ui_address(stack_settings)}")
+    console.note(f"login:    user {environment.UI_USER}, password {environment.ui_password(stack_settings)}")
     console.note(f"shell:    source '{stack_settings.state / 'env'}'")
+    if stack_settings.sqs_endpoint is None:
+        console.note(f"speed:    {EMULATOR_SPEED}")
     return 0
 
 
@@ -103,58 +104,39 @@ def _reset(_options: argparse.Namespace, stack_settings: Settings, console: Cons
 
 
 def _status(_options: argparse.Namespace, stack_settings: Settings, console: Console) -> int:
-    parts = stack.status(stack_settings)
-    console.note(f"{'part':<15}{'pid':>8}{'port':>8}  health")
-    for part in parts:
-        console.note(f"{part.name:<15}{part.pid or '-':>8}{part.port or '-':>8}  {part.health}")
-    for line in stack.misplaced(stack_settings).values():
-        console.note(f"\n{line}")
-    if parts[1].health == "died":
-        console.note(f"\n{emulator.LOSS}; ./dev up starts it and makes its queues again")
-    servers_are_well = all(part.health.startswith("healthy") for part in parts[:2])
-    complete = True
-    if servers_are_well and stack_settings.python.exists():
-        complete = _show_work(stack_settings, console)
-    # Airflow need not run, but what runs must be well.
-    bad = [part for part in parts if not part.health.startswith(("healthy", "stopped"))]
-    return 0 if servers_are_well and complete and not bad else 1
-
-
-def _show_work(stack_settings: Settings, console: Console) -> bool:
-    """Show queues and runs; False where a queue was missing."""
-    depths = engine.depths(stack_settings)
-    console.note("")
-    for name, depth in depths.items():
-        counts = ", ".join(f"{kind} {count}" for kind, count in (depth or {}).items())
-        console.note(f"queue {name}: {counts or 'does not exist'}")
-    console.note("\n" + postgres.table(stack_settings, RECENT_RUNS))
-    missing = [name for name, depth in depths.items() if depth is None]
-    if missing:
-        console.note(stack.mend_queues(stack_settings, console, missing))
-    return not missing
+    return status.show(stack_settings, console)
 
 
 def _send(options: argparse.Namespace, stack_settings: Settings, console: Console) -> int:
-    path = Path(options.file).absolute()  # the command runs in the project's folder
-    if not path.exists() or path.is_dir():
+    path = Path(options.file)
+    if path.is_dir():
+        raise StackError(f"{options.file} is a directory: give a file with one message body on each line")
+    if not path.exists():
         raise StackError(f"no such file: {options.file}")
     stack.ensure(stack_settings, console)
-    return engine.run(stack_settings, "send", *_contract(options), str(path))
+    return engine.run(stack_settings, "send", *_contract(options), *options.rest, options.file)
 
 
 def _drain(options: argparse.Namespace, stack_settings: Settings, console: Console) -> int:
     stack.ensure(stack_settings, console)
-    limit = ["--max", str(options.max)] if options.max is not None else []
-    json = ["--json"] if options.json else []
-    return engine.run(stack_settings, "drain", *_contract(options), *limit, *json)
+    return engine.run(stack_settings, "drain", *_contract(options), *options.rest)
 
 
 def _contract(options: argparse.Namespace) -> list[str]:
     return ["--contract", options.contract] if options.contract else []
 
 
+def _run(options: argparse.Namespace, stack_settings: Settings, console: Console) -> int:
+    arguments = options.arguments or ["--help"]
+    if {"-h", "--help"} & set(arguments):
+        stack.install(stack_settings, console)
+    else:
+        stack.ensure(stack_settings, console)
+    return engine.run(stack_settings, *arguments)
+
+
 def _psql(options: argparse.Namespace, stack_settings: Settings, console: Console) -> int:
-    stack.ensure(stack_settings, console)
+    stack.ensure(stack_settings, console, sqs=False)
     if options.role == "owner":
         login = postgres.superuser(stack_settings)
     else:
@@ -173,10 +155,8 @@ def _bench(options: argparse.Namespace, stack_settings: Settings, console: Conso
 
 
 def _dotenv(_options: argparse.Namespace, stack_settings: Settings, console: Console) -> int:
-    stack.install(stack_settings, console)
     target = stack_settings.root / ".env"
-    keyset = engine.output(stack_settings, "keys", "create", "--development", "--print")
-    dotenv.write(target, stack_settings.root / ".env.example", keyset)
+    dotenv.write(target, stack_settings.root / ".env.example", keyset.new_json())
     console.note(f"wrote {target}; next: docker compose up --build")
     return 0
 
@@ -204,15 +184,7 @@ def _add_runs(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     demonstrate.add_argument(
         "--json", action="store_true", help="one JSON object on stdout, progress on stderr"
     )
-    send = _add(commands, "send", _send, "put messages on the queue, one a line of FILE", answers=True)
-    send.add_argument("file", metavar="FILE")
-    drain = _add(
-        commands, "drain", _drain, "empty the queue into the warehouse without Airflow", answers=True
-    )
-    for one in (send, drain):
-        one.add_argument("--contract", metavar="NAME", help="of which pipeline (default: user_logins)")
-    drain.add_argument("--max", type=bench.positive, metavar="N", help="take at most N messages")
-    drain.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    _add_engine(commands)
     shell = _add(
         commands,
         "psql",
@@ -226,10 +198,42 @@ def _add_runs(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     )
 
 
+def _add_engine(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the commands that the engine does. Only what is needed before it starts is declared here."""
+    send = _add(commands, "send", _send, "put messages on the queue, one a line of FILE", passes_on=True)
+    send.add_argument("file", metavar="FILE")
+    drain = _add(
+        commands, "drain", _drain, "empty the queue into the warehouse without Airflow", passes_on=True
+    )
+    for one, name in ((send, "send"), (drain, "drain")):
+        one.add_argument("--contract", type=_known_contract, metavar="NAME", help=CONTRACT_HELP)
+        one.epilog = f"The engine's own options are passed on; `./dev run {name} --help` lists them."
+    engine_itself = _add(commands, "run", _run, "any command of the engine, from any folder")
+    engine_itself.add_argument(
+        "arguments",
+        nargs=argparse.REMAINDER,
+        metavar="COMMAND ...",
+        help="`./dev run` alone lists them",
+    )
+    for one in (send, drain, engine_itself):
+        one.set_defaults(answers=True)
+
+
+def _known_contract(name: str) -> str:
+    """Look at the file names only: what is wrong in a contract is for the engine to say."""
+    there_are = sorted(path.stem for path in CONTRACTS.glob("*.py") if path.stem != "__init__")
+    if name not in there_are:
+        raise argparse.ArgumentTypeError(f"no contract {name!r}; there are: {', '.join(there_are)}")
+    return name
+
+
 def _add_stack(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     _add(commands, "up", _up, f"start everything with the Airflow UI; the DAG is {orchestrator.DAG}")
     _add(commands, "down", _down, "stop everything; rows, queue and secrets are kept")
-    _add(commands, "status", _status, "what runs and how it is; exit 1 when something is not well")
+    look = _add(
+        commands, "status", _status, "what runs, queues, last runs; exit 1 when something needs a person"
+    )
+    look.epilog, look.formatter_class = status.NEEDS, argparse.RawDescriptionHelpFormatter
     _add(commands, "reset", _reset, "stop everything and remove the data, without asking; .venv is kept")
 
 

@@ -1,5 +1,6 @@
 """Progress for people: one line a step, with its seconds."""
 
+import os
 import sys
 import threading
 import time
@@ -8,6 +9,7 @@ from contextlib import contextmanager
 from typing import TextIO
 
 SIGN_OF_LIFE_SECONDS = 5.0
+RED, PLAIN = "\033[31m", "\033[0m"
 
 
 class Console:
@@ -18,6 +20,11 @@ class Console:
         self._every = every
         self._line_is_open = False
         self._lock = threading.RLock()
+
+    def red(self, text: str) -> str:
+        """Return the text in red where the stream is a terminal with colours and NO_COLOR is not set."""
+        plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" or not self._stream.isatty()
+        return text if plain else f"{RED}{text}{PLAIN}"
 
     @contextmanager
     def step(self, title: str) -> Iterator[None]:

@@ -39,7 +39,7 @@ def start(settings: Settings, console: Console) -> bool:
         return False
     if emulator.record():
         processes.stop([emulator])
-    ports.require_free(settings.sqs_port, "DEV_SQS_PORT", "the SQS emulator")
+    require_port(settings)
     emulator.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     command = [str(settings.tools_venv / "bin" / "python"), "-m", "ministack"]
     with console.step(f"start the SQS emulator on {ports.HOST}:{settings.sqs_port}"):
@@ -50,6 +50,11 @@ def start(settings: Settings, console: Console) -> bool:
                 f"the emulator does not start; the end of {emulator.log}:\n{emulator.log_tail()}"
             )
     return True
+
+
+def require_port(settings: Settings) -> None:
+    """Raise StackError where another program has the port of the SQS emulator."""
+    ports.require_free(settings.sqs_port, "DEV_SQS_PORT", "the SQS emulator", settings.ports.values())
 
 
 def environment(settings: Settings) -> dict[str, str]:

@@ -9,9 +9,8 @@ from devstack.settings import Settings
 
 
 def run(settings: Settings, *arguments: str) -> int:
-    """Run one command with the terminal's streams; return its exit code."""
-    env = environment.for_child(settings)
-    with subprocess.Popen(_command(settings, arguments), cwd=settings.root, env=env) as child:
+    """Run one command in the person's folder, with the terminal's streams; return its exit code."""
+    with subprocess.Popen(_command(settings, arguments), env=_environment(settings)) as child:
         while True:
             try:
                 return child.wait()
@@ -25,8 +24,9 @@ def output(settings: Settings, *arguments: str) -> str:
     Raises:
         StackError: it failed; the message is the last line it wrote.
     """
-    command, env = _command(settings, arguments), environment.for_child(settings)
-    run = subprocess.run(command, cwd=settings.root, env=env, capture_output=True, text=True, check=False)
+    run = subprocess.run(
+        _command(settings, arguments), env=_environment(settings), capture_output=True, text=True, check=False
+    )
     if run.returncode:
         said = (run.stderr.strip() or run.stdout.strip() or f"exit {run.returncode}").splitlines()
         raise StackError(f"{arguments[0]}: {said[-1].removeprefix(f'{arguments[0]}: ')}")
@@ -38,16 +38,10 @@ def depth(settings: Settings) -> dict[str, int]:
     return dict(json.loads(output(settings, "depth", "--json")))
 
 
-def depths(settings: Settings) -> dict[str, dict[str, int] | None]:
-    """Return the same for every contract's queue and dead-letter queue; None for one that does not exist."""
-    return dict(json.loads(output(settings, "depth", "--all", "--json")))
-
-
-def create_queues(settings: Settings) -> list[str]:
-    """Make every contract's queue and dead-letter queue where they are missing; return those it made."""
-    found = json.loads(output(settings, "create-queue", "--all", "--json"))
-    return [name for name, state in found.items() if state == "made"]
-
-
 def _command(settings: Settings, arguments: tuple[str, ...]) -> list[str]:
-    return [str(settings.python), "-m", "include.queue_etl", *arguments]
+    # -P: the folder it is called from may hold an `include` of its own.
+    return [str(settings.python), "-P", "-m", "include.queue_etl", *arguments]
+
+
+def _environment(settings: Settings) -> dict[str, str]:
+    return {**environment.for_child(settings), "PYTHONPATH": str(settings.root)}

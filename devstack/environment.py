@@ -83,6 +83,11 @@ def password_file(settings: Settings) -> Path:
     return settings.state / "secrets" / "ui_passwords.json"
 
 
+def ui_password(settings: Settings) -> str:
+    """Return the UI's password: random, for every user of this machine can reach its 127.0.0.1."""
+    return secret(settings.state / "secrets", "ui_password")
+
+
 def login(settings: Settings, role: str) -> Login:
     """Return the login of one of the warehouse's roles, with its random password."""
     server = postgres.superuser(settings)

@@ -7,7 +7,7 @@ import urllib.request
 
 from devstack import environment, ports, postgres, processes
 from devstack.console import Console
-from devstack.credentials import secret, write_private
+from devstack.credentials import write_private
 from devstack.errors import StackError
 from devstack.postgres import AIRFLOW
 from devstack.processes import Part
@@ -69,13 +69,18 @@ def start(settings: Settings, console: Console) -> None:
     missing = [part for part in parts(settings) if not _runs(part, settings)]
     processes.stop([part for part in missing if part.record()])
     if any(part.name == "api-server" for part in missing):
-        ports.require_free(settings.ui_port, "DEV_UI_PORT", "the Airflow UI")
+        require_port(settings)
     if any(part.name == "scheduler" for part in missing):
         _end_stopped_tests(settings, console)
     with console.step(f"start Airflow ({len(missing)} of {len(COMMANDS)} processes)"):
         for part in missing:
             _start(part, settings)
         _wait_until_healthy(settings)
+
+
+def require_port(settings: Settings) -> None:
+    """Raise StackError where another program has the port of the Airflow UI."""
+    ports.require_free(settings.ui_port, "DEV_UI_PORT", "the Airflow UI", settings.ports.values())
 
 
 def health(settings: Settings) -> dict[str, str]:
@@ -134,8 +139,7 @@ def _write_password(settings: Settings) -> None:
     """Choose the UI's password ourselves: Airflow would print it and leave the file open to everyone."""
     path = environment.password_file(settings)
     if not path.exists():
-        password = secret(settings.state / "secrets", "ui_password")
-        write_private(path, json.dumps({environment.UI_USER: password}))
+        write_private(path, json.dumps({environment.UI_USER: environment.ui_password(settings)}))
 
 
 def airflow_command(settings: Settings, *arguments: str) -> list[str]:

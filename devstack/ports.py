@@ -1,6 +1,8 @@
 """Ports on 127.0.0.1: is one free, and which one is."""
 
+import itertools
 import socket
+from collections.abc import Collection
 
 from devstack.errors import StackError
 
@@ -19,13 +21,21 @@ def is_free(port: int) -> bool:
     return True
 
 
-def require_free(port: int, variable: str, what: str) -> None:
-    """Raise StackError naming the port and the variable that changes it, unless the port is free."""
+def require_free(port: int, variable: str, what: str, reserved: Collection[int] = ()) -> None:
+    """Unless the port is free, raise StackError with the port, the variable that changes it, and a free one.
+
+    `reserved` are ports that are meant for something else, though nothing may listen there yet.
+    """
     if not is_free(port):
         raise StackError(
             f"port {port} is taken by another program, {what} cannot use it; "
-            f"choose another with {variable}, for example {variable}={port + 1 if port < 65535 else port - 1}"
+            f"choose another with {variable}, for example {variable}={_next_free(port, reserved)}"
         )
+
+
+def _next_free(port: int, reserved: Collection[int]) -> int:
+    candidates = itertools.chain(range(port + 1, 65536), range(port - 1, 1023, -1))
+    return next(candidate for candidate in candidates if candidate not in reserved and is_free(candidate))
 
 
 def free_ports(names: list[str]) -> dict[str, int]:

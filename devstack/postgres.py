@@ -105,12 +105,17 @@ def start(settings: Settings, console: Console) -> bool:
         return False
     if running.record():
         processes.stop([running], signal.SIGINT)
-    ports.require_free(settings.postgres_port, "DEV_PG_PORT", "Postgres")
+    require_port(settings)
     account = choose_account(settings)
     with console.step(f"start Postgres on {ports.HOST}:{settings.postgres_port}"):
         _initialise(settings, account)
         _run(settings, account)
     return True
+
+
+def require_port(settings: Settings) -> None:
+    """Raise StackError where another program has the port of Postgres."""
+    ports.require_free(settings.postgres_port, "DEV_PG_PORT", "Postgres", settings.ports.values())
 
 
 def provision(settings: Settings) -> None:

@@ -46,10 +46,14 @@ class Settings:
         """The interpreter of the project's virtualenv."""
         return self.venv / "bin" / "python"
 
+    @property
+    def ports(self) -> dict[str, int]:
+        """The three ports, by the variable that changes each."""
+        return dict(zip(DEFAULT_PORTS, (self.postgres_port, self.sqs_port, self.ui_port), strict=True))
+
     def remember_ports(self) -> None:
         """Keep the ports, so that the next command needs no variable to find the same stack."""
-        ports = dict(zip(DEFAULT_PORTS, (self.postgres_port, self.sqs_port, self.ui_port), strict=True))
-        (self.state / "ports.json").write_text(json.dumps(ports))
+        (self.state / "ports.json").write_text(json.dumps(self.ports))
 
     def with_ports(self, ports: Mapping[str, int]) -> "Settings":
         """Return the same stack on other ports, keyed by the names of DEFAULT_PORTS."""

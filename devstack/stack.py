@@ -3,11 +3,25 @@
 import hashlib
 import shutil
 import signal
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from devstack import emulator, engine, environment, locks, orchestrator, postgres, processes, virtualenvs
+from devstack import (
+    emulator,
+    engine,
+    environment,
+    keyset,
+    locks,
+    orchestrator,
+    ports,
+    postgres,
+    processes,
+    queues,
+    virtualenvs,
+)
 from devstack.console import Console
+from devstack.credentials import write_private
 from devstack.errors import StackError
 from devstack.processes import Part
 from devstack.settings import Settings
@@ -28,6 +42,11 @@ class PartStatus:
     port: int | None
     health: str
 
+    @property
+    def is_healthy(self) -> bool:
+        """Whether it answers and is well."""
+        return self.health.startswith("healthy")
+
 
 def install(settings: Settings, console: Console) -> None:
     """Build or repair the virtualenvs, one ./dev of this clone at a time."""
@@ -35,18 +54,47 @@ def install(settings: Settings, console: Console) -> None:
         virtualenvs.ensure(settings, console)
 
 
-def ensure(settings: Settings, console: Console, airflow_database: bool = False) -> None:
-    """Bring up whatever of the servers is missing, and the databases, roles, keys and queue they hold.
+def ensure(settings: Settings, console: Console, airflow_database: bool = False, sqs: bool = True) -> None:
+    """Bring up whatever of the servers is missing, and the databases, roles, keys and queues they hold.
 
-    Each step does nothing when its work is done already, so that any command can call this first.
+    Each step does nothing when its work is done already, so that any command can call this first. Without
+    `sqs`: Postgres only.
     """
+    require_ports(settings, ("postgres", "ministack") if sqs else ("postgres",))
     install(settings, console)
     with locks.held(settings.state / "stack.lock", console):
-        _start_servers(settings, console)
-        environment.write(settings)
+        _start_servers(settings, console, sqs)
+        _create_keyset(settings)
+        environment.write(settings)  # the keys are part of a connection in it
         _prepare(settings, console)
+        if sqs:
+            _prepare_queues(settings, console)
         if airflow_database:
             orchestrator.migrate(settings, console)
+
+
+def require_ports(settings: Settings, names: Collection[str]) -> None:
+    """Raise StackError where another program has a port that one of these parts will need.
+
+    Asked first: the virtualenvs take a minute, and a person should not wait for it to hear of a port.
+    """
+    checks = {"api-server": (orchestrator.require_port, settings.ui_port)}
+    if settings.postgres_dsn is None:
+        checks["postgres"] = (postgres.require_port, settings.postgres_port)
+    if settings.sqs_endpoint is None:
+        checks["ministack"] = (emulator.require_port, settings.sqs_port)
+    for part in all_parts(settings):
+        if part.name in names and part.name in checks:
+            require, port = checks[part.name]
+            # Where its own record names the port, what listens may be the part, or remains of it. The record
+            # is read last: another ./dev may be starting the part.
+            if not ports.is_free(port) and part.record().get("port") != port:
+                require(settings)
+
+
+def ui_address(settings: Settings) -> str:
+    """Return the URL of Airflow's UI."""
+    return f"http://localhost:{settings.ui_port}"
 
 
 def ensure_airflow(settings: Settings, console: Console) -> None:
@@ -95,24 +143,23 @@ def status(settings: Settings) -> list[PartStatus]:
     return servers + [_airflow(part, said) for part in orchestrator.parts(settings)]
 
 
-def mend_queues(settings: Settings, console: Console, missing: list[str]) -> str:
+def mend_queues(settings: Settings, console: Console, found: queues.Listing) -> str:
     """Make the missing queues where the emulator is ours; return a sentence for what was or can be done."""
-    names = ", ".join(missing)
+    names = ", ".join(queue.name for queue in found.missing)
     if settings.sqs_endpoint:
         return f"./dev up makes the missing queues at {settings.sqs_endpoint}: {names}"
     with locks.held(settings.state / "stack.lock", console):
-        engine.create_queues(settings)
+        queues.create_missing(settings, found)
     return f"made again, empty: {names}; messages that were on them are lost, rows in Postgres are safe"
 
 
 def misplaced(settings: Settings) -> dict[str, str]:
     """Return a sentence for each part that runs on another port than its variable says, by its name."""
-    wanted = {"postgres": ("DEV_PG_PORT", settings.postgres_port)}
-    wanted["ministack"] = ("DEV_SQS_PORT", settings.sqs_port)
+    variables = {"postgres": "DEV_PG_PORT", "ministack": "DEV_SQS_PORT", "api-server": "DEV_UI_PORT"}
     found = {}
-    for part in all_parts(settings):
-        variable, port = wanted.get(part.name, ("DEV_UI_PORT", settings.ui_port))
-        actual = part.record().get("port")
+    for part in (part for part in all_parts(settings) if part.name in variables):
+        variable = variables[part.name]
+        port, actual = settings.ports[variable], part.record().get("port")
         if actual not in (None, port) and part.pid():
             found[part.name] = f"{part.name} runs on {actual}, {variable} says {port}"
     return found
@@ -121,21 +168,22 @@ def misplaced(settings: Settings) -> dict[str, str]:
 def _server(part: Part, elsewhere: str | None, answers: bool) -> PartStatus:
     if elsewhere:
         return PartStatus(part.name, None, None, "healthy, not ours" if answers else "does not answer")
-    return _judge(part, "healthy" if answers else "does not answer")
+    return _judge(part, "healthy" if answers else "does not answer", listens=True)
 
 
 def _airflow(part: Part, said: dict[str, str]) -> PartStatus:
-    return _judge(part, said.get(part.name, "does not answer"))
+    # The other three have no port; their records hold that of the UI, to be started anew when it changes.
+    return _judge(part, said.get(part.name, "does not answer"), listens=part.name == "api-server")
 
 
-def _judge(part: Part, health: str) -> PartStatus:
-    pid, port = part.pid(), part.record().get("port")
+def _judge(part: Part, health: str, listens: bool) -> PartStatus:
+    pid = part.pid()
     if pid is None:
         return PartStatus(part.name, None, None, "died" if part.died() else "stopped")
-    return PartStatus(part.name, pid, port, health)
+    return PartStatus(part.name, pid, part.record().get("port") if listens else None, health)
 
 
-def _start_servers(settings: Settings, console: Console) -> None:
+def _start_servers(settings: Settings, console: Console, sqs: bool) -> None:
     for line in misplaced(settings).values():
         console.note(f"  {line}: it moves there")
     settings.state.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -144,19 +192,25 @@ def _start_servers(settings: Settings, console: Console) -> None:
         postgres.start(settings, console)
     elif not postgres.is_ready(settings):
         raise StackError("no Postgres answers at DEV_PG_DSN")
+    if sqs:
+        _start_sqs(settings, console)
+    settings.remember_ports()
+
+
+def _start_sqs(settings: Settings, console: Console) -> None:
     if settings.sqs_endpoint is None:
         emulator.start(settings, console)
     elif not emulator.is_ready(settings):
         raise StackError(f"nothing answers at DEV_SQS_ENDPOINT {settings.sqs_endpoint}")
-    settings.remember_ports()
+
+
+def _create_keyset(settings: Settings) -> None:
+    path = environment.keyset_file(settings)
+    if not path.exists():
+        write_private(path, keyset.new_json())
 
 
 def _prepare(settings: Settings, console: Console) -> None:
-    keyset = environment.keyset_file(settings)
-    if not keyset.exists():
-        with console.step("create the keys for masking"):
-            engine.output(settings, "keys", "create", "--development")
-        environment.write(settings)  # the keys are part of a connection in it
     stamp = settings.state / "warehouse.stamp"
     wanted = _schema_digest(settings)
     if not stamp.exists() or stamp.read_text() != wanted:
@@ -164,10 +218,17 @@ def _prepare(settings: Settings, console: Console) -> None:
             postgres.provision(settings)
             engine.output(settings, "migrate")
         stamp.write_text(wanted)
+
+
+def _prepare_queues(settings: Settings, console: Console) -> None:
+    """Make the queues that are missing; a contract that cannot be loaded is said and stops no other."""
     with console.step("check the queues"):
-        made = engine.create_queues(settings)
+        found = queues.listing(settings)
+        made = queues.create_missing(settings, found)
     if made:
         console.note(f"  made the queues {', '.join(made)}")
+    for name, error in found.broken.items():
+        console.note(f"  contract {name} cannot be loaded, its queues are left alone: {error}")
 
 
 def _schema_digest(settings: Settings) -> str:

@@ -17,6 +17,6 @@ def launcher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
 @pytest.fixture
 def running(launcher: Launcher) -> Launcher:
     """The servers of the stack are up."""
-    done = launcher.run("psql", "-c", "select 1")
+    done = launcher.run("run", "depth")
     assert done.returncode == 0, done.stderr
     return launcher

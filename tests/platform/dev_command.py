@@ -26,20 +26,27 @@ class Launcher:
         return from_environment(self.env)
 
     def start(
-        self, *arguments: str, start_new_session: bool = False, **changed: str
+        self,
+        *arguments: str,
+        start_new_session: bool = False,
+        cwd: Path = Path("/"),
+        root: Path = ROOT,
+        **changed: str,
     ) -> "subprocess.Popen[str]":
         return subprocess.Popen(
-            [sys.executable, str(ROOT / "dev"), *arguments],
+            [sys.executable, str(root / "dev"), *arguments],
             env={**self.env, **changed},
-            cwd="/",
+            cwd=cwd,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=start_new_session,
         )
 
-    def run(self, *arguments: str, **changed: str) -> "subprocess.CompletedProcess[str]":
-        process = self.start(*arguments, **changed)
+    def run(
+        self, *arguments: str, cwd: Path = Path("/"), root: Path = ROOT, **changed: str
+    ) -> "subprocess.CompletedProcess[str]":
+        process = self.start(*arguments, cwd=cwd, root=root, **changed)
         stdout, stderr = process.communicate(timeout=280)
         return subprocess.CompletedProcess(arguments, process.returncode, stdout, stderr)
 

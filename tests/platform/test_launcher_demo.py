@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 import signal
 from pathlib import Path
 
+import httpx
 import pytest
 from dev_command import Launcher, kill
 
@@ -82,3 +84,29 @@ def test_airflow_is_started_anew_after_postgres(launcher: Launcher) -> None:
     assert not set(before) & set(after)
     # A look at one moment; on a busy machine Airflow may answer late.
     assert processes.wait_until(lambda: launcher.run("status").returncode == 0, 60)
+
+
+def test_a_run_that_failed_under_the_scheduler_is_told_with_its_reason(launcher: Launcher) -> None:
+    assert launcher.run("up").returncode == 0
+    table = "public.user_logins"
+    assert launcher.run("psql", "-c", f"revoke insert on {table} from etl_loader").returncode == 0
+    assert launcher.run("demo").returncode == 1
+    status = launcher.run("status")
+    assert launcher.run("psql", "-c", f"grant insert on {table} to etl_loader").returncode == 0
+    said = " ".join(status.stdout.split())
+    assert status.returncode == 1
+    assert "DAG user_logins: its last run failed; extract: PreflightError: not started" in said
+    assert f"role etl_loader may not INSERT INTO {table}" in said
+
+
+def test_up_says_address_user_and_password_and_the_ui_takes_them(launcher: Launcher) -> None:
+    said = launcher.run("up").stdout
+    address = re.search(r"^Airflow: +(http://\S+)$", said, re.MULTILINE)
+    login = re.search(r"^login: +user (\w+), password (\w+)$", said, re.MULTILINE)
+    assert address
+    assert login
+    user, password = login.groups()
+    reply = httpx.post(f"{address[1]}/auth/token", json={"username": user, "password": password})
+    assert reply.status_code == 201
+    wrong = httpx.post(f"{address[1]}/auth/token", json={"username": user, "password": password[:-1]})
+    assert wrong.status_code == 401

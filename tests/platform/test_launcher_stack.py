@@ -1,5 +1,6 @@
 """What ./dev promises of a running stack: found again, kept, stopped whole, repaired, never in the way."""
 
+import json
 import socket
 import stat
 import subprocess
@@ -16,9 +17,10 @@ QUEUE = load_contract(DEFAULT_CONTRACT).queue
 SAMPLE_LINES = len(SAMPLE.read_text().splitlines())
 
 
-def depth(launcher: Launcher) -> str:
+def depth(launcher: Launcher) -> list[str]:
+    """The queue's line of `./dev status`: name, contract, visible, in flight, delayed."""
     lines = launcher.run("status").stdout.splitlines()
-    return next(line for line in lines if line.startswith(f"queue {QUEUE}:"))
+    return next(line.split() for line in lines if line.split()[:1] == [QUEUE])
 
 
 def listening_addresses(port: int) -> set[str]:
@@ -39,9 +41,9 @@ def test_down_leaves_no_process_and_no_port_and_loses_no_message(running: Launch
     assert ports.is_free(running.settings.postgres_port)
     assert ports.is_free(running.settings.sqs_port)
     assert running.run("status").returncode == 1
-    assert running.run("psql", "-c", "select 1").returncode == 0
+    assert running.run("run", "depth").returncode == 0
     assert depth(running) == before
-    assert f"visible {SAMPLE_LINES}" in before
+    assert before[2:] == [str(SAMPLE_LINES), "0", "0"]
 
 
 def test_a_second_down_says_that_nothing_was_running(running: Launcher) -> None:
@@ -55,7 +57,7 @@ def test_a_killed_server_is_reported_and_the_next_command_starts_it(running: Lau
     kill(running.part(name))
     status = running.run("status")
     assert (status.returncode, "died" in status.stdout) == (1, True)
-    assert running.run("psql", "-c", "select 1").returncode == 0
+    assert running.run("run", "depth").returncode == 0
     assert running.pid(name) not in (None, pid)
     assert running.run("status").returncode == 0
 
@@ -71,7 +73,7 @@ def test_two_commands_at_once_wait_for_each_other(running: Launcher) -> None:
 def test_a_busy_port_is_one_clear_line(running: Launcher) -> None:
     running.run("down")
     with socket.create_server((ports.HOST, running.settings.sqs_port)):
-        done = running.run("psql", "-c", "select 1")
+        done = running.run("run", "depth")
     assert done.returncode == 1
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("dev: ")]
     assert str(running.settings.sqs_port) in line
@@ -103,7 +105,36 @@ def test_every_secret_is_private(running: Launcher) -> None:
     assert stat.S_IMODE(running.settings.state.stat().st_mode) == 0o700
 
 
-@pytest.mark.parametrize("role", ["etl_loader", "analyst", "pii_officer", "ops_ro"])
+def test_psql_starts_postgres_and_nothing_else(running: Launcher) -> None:
+    running.run("down")
+    done = running.run("psql", "-Atc", "select 1")
+    assert (done.returncode, done.stdout) == (0, "1\n")
+    assert running.pid("postgres") is not None
+    assert running.pid("ministack") is None
+    assert "queue" not in done.stderr
+
+
+def test_the_engine_runs_in_the_folder_it_is_called_from(running: Launcher, tmp_path: Path) -> None:
+    (tmp_path / "include").mkdir()  # another project's
+    (tmp_path / "include" / "__init__.py").write_text("raise SystemExit('the wrong one')")
+    (tmp_path / "messages").write_text("{}\n")
+    done = running.run("run", "send", "messages", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, f"sent 1 messages to {QUEUE}\n"), done.stderr
+
+
+def test_drain_passes_the_options_of_the_engine_on(running: Launcher) -> None:
+    assert running.run("send", str(SAMPLE)).returncode == 0
+    done = running.run("drain", "--contract", DEFAULT_CONTRACT, "--max", "3", "--run-id", "mine", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["received"] == 3
+    query = "select received from etl.run_summary where airflow_run_id = 'mine'"
+    assert running.run("psql", "-Atc", query).stdout == "3\n"
+
+
+ROLES = ["etl_loader", "etl_maintainer", "etl_remasker", "analyst", "pii_officer", "ops_ro"]
+
+
+@pytest.mark.parametrize("role", ROLES)
 def test_psql_looks_with_the_eyes_of_a_role(running: Launcher, role: str) -> None:
     done = running.run("psql", "--role", role, "-Atc", "select current_user")
     assert done.stdout.strip() == role

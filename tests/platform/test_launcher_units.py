@@ -4,24 +4,26 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
+import socket
 import stat
 import subprocess
 import sys
 import threading
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from dev_command import Launcher, clean_environment
 
 from devstack import (
-    cli,
     credentials,
     demo,
     dotenv,
-    engine,
     environment,
+    keyset,
     orchestrator,
     ports,
     postgres,
@@ -36,8 +38,11 @@ from devstack.errors import StackError, UsageError
 from devstack.processes import Part
 from devstack.settings import ROOT
 from devstack.virtualenvs import Virtualenv
+from include.queue_etl.commands import connections
+from include.queue_etl.errors import SettingsError
+from include.queue_etl.keyset import Keyset, is_development
 
-COMMANDS = ("demo", "up", "down", "status", "reset", "send", "drain", "psql", "test", "dotenv")
+COMMANDS = ("demo", "up", "down", "status", "reset", "send", "drain", "run", "psql", "test", "dotenv")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -60,8 +65,9 @@ def test_wrong_usage_is_exit_code_2(arguments: list[str]) -> None:
     ("arguments", "code", "said"),
     [
         (["send", "missing.jsonl"], 1, "dev: no such file: missing.jsonl"),
-        (["send", "/"], 1, "dev: no such file: /"),
-        (["drain", "--max", "0"], 2, "--max: 0 is not a number above 0"),
+        (["send", "/"], 1, "dev: / is a directory: give a file with one message body on each line"),
+        (["drain", "--contract", "nope"], 2, "dev drain: error: argument --contract: no contract 'nope'"),
+        (["send", "--contract", "nope", "/"], 2, "there are: user_logins"),
     ],
 )
 def test_what_cannot_work_is_said_before_anything_is_started(
@@ -74,20 +80,6 @@ def test_what_cannot_work_is_said_before_anything_is_started(
     assert (done.returncode, done.stdout) == (code, "")
     assert said in done.stderr
     assert not (tmp_path / "state").exists()
-
-
-def test_the_contract_is_passed_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    passed: list[tuple[str, ...]] = []
-    monkeypatch.setattr(stack, "ensure", lambda *_: None)
-    monkeypatch.setattr(engine, "run", lambda _settings, *arguments: passed.append(arguments) or 0)
-    file = tmp_path / "file"
-    file.touch()
-    assert cli.main(["send", "--contract", "other", str(file)]) == 0
-    assert cli.main(["drain", "--contract", "other", "--max", "3"]) == 0
-    assert passed == [
-        ("send", "--contract", "other", str(file)),
-        ("drain", "--contract", "other", "--max", "3"),
-    ]
 
 
 def test_after_ctrl_c_a_command_may_take_its_time_to_give_back(tmp_path: Path) -> None:
@@ -151,6 +143,32 @@ def test_airflow_that_called_itself_healthy_once_is_not_asked_again(
     assert next(answers) == {}
 
 
+def test_the_port_that_is_suggested_is_free_and_meant_for_nothing_else() -> None:
+    with socket.create_server((ports.HOST, 0)) as taken, ExitStack() as held:
+        port = taken.getsockname()[1]
+        with suppress(OSError):  # another program has it: so much the better
+            held.enter_context(socket.create_server((ports.HOST, port + 2)))
+        with pytest.raises(StackError) as raised:
+            ports.require_free(port, "DEV_PG_PORT", "Postgres", reserved=[port, port + 1])
+        suggested = int(str(raised.value).rpartition("DEV_PG_PORT=")[2])
+        assert suggested not in range(port, port + 3)
+        assert ports.is_free(suggested)
+
+
+@pytest.mark.parametrize("variable", settings.DEFAULT_PORTS)
+def test_a_taken_port_is_said_before_anything_is_installed(variable: str, tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "devstack", tmp_path / "devstack")
+    shutil.copy(ROOT / "dev", tmp_path)
+    with socket.create_server((ports.HOST, 0)) as server:
+        port = server.getsockname()[1]
+        done = Launcher(clean_environment(tmp_path / "state") | {variable: str(port)}).run(
+            "up", root=tmp_path
+        )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"dev: port {port} is taken by another program")
+    assert not (tmp_path / ".venv").exists()
+
+
 def test_every_wrong_port_is_named_at_once() -> None:
     with pytest.raises(UsageError, match=r"DEV_PG_PORT=x.*DEV_UI_PORT=70000"):
         settings.from_environment({"DEV_PG_PORT": "x", "DEV_UI_PORT": "70000"})
@@ -182,6 +200,23 @@ def test_a_quoted_value_means_the_same_to_a_shell_and_to_us(tmp_path: Path, valu
     )
     assert shell.stdout == value
     assert environment.read(path) == {"NAME": value}
+
+
+def test_the_hint_names_only_variables_that_dev_writes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    written = environment.build(settings.from_environment({"DEV_STATE": str(tmp_path)}))
+    source = "".join(path.read_text() for path in (ROOT / "include/queue_etl").rglob("*.py"))
+    asked_for = set(re.findall(r'"(QUEUE_ETL_[A-Z_]+(?:DSN|FILE|URI))"', source))
+    assert "QUEUE_ETL_KMS_KEY_URI" in asked_for - set(written)
+    hinted = set()
+    for name in asked_for:
+        monkeypatch.delenv(name, raising=False)
+        with pytest.raises(SettingsError) as raised:
+            connections.variable(name, "meaning")
+        if "`./dev` writes it" in str(raised.value):
+            hinted.add(name)
+    assert hinted == asked_for & set(written)
 
 
 # Virtualenvs
@@ -336,6 +371,23 @@ def test_dotenv_fills_every_placeholder_differently() -> None:
     assert len(set(secrets)) == len(secrets)
     connection = json.loads(values["AIRFLOW_CONN_PII_KEYSET"].strip("'"))
     assert json.loads(connection["password"]) == {"primaryKeyId": 1}
+
+
+def test_dotenv_builds_no_virtualenv(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "devstack", tmp_path / "devstack")
+    for name in ("dev", ".env.example"):
+        shutil.copy(ROOT / name, tmp_path)
+    done = subprocess.run([sys.executable, tmp_path / "dev", "dotenv"], capture_output=True, check=False)
+    assert done.returncode == 0
+    assert (tmp_path / ".env").exists()
+    assert not (tmp_path / ".venv").exists()
+
+
+def test_a_keyset_made_without_tink_masks_and_bears_the_development_mark() -> None:
+    opened = Keyset.from_json(keyset.new_json())
+    assert opened.decrypt(opened.encrypt(b"value", b"context"), b"context") == b"value"
+    assert is_development(opened.primary_key_id)
+    assert opened.primary_key_id != Keyset.from_json(keyset.new_json()).primary_key_id
 
 
 def test_dotenv_refuses_a_kind_that_nothing_makes() -> None:
