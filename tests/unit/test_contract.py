@@ -27,8 +27,8 @@ class Untidy(Struct):
     unused: float
 
 
-def contract(*columns):
-    return Contract(name="visits", queue="visits", table="public.visits", event=Event, columns=columns)
+def contract(*columns, queue="visits"):
+    return Contract(name="visits", queue=queue, table="public.visits", event=Event, columns=columns)
 
 
 def test_a_contract_may_name_every_kind_of_column():
@@ -37,7 +37,8 @@ def test_a_contract_may_name_every_kind_of_column():
 
 
 def test_columns_of_unknown_fields_are_refused_all_at_once():
-    with pytest.raises(ValueError, match="contract visits: no such event field: nobody, nowhere"):
+    told = "contract visits: no such event field: nobody, nowhere: give a field of Event: short, nullable, "
+    with pytest.raises(ValueError, match=told):
         contract(Text("a", "nowhere"), Personal("b", "nobody"), SentDay("c"))
 
 
@@ -58,6 +59,12 @@ def test_a_narrower_column_allows_only_shorter_values():
     assert contract(Personal("token", "short", token_chars=51))
     with pytest.raises(ValueError, match="at most -1"):
         contract(Personal("token", "short", token_chars=50))
+
+
+def test_a_fifo_queue_is_refused():
+    told = r"^contract visits: visits\.fifo is a FIFO queue, which is not supported: give it a standard queue$"
+    with pytest.raises(ValueError, match=told):
+        contract(queue="visits.fifo")
 
 
 def test_the_longest_text_of_a_field_is_what_its_struct_allows():
