@@ -6,7 +6,7 @@ from airflow.sdk import DAG, TriggerRule, task
 from queue_etl_connections import open_upkeep
 from queue_etl_policy import DEFAULT_ARGS
 
-from include.contracts import contract_names, load_contracts
+from include.contracts import any_contract, load_contracts
 
 DOC = """
 Keeps the pipelines of all contracts tidy. Every task may run at any time, beside pipelines, and again; each
@@ -23,7 +23,6 @@ returns counts (XCom `return_value`).
 `staging`: there are staged runs that the warehouse does not know; if it was restored, run `reconcile`
 (docs/operations.md).
 """  # noqa: E501 - a row of a table is a line
-ANY = contract_names()[0]  # each task serves all contracts
 
 with DAG(
     "queue_etl_maintenance",
@@ -44,7 +43,7 @@ with DAG(
         """Make the ledger's days to come, drop those long gone."""
         from include.queue_etl.operations import maintenance
 
-        with open_upkeep(ANY) as pipeline:
+        with open_upkeep(any_contract()) as pipeline:
             return maintenance.maintain_ledger(pipeline)
 
     @task
@@ -52,7 +51,7 @@ with DAG(
         """Delete what is in quarantine for too long."""
         from include.queue_etl.operations import maintenance
 
-        with open_upkeep(ANY) as pipeline:
+        with open_upkeep(any_contract()) as pipeline:
             return maintenance.expire_quarantine(pipeline)
 
     @task
@@ -60,8 +59,8 @@ with DAG(
         """Finish the runs that nobody finished."""
         from include.queue_etl.operations import maintenance
 
-        with open_upkeep(ANY) as pipeline:
-            return maintenance.settle_runs(pipeline, load_contracts())
+        with open_upkeep(any_contract()) as pipeline:
+            return maintenance.settle_runs(pipeline, load_contracts().usable())
 
     # After `runs`, which closes runs and so frees their files; but not only if that went well.
     @task(trigger_rule=TriggerRule.ALL_DONE)
@@ -69,8 +68,8 @@ with DAG(
         """Remove staged files by the state of their run."""
         from include.queue_etl.operations import maintenance
 
-        with open_upkeep(ANY) as pipeline:
-            return maintenance.clean_staging(pipeline)
+        with open_upkeep(any_contract()) as pipeline:
+            return maintenance.clean_staging(pipeline, broken=load_contracts().broken)
 
     ledger()
     quarantine()

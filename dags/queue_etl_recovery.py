@@ -6,7 +6,7 @@ from airflow.sdk import DAG, task
 from queue_etl_connections import open_upkeep, run_has_ended
 from queue_etl_policy import DEFAULT_ARGS
 
-from include.contracts import contract_names, load_contracts
+from include.contracts import any_contract, load_contracts
 
 DOC = """
 A run whose time is over (`dagrun_timeout`), or that somebody marks as failed or success, ends without its task
@@ -20,7 +20,6 @@ and the run is closed as failed. Runs that Airflow does not know are left to `qu
 
 `unsettled` above 0: SQS or staging failed for some; the log says for which, and the next run tries them again.
 """  # noqa: E501 - a row of a table is a line
-ANY = contract_names()[0]  # the task serves all contracts
 
 with DAG(
     "queue_etl_recovery",
@@ -41,7 +40,8 @@ with DAG(
         """Close the runs that Airflow ended."""
         from include.queue_etl.operations import maintenance
 
-        with open_upkeep(ANY) as pipeline:
-            return maintenance.close_ended_runs(pipeline, load_contracts(), run_has_ended())
+        with open_upkeep(any_contract()) as pipeline:
+            contracts = load_contracts().usable()
+            return maintenance.close_ended_runs(pipeline, contracts, run_has_ended())
 
     runs()

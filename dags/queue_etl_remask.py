@@ -45,6 +45,7 @@ with DAG(
         from include.queue_etl.privacy.audit import Purpose
 
         with open_rotation() as pipeline:
-            return rotation.remask(pipeline, load_contracts(), Purpose(params["reason"], params["ticket"]))
+            contracts = load_contracts().usable()
+            return rotation.remask(pipeline, contracts, Purpose(params["reason"], params["ticket"]))
 
     remask()

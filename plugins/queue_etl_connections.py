@@ -96,10 +96,10 @@ def open_upkeep(contract_name: str) -> "UpkeepPipeline":
 
 def open_rotation() -> "RotationPipeline":
     """What remask works with, as role etl_remasker; raises as `open_upkeep` does. It serves all contracts."""
-    from include.contracts import contract_names
+    from include.contracts import any_contract
     from include.queue_etl.privacy.rotation import RotationPipeline
 
-    return _opened(RotationPipeline, contract_names()[0], REMASKER, _dag_and_run())
+    return _opened(RotationPipeline, any_contract(), REMASKER, _dag_and_run())
 
 
 def open_officer(contract_name: str) -> "OfficerPipeline":

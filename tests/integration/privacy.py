@@ -9,6 +9,7 @@ from typing import Any
 import boto3
 import pytest
 
+from include.contracts import LoadedContracts
 from include.contracts.user_logins import CONTRACT
 from include.queue_etl import command_line as cli
 from include.queue_etl.commands import connections, terminal
@@ -71,7 +72,9 @@ def office(clean_database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyP
     key_file.write_text(Keyset.new_json())
     for module in (connections, privacy_commands):
         monkeypatch.setattr(module, "load_contract", lambda name: contract)
-    monkeypatch.setattr(privacy_commands, "load_contracts", lambda: {contract.name: contract})
+        monkeypatch.setattr(module, "any_contract", lambda: contract.name)
+    loaded = LoadedContracts({contract.name: contract}, {})
+    monkeypatch.setattr(privacy_commands, "load_contracts", lambda: loaded)
     monkeypatch.setattr(terminal, "contract_names", lambda: [contract.name])
     for name, value in {
         "QUEUE_ETL_KEYSET_FILE": str(key_file),

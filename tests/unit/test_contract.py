@@ -1,13 +1,17 @@
 """What a contract may say, and how contracts are found."""
 
+import logging
+import sys
+from pathlib import Path
 from typing import Annotated
 
 import pytest
 from msgspec import Meta, Struct
 
 import include.contracts
-from include.contracts import DEFAULT_CONTRACT, contract_names, load_contract, load_contracts
+from include.contracts import DEFAULT_CONTRACT, any_contract, contract_names, load_contract, load_contracts
 from include.queue_etl.contract import Canonical, Contract, Derived, Personal, SentDay, Text
+from include.queue_etl.errors import ContractBroken
 from tests.contracts import newsletter_signups
 
 
@@ -37,8 +41,10 @@ def test_a_contract_may_name_every_kind_of_column():
 
 
 def test_columns_of_unknown_fields_are_refused_all_at_once():
-    told = "contract visits: no such event field: nobody, nowhere: give a field of Event: short, nullable, "
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(
+        ValueError,
+        match="contract visits: no such event field: nobody, nowhere: give a field of Event: short, ",
+    ):
         contract(Text("a", "nowhere"), Personal("b", "nobody"), SentDay("c"))
 
 
@@ -62,8 +68,9 @@ def test_a_narrower_column_allows_only_shorter_values():
 
 
 def test_a_fifo_queue_is_refused():
-    told = r"^contract visits: visits\.fifo is a FIFO queue, which is not supported: give it a standard queue$"
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(
+        ValueError, match=r"contract visits: visits\.fifo is a FIFO queue, .*: give it a standard"
+    ):
         contract(queue="visits.fifo")
 
 
@@ -117,8 +124,10 @@ def test_a_contract_bears_the_name_of_its_module(name):
 
 def test_every_contract_is_loaded_by_its_name():
     loaded = load_contracts()
-    assert sorted(loaded) == contract_names()
-    assert all(loaded[name] is load_contract(name) for name in contract_names())
+    assert loaded.broken == {}
+    assert loaded.complete() is loaded.usable() is loaded.good
+    assert sorted(loaded.good) == contract_names()
+    assert all(loaded.good[name] is load_contract(name) for name in contract_names())
 
 
 def test_a_contract_that_is_not_there_is_named_with_those_that_are():
@@ -138,3 +147,79 @@ def test_a_second_contract_is_one_more_file(monkeypatch):
     monkeypatch.setattr(include.contracts, "__path__", [*include.contracts.__path__, folder])
     assert contract_names() == sorted([*before, "newsletter_signups"])
     assert load_contract("newsletter_signups").queue == "newsletter-signups"
+
+
+# Broken ones ------------------------------------------------------------------------------------------------
+
+GOOD = Path(newsletter_signups.__file__).read_text()
+BROKEN = {
+    "wrong_field": (
+        GOOD.replace('Text("newsletter", "newsletter")', 'Text("newsletter", "news.letter")'),
+        ", line 30: contract newsletter_signups: no such event field: news.letter: give a field of Sign",
+    ),
+    "wrong_syntax": (
+        GOOD.replace("CONTRACT = Contract(", "CONTRACT = Contract(("),
+        ", line 30: '(' was never closed: correct the Python there",
+    ),
+    "wrong_name": (GOOD, ": its contract has the name 'newsletter_signups': give both the same name"),
+    "wrong_import": (
+        "import no_such_module",
+        ", line 1: ModuleNotFoundError: No module named 'no_such_module'",
+    ),
+    "no_contract": ('"""Nothing."""', ": it has no CONTRACT = Contract(...): add one"),
+    "no_kind_of_contract": ("CONTRACT = 1", ": it has no CONTRACT = Contract(...): add one"),
+}
+
+
+@pytest.fixture
+def contracts_beside(monkeypatch, tmp_path):
+    """Puts files with these texts beside the contracts of the project; returns their folder."""
+    monkeypatch.setattr(include.contracts, "__path__", [*include.contracts.__path__, str(tmp_path)])
+
+    def write(**texts):
+        for name, text in texts.items():
+            (tmp_path / f"{name}.py").write_text(text)
+        return tmp_path
+
+    yield write
+    for file in tmp_path.glob("*.py"):
+        sys.modules.pop(f"include.contracts.{file.stem}", None)
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_contract_is_named_with_its_file_and_the_remedy(name, contracts_beside):
+    text, told = BROKEN[name]
+    folder = contracts_beside(**{name: text})
+    with pytest.raises(ContractBroken) as caught:
+        load_contract(name)
+    (problem,) = caught.value.problems
+    assert problem.startswith(f"{folder}/{name}.py{told}")
+
+
+def test_a_broken_contract_keeps_no_other_from_being_loaded(contracts_beside, caplog):
+    before = contract_names()
+    contracts_beside(**{name: text for name, (text, _) in BROKEN.items()})
+    loaded = load_contracts()
+    assert sorted(loaded.good) == before
+    assert sorted(loaded.broken) == sorted(BROKEN)
+    with caplog.at_level(logging.WARNING):
+        assert loaded.usable() is loaded.good
+    assert [
+        f"contract {name} is left out: {loaded.broken[name]}" for name in sorted(BROKEN)
+    ] == caplog.messages
+
+
+def test_what_needs_all_contracts_is_told_of_every_broken_one(contracts_beside):
+    contracts_beside(first="", second="CONTRACT = None")
+    loaded = load_contracts()
+    with pytest.raises(ContractBroken) as caught:
+        loaded.complete()
+    assert caught.value.problems == (loaded.broken["first"], loaded.broken["second"])
+
+
+def test_what_serves_all_contracts_takes_one_that_can_be_loaded(contracts_beside, monkeypatch):
+    folder = contracts_beside(a_broken_one="")
+    assert any_contract() == min(load_contracts().good)
+    monkeypatch.setattr(include.contracts, "__path__", [str(folder)])
+    with pytest.raises(ContractBroken, match=r"a_broken_one\.py: it has no CONTRACT"):
+        any_contract()

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from include.contracts import load_contract
+from include.contracts import any_contract, load_contract
 from include.queue_etl.aws import from_environment
 from include.queue_etl.errors import KeysetError, SettingsError
 from include.queue_etl.pipeline import Pipeline, Run
@@ -34,25 +34,30 @@ def pipeline(arguments: Arguments, *, check_dsn: bool = True, **overrides: int) 
     Checking the connection string takes psycopg, whose import takes 0.1 s of CPU.
     """
     name, role = "QUEUE_ETL_WAREHOUSE_DSN", "etl_loader"
-    with _parts(Pipeline, arguments, name, role, check_dsn=check_dsn, **overrides) as pipeline:
+    with _parts(Pipeline, arguments, name, role, contract=None, check_dsn=check_dsn, **overrides) as pipeline:
         yield pipeline
 
 
 @contextmanager
-def upkeep(arguments: Arguments) -> "Iterator[UpkeepPipeline]":
-    """What redrive, reconcile, dead letters and maintenance work with, as role etl_maintainer."""
+def upkeep(arguments: Arguments, contract: str | None = None) -> "Iterator[UpkeepPipeline]":
+    """What redrive, reconcile, dead letters and maintenance work with, as role etl_maintainer.
+
+    `contract` stands for --contract, in commands that serve all of them.
+    """
     from include.queue_etl.operations.upkeep_pipeline import UpkeepPipeline
 
-    with _parts(UpkeepPipeline, arguments, "QUEUE_ETL_MAINTAINER_DSN", "etl_maintainer") as pipeline:
+    name, role = "QUEUE_ETL_MAINTAINER_DSN", "etl_maintainer"
+    with _parts(UpkeepPipeline, arguments, name, role, contract=contract) as pipeline:
         yield pipeline
 
 
 @contextmanager
-def officer(arguments: Arguments) -> "Iterator[OfficerPipeline]":
-    """What unmask and erase work with, as role pii_officer."""
+def officer(arguments: Arguments, contract: str | None = None) -> "Iterator[OfficerPipeline]":
+    """What unmask, erase and the audit work with, as role pii_officer; `contract` as in `upkeep`."""
     from include.queue_etl.privacy.officer import OfficerPipeline
 
-    with _parts(OfficerPipeline, arguments, "QUEUE_ETL_OFFICER_DSN", "pii_officer") as pipeline:
+    name, role = "QUEUE_ETL_OFFICER_DSN", "pii_officer"
+    with _parts(OfficerPipeline, arguments, name, role, contract=contract) as pipeline:
         yield pipeline
 
 
@@ -61,7 +66,8 @@ def rotation(arguments: Arguments) -> "Iterator[RotationPipeline]":
     """What remask and the keys work with, as role etl_remasker."""
     from include.queue_etl.privacy.rotation import RotationPipeline
 
-    with _parts(RotationPipeline, arguments, "QUEUE_ETL_REMASKER_DSN", "etl_remasker") as pipeline:
+    name, role = "QUEUE_ETL_REMASKER_DSN", "etl_remasker"
+    with _parts(RotationPipeline, arguments, name, role, contract=any_contract()) as pipeline:
         yield pipeline
 
 
@@ -71,6 +77,7 @@ def _parts(
     dsn_variable: str,
     role: str,
     *,
+    contract: str | None,
     check_dsn: bool = True,
     **overrides: int,
 ) -> SomePipeline:
@@ -83,8 +90,8 @@ def _parts(
     moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
     name = arguments.run_id or f"{arguments.name}__{moment}-{secrets.token_hex(2)}"
     return kind(
-        load_contract(arguments.contract),
-        Run(arguments.contract, name),
+        load_contract(contract or arguments.contract),
+        Run(contract or arguments.contract, name),
         settings,
         session=session,
         endpoint_urls={},

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from include.contracts import load_contract, load_contracts
+from include.contracts import any_contract, load_contract, load_contracts
 from include.queue_etl.commands import connections
 from include.queue_etl.commands.terminal import Arguments, add, positive, show
 from include.queue_etl.errors import SettingsError, StagedFileDamaged
@@ -40,7 +40,7 @@ def reconcile(arguments: Arguments) -> None:
     """After a restore: load from the retained masked files what the ledger misses, of every contract."""
     from include.queue_etl.operations.reconcile import reconcile as again
 
-    with connections.upkeep(arguments) as pipeline:
+    with connections.upkeep(arguments, any_contract()) as pipeline:
         result = again(pipeline, load_contract)
     show(result, arguments.json)
     if result["damaged"]:
@@ -60,5 +60,6 @@ def maintain(arguments: Arguments) -> None:
     """Ledger days, expired quarantine, unfinished runs, staged files; of every contract."""
     from include.queue_etl.operations.maintenance import maintain as upkeep
 
-    with connections.upkeep(arguments) as pipeline:
-        show(upkeep(pipeline, load_contracts()), arguments.json)
+    contracts = load_contracts()
+    with connections.upkeep(arguments, any_contract()) as pipeline:
+        show(upkeep(pipeline, contracts.usable(), contracts.broken), arguments.json)

@@ -158,7 +158,7 @@ def depth(arguments: Arguments) -> None:
         with connections.queue(load_contract(arguments.contract).queue) as queue:
             show(asdict(queue.depth()), arguments.json)
         return
-    contracts = load_contracts().values()
+    contracts = load_contracts().usable().values()
     depths = {name: _depth(name) for one in contracts for name in (one.queue, one.dead_letter_queue)}
     words = {name: _in_words(found) for name, found in depths.items()}
     show(depths if arguments.json else words, arguments.json)
@@ -183,7 +183,7 @@ def create_queue(arguments: Arguments) -> None:
     """Create the queue and its dead-letter queue, where they are missing (for development)."""
     one = arguments.contract
     found: dict[str, str] = {}
-    for contract in [load_contract(one)] if one is not None else load_contracts().values():
+    for contract in [load_contract(one)] if one is not None else load_contracts().usable().values():
         found |= _create_queues(contract)
     show(found, arguments.json)
 

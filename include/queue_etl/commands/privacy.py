@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from include.contracts import load_contract, load_contracts
+from include.contracts import any_contract, load_contract, load_contracts
 from include.queue_etl.commands import connections
 from include.queue_etl.commands.terminal import Arguments, add, lines, show
 from include.queue_etl.contract import Contract, Personal
@@ -181,7 +181,7 @@ def verify_audit(arguments: Arguments) -> None:
     """Follow the audit's chain of hashes; fail at the first entry that was changed, removed or put in."""
     from include.queue_etl.privacy import audit
 
-    with connections.officer(arguments) as pipeline:
+    with connections.officer(arguments, any_contract()) as pipeline:
         last = audit.verify(pipeline.warehouse.audit_entries(), arguments.mark)
     print(f"the audit is whole; last entry {last.mark}" if last else "the audit is empty")
 
@@ -207,7 +207,7 @@ def remask(arguments: Arguments) -> None:
     from include.queue_etl.privacy import rotation
 
     with connections.rotation(arguments) as pipeline, _mark_shown(pipeline.warehouse):
-        show(rotation.remask(pipeline, load_contracts(), _purpose(arguments)), arguments.json)
+        show(rotation.remask(pipeline, load_contracts().usable(), _purpose(arguments)), arguments.json)
 
 
 def create_key(arguments: Arguments) -> None:
@@ -246,7 +246,7 @@ def key_status(arguments: Arguments) -> None:
     from include.queue_etl.privacy import rotation
 
     with connections.rotation(arguments) as pipeline:
-        for key in rotation.status(pipeline, load_contracts()):
+        for key in rotation.status(pipeline, load_contracts().usable()):
             show(key, arguments.json)
 
 
@@ -257,7 +257,7 @@ def destroy_key(arguments: Arguments) -> None:
     with connections.rotation(arguments) as pipeline, _mark_shown(pipeline.warehouse):
         text = rotation.retire(
             pipeline,
-            load_contracts(),
+            load_contracts().complete(),
             arguments.key_id,
             _purpose(arguments),
             arguments.abandon_one_way,

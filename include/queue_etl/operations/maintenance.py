@@ -6,7 +6,7 @@ again after a failure; each returns counts.
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -91,7 +91,9 @@ def close_ended_runs(
     return dict(counts)
 
 
-def clean_staging(pipeline: UpkeepPipeline, now: datetime | None = None) -> dict[str, int]:
+def clean_staging(
+    pipeline: UpkeepPipeline, now: datetime | None = None, *, broken: Collection[str] = ()
+) -> dict[str, int]:
     """Remove staged files by the state of their run.
 
     | run | its files |
@@ -99,6 +101,7 @@ def clean_staging(pipeline: UpkeepPipeline, now: datetime | None = None) -> dict
     | open | stay |
     | closed | raw bodies, receipts and half-written files go; masked and rejected ones after `retain_days` |
     | unknown to the warehouse | stay for 14 days after the last write: `reconcile` may need them |
+    | of a contract in `broken` | stay: nobody can say what they are needed for |
 
     Returns:
         number of runs: "expired" of which all files went, "tidied" of which some went, "unknown" that stay,
@@ -108,7 +111,10 @@ def clean_staging(pipeline: UpkeepPipeline, now: datetime | None = None) -> dict
     known = pipeline.warehouse.runs(staged)
     counts = Counter(expired=0, tidied=0, unknown=0, unknown_removed=0)
     for run_id, files in staged.items():
-        done = _clean(pipeline, run_id, files, known.get(run_id), now or datetime.now(UTC))
+        run = known.get(run_id)
+        if run is not None and run.contract in broken:
+            continue
+        done = _clean(pipeline, run_id, files, run, now or datetime.now(UTC))
         if done:
             counts[done] += 1
     if counts["unknown"]:
@@ -119,8 +125,10 @@ def clean_staging(pipeline: UpkeepPipeline, now: datetime | None = None) -> dict
     return dict(counts)
 
 
-def maintain(pipeline: UpkeepPipeline, contracts: Contracts) -> dict[str, int]:
+def maintain(pipeline: UpkeepPipeline, contracts: Contracts, broken: Collection[str] = ()) -> dict[str, int]:
     """All four parts; one that fails does not keep the others from running.
+
+    Runs of contracts in `broken`, which cannot be loaded, stay as they are, and so do their staged files.
 
     Raises:
         QueueEtlError: of the first part that failed, after the last
@@ -129,7 +137,7 @@ def maintain(pipeline: UpkeepPipeline, contracts: Contracts) -> dict[str, int]:
         lambda: maintain_ledger(pipeline),
         lambda: expire_quarantine(pipeline),
         lambda: settle_runs(pipeline, contracts),
-        lambda: clean_staging(pipeline),
+        lambda: clean_staging(pipeline, broken=broken),
     )
     counts: dict[str, int] = {}
     failures: list[QueueEtlError] = []

@@ -13,7 +13,7 @@ from uuid import UUID
 from include.queue_etl import copybinary
 from include.queue_etl.batches import MaskedBatch, RejectedBatch
 from include.queue_etl.contract import Contract
-from include.queue_etl.errors import StagedFileDamaged
+from include.queue_etl.errors import ContractBroken, StagedFileDamaged
 from include.queue_etl.operations.upkeep_pipeline import UpkeepPipeline
 from include.queue_etl.staging import BatchFile, Kind, StagedRun
 
@@ -31,7 +31,7 @@ def reconcile(pipeline: UpkeepPipeline, contracts: Callable[[str], Contract]) ->
 
     Args:
         pipeline: gives staging and warehouse; its contract and run do not matter
-        contracts: a contract by its name; raises KeyError
+        contracts: a contract by its name; raises KeyError or ContractBroken
 
     Returns:
         "runs" looked at, "missing_runs" that the warehouse did not know, "batches" loaded now, of which
@@ -74,7 +74,7 @@ def _reconcile_batch(
     try:
         masked, rejected = _staged(pipeline, run_id, batch)
         contract = contracts(masked.contract)
-    except (StagedFileDamaged, KeyError) as error:
+    except (StagedFileDamaged, KeyError, ContractBroken) as error:
         log.error("batch %s of run %s stays as it is: %s", batch, run_id, error)
         return Counter(damaged=1)
     run = pipeline.warehouse.open_run(run_id, contract, masked.airflow_run_id, {})
