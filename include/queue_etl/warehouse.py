@@ -16,6 +16,7 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from include.migrations import head_revision
+from include.queue_etl import masked_columns, server_log
 from include.queue_etl.batches import MaskedBatch, RejectedBatch
 from include.queue_etl.contract import Contract
 from include.queue_etl.errors import KeysetError, QueueEtlError, WarehouseRefused
@@ -34,6 +35,7 @@ PRIVILEGES = {
     "etl.runs": ("SELECT", "INSERT", "UPDATE"),
     "etl.batches": ("SELECT", "INSERT", "UPDATE"),
     "etl.keys": ("SELECT", "INSERT"),
+    "etl.masked_columns": ("INSERT",),
     "etl.ledger": ("INSERT",),
     "etl.quarantine": ("INSERT",),
     "etl.run_summary": ("SELECT",),
@@ -94,6 +96,10 @@ class Warehouse:
             )
         except QueueEtlError as error:
             return [str(error)]
+
+    def log_warnings(self) -> list[str]:
+        """What the server may log although it should not, a sentence each; runs start all the same."""
+        return self._transaction(server_log.warnings)
 
     # Runs
 
@@ -220,6 +226,10 @@ class Warehouse:
         if self._execute(SELECT_RETIRED, key_id=key_id)[0][0]:
             raise KeysetError(f"key {key_id} is retired: this process has an old keyset, start it again")
 
+    def register_columns(self, contract: Contract) -> None:
+        """Remember, before anything is masked, which columns will hold tokens; again is fine."""
+        self._transaction(lambda connection: masked_columns.register(connection, contract))
+
     # The connection
 
     def _execute(self, statement: LiteralString, **values: object) -> list[tuple[Any, ...]]:
@@ -275,7 +285,7 @@ def _denied(connection: Connection, contract: Contract | None) -> list[str]:
     if contract is not None:
         wanted.append((contract.table, "INSERT"))
     return [
-        f"role {role} may not {privilege} {'INTO' if privilege == 'INSERT' else 'on'} {table}"
+        f"role {role} may not {privilege} {'INTO' if privilege == 'INSERT' else 'on'} {table}: {MIGRATE}"
         for role, table, privilege in connection.execute(DENIED, {"wanted": Jsonb(wanted)})
     ]
 

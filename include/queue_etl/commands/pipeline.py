@@ -5,7 +5,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,7 @@ def check(arguments: Arguments) -> None:
     """Check settings, queue, warehouse, keys and staging; receive nothing."""
     with connections.pipeline(arguments) as pipeline:
         pipeline.preflight()
+        _warn(pipeline.warehouse.log_warnings())
     print("ready: queue, warehouse, keyset and staging answer")
 
 
@@ -225,7 +226,7 @@ def create_keyset(arguments: Arguments) -> None:
 
 
 def migrate(arguments: Arguments) -> None:
-    """Bring the warehouse's schema and roles up to date, and set the roles' passwords."""
+    """Bring the warehouse's schema, roles and grants up to date, and set the roles' passwords."""
     from include.migrations import upgrade
 
     variables = {
@@ -236,13 +237,21 @@ def migrate(arguments: Arguments) -> None:
         "pii_officer": "QUEUE_ETL_OFFICER_PASSWORD",
         "ops_ro": "QUEUE_ETL_OPS_PASSWORD",
     }
-    upgrade(
+    contracts = load_contracts().usable()
+    warnings = upgrade(
         connections.connection_string(
             "QUEUE_ETL_OWNER_DSN", "libpq connection string of a role that may create roles"
         ),
         {role: os.environ[name] for role, name in variables.items() if os.environ.get(name)},
+        contracts.values(),
     )
-    print("warehouse: schema and roles are up to date")
+    _warn(warnings)
+    print("warehouse: schema, roles and grants are up to date")
+
+
+def _warn(warnings: Iterable[str]) -> None:
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
 
 
 def _finish_failed(pipeline: Pipeline) -> None:

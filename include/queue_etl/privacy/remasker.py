@@ -1,15 +1,17 @@
 """Postgres, as role `etl_remasker`: moving tokens and payloads from key to key."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from typing import Any, LiteralString, NamedTuple
 from uuid import UUID
 
 from psycopg import sql
 
+from include.queue_etl import masked_columns
 from include.queue_etl.contract import Contract, Personal
 from include.queue_etl.errors import KeysetError, WarehouseRefused
 from include.queue_etl.keyset import Keyset
+from include.queue_etl.masked_columns import MaskedColumn
 from include.queue_etl.masking import Masker, token_heads
 from include.queue_etl.postgres import Connection
 from include.queue_etl.privacy.audit import AuditedWarehouse
@@ -90,10 +92,14 @@ class Remasker(AuditedWarehouse):
 
         return self._transaction(work)
 
-    def bearing(self, contract: Contract, column: Personal, key_id: int) -> int:
+    def masked_columns(self, contracts: Iterable[Contract]) -> list[MaskedColumn]:
+        """The columns of these contracts and every other one that ever held tokens."""
+        return self._transaction(lambda connection: masked_columns.find(connection, contracts))
+
+    def bearing(self, column: MaskedColumn, key_id: int) -> int:
         """Rows whose token in this column bears the key."""
         query = sql.SQL("SELECT count(*) FROM {} WHERE left({}, 7) = ANY (%s)").format(
-            sql.Identifier(*contract.table.split(".")), sql.Identifier(column.column)
+            sql.Identifier(*column.table.split(".")), sql.Identifier(column.column)
         )
 
         def work(connection: Connection) -> int:

@@ -11,12 +11,13 @@ import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from include.queue_etl.contract import Contract, Personal, Scheme
 from include.queue_etl.copytext import NULL
 from include.queue_etl.errors import KeyInUse
 from include.queue_etl.keyset import Keyset
+from include.queue_etl.masked_columns import MaskedColumn
 from include.queue_etl.masking import Masker, token_heads
 from include.queue_etl.pipeline import Pipeline
 from include.queue_etl.privacy import keys
@@ -25,9 +26,17 @@ from include.queue_etl.privacy.remasker import Remasker, Sealed, moved, resealed
 from include.queue_etl.privacy.retained import Change, Row, rewrite
 from include.queue_etl.staging import BatchFile
 
-ONE_WAY = " (one-way)"
 Contracts = Mapping[str, Contract]
 log = logging.getLogger(__name__)
+
+
+class Usage(NamedTuple):
+    """So many things at one place bear a key. `remedy` says what moves them where remask does not."""
+
+    place: str
+    things: int
+    one_way: bool = False
+    remedy: str = ""
 
 
 class RotationPipeline(Pipeline):
@@ -77,36 +86,48 @@ def remask(pipeline: RotationPipeline, contracts: Contracts, purpose: Purpose) -
         _remask_table(pipeline, contract, others, counts)
         _remask_quarantine(pipeline, contract, others, counts)
     _remask_files(pipeline, contracts, primary, counts)
+    columns = pipeline.warehouse.masked_columns(contracts.values())
     for key_id in others:
-        for name, found in usage(pipeline, contracts, key_id).items():
-            counts["one_way" if name.endswith(ONE_WAY) else "left"] += found
+        for use in usage(pipeline, columns, key_id):
+            counts["one_way" if use.one_way else "left"] += use.things
     log.info("remask to key %d: %s", primary, dict(counts))
     return dict(counts)
 
 
-def usage(pipeline: RotationPipeline, contracts: Contracts, key_id: int) -> dict[str, int]:
-    """How many things bear the key, by place: columns, quarantine, staged files; only those that are."""
+def usage(pipeline: RotationPipeline, columns: Sequence[MaskedColumn], key_id: int) -> list[Usage]:
+    """What bears the key: staged files, tokens in these columns, quarantined messages; only what is there."""
     # Staged files first: what is loaded from one meanwhile is then seen in its table.
-    found = {"staged files": pipeline.staged_keys()[key_id]}
-    for contract in contracts.values():
-        for column in contract.personal:
-            name = f"{contract.table}.{column.column}" + (ONE_WAY if column.scheme is Scheme.ONE_WAY else "")
-            found[name] = pipeline.warehouse.bearing(contract, column, key_id)
-    found["quarantined messages"] = pipeline.warehouse.payloads_bearing(key_id)
-    return {name: count for name, count in found.items() if count}
+    found = [
+        Usage("staged files", pipeline.staged_keys()[key_id]),
+        *(_usage_of(column, pipeline.warehouse.bearing(column, key_id)) for column in columns),
+        Usage("quarantined messages", pipeline.warehouse.payloads_bearing(key_id)),
+    ]
+    return [use for use in found if use.things]
+
+
+def _usage_of(column: MaskedColumn, count: int) -> Usage:
+    place = f"{column.table}.{column.column}" + (" (one-way)" if column.one_way else "")
+    if column.loaded:
+        return Usage(place, count, column.one_way)
+    remedy = (
+        f": no contract masks it today; bring back the file of contract {column.contract} and remask, "
+        "or drop the column"
+    )
+    return Usage(place, count, column.one_way, remedy)
 
 
 def status(pipeline: RotationPipeline, contracts: Contracts) -> list[dict[str, Any]]:
     """Each key of the keyset, the primary one first, and the retired ones: what it is and what bears it."""
     primary, *others = keys.key_ids(pipeline.keyset_json)
     known = pipeline.warehouse.known_keys()
+    columns = pipeline.warehouse.masked_columns(contracts.values())
     return [
         {
             "key_id": key_id,
             "state": "primary" if key_id == primary else "secondary" if key_id in others else "gone",
             "first_used_at": known[key_id][0].isoformat() if key_id in known else None,
             "retired_at": known[key_id][1] and known[key_id][1].isoformat() if key_id in known else None,
-            "in_use": usage(pipeline, contracts, key_id),
+            "in_use": {use.place: use.things for use in usage(pipeline, columns, key_id)},
         }
         for key_id in dict.fromkeys([primary, *others, *known])
     ]
@@ -155,9 +176,10 @@ def _require_unused(
     problems = []
     if runs := pipeline.warehouse.count_open_runs():
         problems.append(f"{runs} runs are open: try again when they are finished")
-    for name, count in usage(pipeline, contracts, key_id).items():
-        if not (abandon_one_way and name.endswith(ONE_WAY)):
-            problems.append(f"{name}: {count} bear it")
+    columns = pipeline.warehouse.masked_columns(contracts.values())
+    for use in usage(pipeline, columns, key_id):
+        if not (abandon_one_way and use.one_way):
+            problems.append(f"{use.place}: {use.things} bear it{use.remedy}")
     if problems:
         raise KeyInUse(problems)
 
