@@ -123,18 +123,20 @@ def test_a_role_that_may_not_load_is_named_with_what_it_lacks(refused, clean_dat
 
 
 def test_a_missing_grant_is_mended_by_the_command_that_the_error_names(clean_database, tmp_path):
-    with clean_database.owner() as connection:
+    with clean_database.owner() as connection, queues.own_queue(CONTRACT) as own:
         connection.execute("REVOKE INSERT ON public.user_logins FROM etl_loader")
-    with queues.own_queue(CONTRACT) as own:
         chosen = queues.settings(tmp_path / "staging")
         with queues.pipeline(own, clean_database.loader_dsn, KEYSET_JSON, chosen) as pipeline:
-            with pytest.raises(PreflightError) as caught:
+            try:
+                with pytest.raises(PreflightError) as caught:
+                    pipeline.preflight()
+                (problem,) = caught.value.problems
+                migrate = "run `python -m include.queue_etl migrate`"
+                assert problem == f"role etl_loader may not INSERT INTO public.user_logins: {migrate}"
+                migrations.upgrade(clean_database.owner_dsn, {}, [CONTRACT])
                 pipeline.preflight()
-            (problem,) = caught.value.problems
-            migrate = "run `python -m include.queue_etl migrate`"
-            assert problem == f"role etl_loader may not INSERT INTO public.user_logins: {migrate}"
-            migrations.upgrade(clean_database.owner_dsn, {}, [CONTRACT])
-            pipeline.preflight()
+            finally:
+                connection.execute("GRANT INSERT ON public.user_logins TO etl_loader")
 
 
 def test_check_says_what_the_server_may_log(clean_database, monkeypatch, capsys, tmp_path):
