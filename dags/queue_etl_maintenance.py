@@ -60,7 +60,7 @@ with DAG(
         from include.queue_etl.operations import maintenance
 
         with open_maintenance() as resources:
-            return maintenance.settle_runs(resources, load_contracts())
+            return maintenance.settle_runs(resources, load_contracts().usable())
 
     # After `runs`, which closes runs and so frees their files; but not only if that went well.
     @task(trigger_rule=TriggerRule.ALL_DONE)
@@ -69,7 +69,7 @@ with DAG(
         from include.queue_etl.operations import maintenance
 
         with open_maintenance() as resources:
-            return maintenance.clean_staging(resources)
+            return maintenance.clean_staging(resources, broken=load_contracts().broken)
 
     ledger()
     quarantine()

@@ -41,6 +41,7 @@ with DAG(
         from include.queue_etl.operations import maintenance
 
         with open_maintenance() as resources:
-            return maintenance.close_ended_runs(resources, load_contracts(), run_has_ended())
+            contracts = load_contracts().usable()
+            return maintenance.close_ended_runs(resources, contracts, run_has_ended())
 
     runs()

@@ -46,6 +46,7 @@ with DAG(
 
         with open_remask() as resources:
             purpose = Purpose(params["reason"], params["ticket"])
-            return rotation.remask(resources, AuditLog(resources.database), load_contracts(), purpose)
+            contracts = load_contracts().usable()
+            return rotation.remask(resources, AuditLog(resources.database), contracts, purpose)
 
     remask()

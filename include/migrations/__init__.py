@@ -1,73 +1,122 @@
-"""The schema of the warehouse and its roles: Alembic, with plain SQL inside.
+"""The schema of the warehouse and its roles, in plain SQL.
 
-A second pipeline adds one revision here, NNNN_name.py and NNNN_name.sql: the table of its contract, owned by
-`etl_owner`, with
+`versions/NNNN_name.sql` are the revisions. Each runs once in a database, in the order of the numbers. The
+table `etl.schema_revision` has the number of the last one. After them, every `migrate` runs `grants.sql`.
 
-- INSERT for `etl_loader`, SELECT for `analyst` and `pii_officer`;
-- UPDATE of what is personal for `pii_officer`, who erases it;
-- SELECT of ctid and the masked columns, and UPDATE of these, for `etl_remasker`, who moves them to a new key.
-
-Masked columns must allow NULL: a blank value is NULL, and an erased one too.
+A second pipeline adds one revision here: the table of its contract, and a call of `etl.grant_contract`.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from math import inf
 from pathlib import Path
 
 import psycopg
 from psycopg import sql
 
+from include.queue_etl import masked_columns, server_log
+from include.queue_etl.contract import Contract
 from include.queue_etl.errors import QueueEtlError, WarehouseRefused
 from include.queue_etl.postgres import Connection, connect, to_engine_error
 
 HERE = Path(__file__).parent
+NOTHING = "0000"  # revision of a database in which none has run
 ATTEMPTS = 10
+# Any number: it only has to differ from those of other programs in the same database.
+MIGRATION_LOCK = 7_205_319_140
 # Those that log in.
 ROLES = ("etl_loader", "etl_maintainer", "etl_remasker", "analyst", "pii_officer", "ops_ro")
 
 
 def head_revision() -> str:
-    """The revision this code needs.
-
-    Read off the file names, not through Alembic: every preflight asks, and importing Alembic with SQLAlchemy
-    takes longer than all the preflight's statements. A test proves that Alembic says the same.
-    """
-    return max(path.stem[:4] for path in (HERE / "versions").glob("[0-9]*.py"))
+    """The revision this code needs."""
+    return max(path.stem[:4] for path in (HERE / "versions").glob("[0-9]*.sql"))
 
 
-def upgrade(owner_dsn: str, passwords: Mapping[str, str]) -> None:
-    """Bring the database to `head_revision()` and set the roles' passwords. Running it again changes nothing.
+def upgrade(owner_dsn: str, passwords: Mapping[str, str], contracts: Iterable[Contract] = ()) -> list[str]:
+    """Bring the database to `head_revision()`, renew all grants and set the roles' passwords.
+
+    Running it again restores what is missing and changes nothing else.
 
     Args:
         owner_dsn: of a superuser, or of a role with CREATEROLE that owns the database
         passwords: of the roles in `ROLES`; one left out keeps its password, and cannot log in without
+        contracts: their tables, as far as they exist, get their grants; their masked columns are registered
+
+    Returns:
+        What the owner was not allowed to do and somebody else should, a sentence each
 
     Raises:
-        ValueError: a password is given for a role that is not ours, or a revision lacks its .py
+        ValueError: a password is given for a role that is not ours, or revisions are numbered wrongly
         WarehouseUnavailable, WarehouseRefused: a failed migration leaves the database as it was
     """
     if foreign := set(passwords) - set(ROLES):
         raise ValueError(f"not a role of the warehouse: {', '.join(sorted(foreign))}")
-    if alone := _without_revision(HERE / "versions"):
-        raise ValueError(f"no .py beside {', '.join(alone)}: nothing would run it; copy the one before it")
-    _despite_neighbours(lambda: _migrate(owner_dsn))
+    revisions, contracts = _revisions(), list(contracts)
+    _despite_neighbours(lambda: _migrate(owner_dsn, revisions, contracts))
     _despite_neighbours(lambda: _set_passwords(owner_dsn, passwords))
+    with _connect(owner_dsn) as connection:
+        return server_log.warnings(connection)
 
 
-def _without_revision(folder: Path) -> list[str]:
-    """SQL that Alembic does not see, since a revision is a Python file."""
-    return sorted(path.name for path in folder.glob("[0-9]*.sql") if not path.with_suffix(".py").exists())
+def _revisions() -> list[Path]:
+    """The revisions in the order in which they run."""
+    paths = sorted((HERE / "versions").glob("[0-9]*.sql"))
+    for number, path in enumerate(paths, 1):
+        if not path.name.startswith(f"{number:04}_"):
+            raise ValueError(
+                f"include/migrations/versions/{path.name} should be {number:04}_*.sql: revisions are "
+                "numbered from 0001, without gaps, each number once"
+            )
+    return paths
 
 
-def _migrate(owner_dsn: str) -> None:
-    from alembic import command
-    from alembic.config import Config
+def _migrate(owner_dsn: str, revisions: Iterable[Path], contracts: Iterable[Contract]) -> None:
+    """All in one transaction, and one migration of the database at a time."""
+    with _connect(owner_dsn) as connection:
+        connection.execute("SELECT pg_advisory_xact_lock(%s)", [MIGRATION_LOCK])
+        current, head = _current_revision(connection), head_revision()
+        if current > head:
+            raise WarehouseRefused(
+                f"the warehouse is at revision {current}, newer than this code ({head}): update the code"
+            )
+        if current == NOTHING:
+            _require_owner_role(connection)
+        for path in revisions:
+            if path.stem[:4] > current:
+                connection.execute(path.read_bytes())
+        connection.execute("DELETE FROM etl.schema_revision")
+        connection.execute("INSERT INTO etl.schema_revision (version_num) VALUES (%s)", [head])
+        connection.execute((HERE / "grants.sql").read_bytes())
+        for contract in contracts:
+            columns = [column.column for column in contract.personal]
+            connection.execute(GRANT_CONTRACT, {"table": contract.table, "columns": columns})
+            masked_columns.register(connection, contract)
 
-    config = Config()
-    config.set_main_option("script_location", str(HERE).replace("%", "%%"))
-    config.attributes["connect"] = lambda: _connect(owner_dsn)
-    command.upgrade(config, "head")
+
+def _current_revision(connection: Connection) -> str:
+    """Number of the last revision that ran; a new database gets its table for it."""
+    # Not in `public`, where Airflow's own revision would be if it shared the database. The table is the one
+    # that Alembic made for earlier versions.
+    if connection.execute("SELECT to_regclass('etl.schema_revision')").fetchone() == (None,):
+        connection.execute("CREATE SCHEMA IF NOT EXISTS etl")
+        connection.execute(
+            "CREATE TABLE etl.schema_revision"
+            " (version_num varchar(32) NOT NULL CONSTRAINT schema_revision_pkc PRIMARY KEY)"
+        )
+    found = connection.execute("SELECT version_num FROM etl.schema_revision").fetchone()
+    return str(found[0]) if found else NOTHING
+
+
+def _require_owner_role(connection: Connection) -> None:
+    """Roles belong to the whole server: who made etl_owner for another database has to share it."""
+    found = connection.execute(FOREIGN_OWNER_ROLE).fetchone()
+    if found:
+        raise WarehouseRefused(
+            f"role etl_owner is there already, made for another database of this server, and {found[0]} may "
+            f"not grant it: as a superuser, or as who made it, run GRANT etl_owner TO {found[0]} WITH ADMIN "
+            "OPTION; then migrate again"
+        )
 
 
 def _connect(owner_dsn: str) -> Connection:
@@ -104,14 +153,11 @@ def _despite_neighbours(work: Callable[[], None]) -> None:
 
 
 def _failure_of(work: Callable[[], None]) -> psycopg.Error | None:
-    """What Postgres said to `work`, whether or not SQLAlchemy has wrapped it; None when all went well."""
+    """What Postgres said to `work`; None when all went well."""
     try:
         work()
-    except Exception as error:
-        said = getattr(error, "orig", error)
-        if not isinstance(said, psycopg.Error):
-            raise
-        return said
+    except psycopg.Error as error:
+        return error
     return None
 
 
@@ -122,3 +168,18 @@ def _told(failure: psycopg.Error) -> QueueEtlError:
         message = f"Postgres refused: {failure.diag.message_primary} (SQLSTATE {failure.sqlstate})"
         return WarehouseRefused(message, failure.sqlstate)
     return told
+
+
+# A column that is not there yet is for the preflight to name.
+GRANT_CONTRACT = """
+    SELECT etl.grant_contract(to_regclass(%(table)s), ARRAY(
+        SELECT attname::text FROM pg_attribute
+        WHERE attrelid = to_regclass(%(table)s) AND NOT attisdropped AND attname = ANY (%(columns)s)
+    )) WHERE to_regclass(%(table)s) IS NOT NULL
+"""
+FOREIGN_OWNER_ROLE = """
+    SELECT quote_ident(current_user)
+    FROM pg_roles AS mine JOIN pg_roles AS owner ON owner.rolname = 'etl_owner'
+    WHERE mine.rolname = current_user AND NOT mine.rolsuper
+      AND NOT pg_has_role(owner.oid, 'MEMBER WITH ADMIN OPTION')
+"""

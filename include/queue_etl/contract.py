@@ -134,8 +134,16 @@ class Contract:
     def __post_init__(self) -> None:
         known = set(self.event.__struct_fields__)
         used = {column.field for column in self.columns if not isinstance(column, SentDay)}
+        if self.queue.endswith(".fifo"):
+            raise ValueError(
+                f"contract {self.name}: {self.queue} is a FIFO queue, which is not supported: "
+                "give it a standard queue"
+            )
         if unknown := used - known:
-            raise ValueError(f"contract {self.name}: no such event field: {', '.join(sorted(unknown))}")
+            raise ValueError(
+                f"contract {self.name}: no such event field: {', '.join(sorted(unknown))}: give a field of "
+                f"{self.event.__name__}: {', '.join(self.event.__struct_fields__)}"
+            )
         if not_text := [field for field in sorted(used) if not self._is_text(field)]:
             raise ValueError(f"contract {self.name}: declare as str, or str | None: {', '.join(not_text)}")
         for column in self.personal:

@@ -9,6 +9,7 @@
     │   └── KeyServiceUnavailable    KMS did not answer, or throttled
     └── PermanentError           a retry cannot help: a person has to change something
         ├── PreflightError           a run must not start; lists every reason
+        ├── ContractBroken           a contract's file cannot be used; names file, line and reason
         ├── QueueRefused             SQS said no: access denied, bad request
         │   └── QueueMissing             there is no such queue in that region and account
         ├── WarehouseRefused         Postgres said no: SQLSTATE and constraint, never the values
@@ -74,6 +75,12 @@ class PreflightError(_ProblemsError, PermanentError):
     """The run must not start; nothing has been received."""
 
     heading = "not started, nothing received"
+
+
+class ContractBroken(_ProblemsError, PermanentError):
+    """A file of include/contracts cannot be used; `problems` names file, line and reason."""
+
+    heading = "contracts to mend"
 
 
 class QueueRefused(PermanentError):

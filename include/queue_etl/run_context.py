@@ -111,7 +111,8 @@ class RunContext:
         return state is not None and state.closed
 
     def record_key(self) -> None:
-        """Note the primary key's check value before anything is masked with it; again is fine."""
+        """Note the primary key, and the columns it masks, before anything is masked; again is fine."""
+        self.store.register_columns(self.contract)
         self.store.add_key_check(self.keyset.primary_key_id, self.keyset.check_value())
 
     def _queue_problems(self) -> list[str]:

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, LiteralString, NamedTuple
 from uuid import UUID
 
+from include.queue_etl import masked_columns
 from include.queue_etl.batches import MaskedBatch, RejectedBatch
 from include.queue_etl.contract import Contract
 from include.queue_etl.errors import KeysetError, WarehouseRefused
@@ -151,6 +152,10 @@ class RunStore:
         self._database.execute(INSERT_KEY, key_id=key_id, value=value)
         if self._database.execute(SELECT_RETIRED, key_id=key_id)[0][0]:
             raise KeysetError(f"key {key_id} is retired: this process has an old keyset, start it again")
+
+    def register_columns(self, contract: Contract) -> None:
+        """Remember, before anything is masked, which columns will hold tokens; again is fine."""
+        self._database.transaction(lambda connection: masked_columns.register(connection, contract))
 
 
 def _close_run(connection: Connection, values: Mapping[str, Any]) -> bool:

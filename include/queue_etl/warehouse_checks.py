@@ -7,6 +7,7 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from include.migrations import head_revision
+from include.queue_etl import server_log
 from include.queue_etl.contract import Contract
 from include.queue_etl.errors import QueueEtlError
 from include.queue_etl.postgres import Connection, Database, table_identifier
@@ -17,6 +18,7 @@ PRIVILEGES = {
     "etl.runs": ("SELECT", "INSERT", "UPDATE"),
     "etl.batches": ("SELECT", "INSERT", "UPDATE"),
     "etl.keys": ("SELECT", "INSERT"),
+    "etl.masked_columns": ("INSERT",),
     "etl.ledger": ("INSERT",),
     "etl.quarantine": ("INSERT",),
     "etl.run_summary": ("SELECT",),
@@ -54,6 +56,11 @@ def key_checks(database: Database) -> dict[int, str]:
     return dict(database.execute("SELECT key_id, check_value FROM etl.keys WHERE retired_at IS NULL"))
 
 
+def log_warnings(database: Database) -> list[str]:
+    """What the server may log although it should not, a sentence each; runs start all the same."""
+    return database.transaction(server_log.warnings)
+
+
 def _schema_problems(connection: Connection) -> list[str]:
     """Whether the schema is the one this code was written for."""
     there, allowed, role = _one(connection, SCHEMA_ACCESS)
@@ -84,7 +91,7 @@ def _denied(connection: Connection, contract: Contract | None) -> list[str]:
     if contract is not None:
         wanted.append((contract.table, "INSERT"))
     return [
-        f"role {role} may not {privilege} {'INTO' if privilege == 'INSERT' else 'on'} {table}"
+        f"role {role} may not {privilege} {'INTO' if privilege == 'INSERT' else 'on'} {table}: {MIGRATE}"
         for role, table, privilege in connection.execute(DENIED, {"wanted": Jsonb(wanted)})
     ]
 

@@ -41,6 +41,42 @@ def test_a_second_contract_gets_its_dag_and_changes_no_form(monkeypatch: pytest.
         assert (contract.value, contract.schema["enum"]) == (DEFAULT_CONTRACT, contract_names())
 
 
+BROKEN_CONTRACTS = """
+import include.contracts
+from airflow.dag_processing.dagbag import DagBag
+include.contracts.__path__.append({folder!r})
+bag = DagBag({dags!r})
+print("dags", sorted(bag.dags))
+for file, error in bag.import_errors.items():
+    print("failed", file.rpartition("/")[2])
+    print(error)
+"""
+
+
+def test_broken_contracts_are_one_import_error_and_stop_no_other_dag(tmp_path: Path) -> None:
+    """In a process of its own, as the DAG processor does it."""
+    good = (PROJECT / "tests" / "contracts" / "newsletter_signups.py").read_text()
+    (tmp_path / "newsletter_signups.py").write_text(good)
+    (tmp_path / "wrong_field.py").write_text(good.replace('"double_opt_in", confirmed', '"optIn", confirmed'))
+    (tmp_path / "wrong_name.py").write_text(good)
+    (tmp_path / "wrong_syntax.py").write_text("CONTRACT = Contract(")
+    code = BROKEN_CONTRACTS.format(folder=str(tmp_path), dags=str(PROJECT / "dags"))
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    expected = sorted([*contract_names(), "newsletter_signups", *OPERATIONS, *PRIVACY])
+    assert f"dags {expected}\n" in result.stdout
+    failed = [
+        line.removeprefix("failed ") for line in result.stdout.splitlines() if line.startswith("failed ")
+    ]
+    assert failed == ["broken_contracts.py"]
+    for told in (
+        "wrong_field.py, line 30: contract newsletter_signups: no such event field: optIn: give a field of",
+        "wrong_name.py: its contract has the name 'newsletter_signups': give both the same name",
+        "wrong_syntax.py, line 1: '(' was never closed: correct the Python there",
+    ):
+        assert f"  - {tmp_path}/{told}" in result.stdout
+
+
 def test_edges_are_sense_extract_mask_load_finish(dags: Mapping[str, Any]) -> None:
     edges = {task.task_id: task.downstream_task_ids for task in dags["user_logins"].tasks}
     assert edges == {

@@ -255,7 +255,7 @@ def test_maintenance_runs_all_its_parts(run: Run, warehouse: Warehouse) -> None:
 def test_a_part_that_fails_stops_no_other(
     run: Run, monkeypatch: pytest.MonkeyPatch, task: str, function: str
 ) -> None:
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise PreflightError(["broken"])
 
     with monkeypatch.context() as broken:

@@ -9,6 +9,7 @@ from typing import Any
 import boto3
 import pytest
 
+from include.contracts import LoadedContracts
 from include.contracts.user_logins import CONTRACT
 from include.queue_etl.cli import app as cli
 from include.queue_etl.cli import arguments, operations, pipeline, wiring
@@ -75,7 +76,8 @@ def office(clean_database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyP
     key_file.write_text(KeysetDocument.new().text)
     for module in (wiring, privacy_commands, operations, pipeline):
         monkeypatch.setattr(module, "load_contract", lambda name: contract)
-    monkeypatch.setattr(privacy_commands, "load_contracts", lambda: {contract.name: contract})
+    loaded = LoadedContracts({contract.name: contract}, {})
+    monkeypatch.setattr(privacy_commands, "load_contracts", lambda: loaded)
     monkeypatch.setattr(arguments, "contract_names", lambda: [contract.name])
     for name, value in {
         "QUEUE_ETL_KEYSET_FILE": str(key_file),

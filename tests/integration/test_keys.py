@@ -1,6 +1,8 @@
 """Rotation: the drill from the first key to the end of it, and everything that must keep a key alive."""
 
 import json
+import secrets
+import shutil
 import stat
 import threading
 import time
@@ -10,7 +12,9 @@ from dataclasses import replace
 import boto3
 import pytest
 
+from include.contracts import LoadedContracts
 from include.queue_etl import steps
+from include.queue_etl.cli import privacy as privacy_commands
 from include.queue_etl.contract import Scheme
 from include.queue_etl.errors import KeyInUse, KeysetError, PreflightError, WarehouseRefused
 from include.queue_etl.keyset import Keyset
@@ -173,6 +177,90 @@ def test_a_run_that_is_late_with_its_keyset_is_refused_and_its_messages_come_bac
     assert office.drain("fresh")["loaded"] == 1
 
 
+@pytest.fixture
+def retired(office: Office) -> Iterator[tuple[int, str]]:
+    """A key that only the table of a pipeline whose file is gone still needs, and that table."""
+    table = f"public.retired_{secrets.token_hex(4)}"
+    own = replace(office.contract, name="retired", table=table)
+    with office.database.owner() as connection:
+        connection.execute(f"CREATE TABLE {table} (LIKE public.user_logins)")
+        connection.execute(
+            "SELECT etl.grant_contract(%s::regclass, '{masked_ip, masked_device_id}')", [table]
+        )
+    office.send(login("u1"), login("u2"), *BAD)
+    assert replace(office, contract=own).drain()["loaded"] == 2
+    with office.database.owner() as connection:
+        connection.execute("TRUNCATE etl.quarantine")
+        connection.execute(f"UPDATE {table} SET masked_ip = NULL")  # noqa: S608
+    shutil.rmtree(office.settings.staging)
+    old, _ = rotate(office)
+    yield old, table
+    with office.database.owner() as connection:
+        connection.execute(f"DROP TABLE IF EXISTS {table}")
+        connection.execute("DELETE FROM etl.masked_columns WHERE contract = 'retired'")
+
+
+def test_rows_of_a_pipeline_that_is_gone_keep_their_key(office: Office, retired: tuple[int, str], capsys):
+    """Its file, quarantine and staged files are gone; its rows are not."""
+    old, table = retired
+    remedy = "bring back the file of contract retired and remask, or drop the column"
+    told = f"{table}.masked_device_id: 2 are encrypted with it: no contract masks it today; {remedy}"
+    assert office.command("keys", "destroy", str(old), *WHY) == 1
+    assert capsys.readouterr().err == f"keys destroy: the key stays:\n  - {told}\n"
+    assert not is_retired(office, old)
+    assert old in office.document().key_ids
+    assert office.command("keys", "status", "--json") == 0
+    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert {key["key_id"]: key["in_use"] for key in told}[old] == {f"{table}.masked_device_id": 2}
+    assert remask(office)["left"] == 2
+
+
+def test_a_table_that_was_dropped_needs_no_key(office: Office, retired: tuple[int, str], caplog):
+    old, table = retired
+    with office.database.owner() as connection:
+        connection.execute(f"DROP TABLE {table}")
+    assert office.command("keys", "destroy", str(old), *WHY) == 0
+    gone = "of contract retired does not exist any more: it holds nothing"
+    assert [f"{table}.{column} {gone}" for column in ("masked_device_id", "masked_ip")] == caplog.messages
+
+
+def test_a_column_that_may_not_be_read_keeps_every_key(office: Office, retired: tuple[int, str], capsys):
+    old, table = retired
+    with office.database.owner() as connection:
+        connection.execute(f"REVOKE ALL ON {table} FROM etl_remasker")
+    assert office.command("keys", "destroy", str(old), *WHY) == 1
+    told = capsys.readouterr().err
+    assert f"role etl_remasker may not read {table}.masked_device_id" in told
+    assert f"GRANT SELECT (masked_device_id) ON {table} TO etl_remasker" in told
+    assert not is_retired(office, old)
+
+
+def test_no_key_is_destroyed_while_a_contract_is_broken(office: Office, monkeypatch, capsys):
+    problem = "include/contracts/orders.py, line 9: contract orders: no such event field: total"
+    loaded = LoadedContracts(office.contracts(), {"orders": problem})
+    monkeypatch.setattr(privacy_commands, "load_contracts", lambda: loaded)
+    office.send(login("u1"))
+    office.drain()
+    old, _ = rotate(office)
+    assert remask(office)["left"] == 0
+    capsys.readouterr()
+    assert office.command("keys", "destroy", str(old), *WHY) == 1
+    assert capsys.readouterr().err == f"keys destroy: contracts to mend:\n  - {problem}\n"
+    assert old in office.document().key_ids
+
+
+def test_remask_goes_on_without_a_broken_contract_and_says_so(office: Office, monkeypatch, capsys, caplog):
+    loaded = LoadedContracts(office.contracts(), {"orders": "include/contracts/orders.py: it is empty"})
+    monkeypatch.setattr(privacy_commands, "load_contracts", lambda: loaded)
+    office.send(login("u1"))
+    office.drain()
+    rotate(office)
+    capsys.readouterr()
+    assert office.command("remask", *WHY, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["rows"] == 1
+    assert "contract orders is left out: include/contracts/orders.py: it is empty" in caplog.messages
+
+
 def test_a_token_that_does_not_open_stays_and_keeps_its_key(office: Office):
     office.send(login("u1"), login("u2"))
     office.drain()
@@ -263,11 +351,7 @@ def partitioned(office: Office) -> Iterator[Office]:
         connection.execute(
             "CREATE TABLE public.part_3_0 PARTITION OF public.part_3 FOR VALUES WITH (MODULUS 1, REMAINDER 0)"
         )
-        connection.execute("GRANT INSERT ON public.user_logins TO etl_loader")
-        connection.execute(
-            "GRANT SELECT (ctid, masked_ip, masked_device_id), UPDATE (masked_ip, masked_device_id)"
-            " ON public.user_logins TO etl_remasker"
-        )
+        connection.execute("SELECT etl.grant_contract('public.user_logins', '{masked_ip, masked_device_id}')")
     yield office
     with office.database.owner() as connection:
         connection.execute("DROP TABLE public.user_logins")

@@ -336,6 +336,27 @@ def test_runs_of_contracts_that_are_gone_are_left_alone(project: Project) -> Non
     assert states(project) == {"run__1": "running"}
 
 
+def test_a_run_of_a_broken_contract_is_left_alone_with_all_its_files(project: Project) -> None:
+    """Both one that is open and one that is closed and would be tidied."""
+
+    def staged() -> list[Path]:
+        return sorted(Path(project.settings.staging).rglob("*.*"))
+
+    project.send(login("u"))
+    extracted(project, "closed")
+    with project.pipeline("closed") as pipeline, pytest.raises(RunFailed):
+        steps.finish(pipeline, upstream_failed=True)
+    project.send(login("v"))
+    extracted(project, "open")
+    age_runs(project, 100_000)
+    before, were = staged(), states(project)
+    with project.upkeep() as pipeline:
+        counts = maintain(pipeline, {}, broken=[project.contract.name])
+    assert {name: count for name, count in counts.items() if count} == {}
+    assert (staged(), states(project)) == (before, were)
+    assert before
+
+
 # Staging
 
 

@@ -5,20 +5,19 @@ import re
 import secrets
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psycopg
 import pytest
-from alembic.config import Config
-from alembic.script import ScriptDirectory
 from psycopg import sql
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from include import migrations
-from include.contracts import contract_names, load_contract
+from include.contracts import contract_names, load_contract, load_contracts
 from include.queue_etl.errors import WarehouseRefused
+from tests.contracts.newsletter_signups import CONTRACT as SECOND
 from tests.integration.schema_text import schema_text
 from tests.integration.scratch import Database
 
@@ -69,7 +68,7 @@ def test_two_databases_of_one_server_migrated_at_once_share_the_roles(
 
 
 def subprocess_upgrade(dsn: str) -> None:
-    """In a process of its own: Alembic's context is a global of the process."""
+    """In a process of its own, as two people would do it."""
     code = f"from include import migrations; migrations.upgrade({dsn!r}, {{}})"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
@@ -88,26 +87,42 @@ def test_a_failed_migration_leaves_nothing(empty_database: Callable[[], str]) ->
     assert found == (None, None)
 
 
-def test_the_head_revision_is_the_one_alembic_sees() -> None:
-    config = Config()
-    config.set_main_option("script_location", str(migrations.HERE))
-    script = ScriptDirectory.from_config(config)
-    assert script.get_heads() == [migrations.head_revision()]
-    names = {revision.revision: Path(revision.path).name for revision in script.walk_revisions()}
-    assert all(re.fullmatch(rf"{number}_\w+\.py", name) for number, name in names.items())
+def test_a_database_of_an_earlier_commit_is_taken_over(empty_database: Callable[[], str]) -> None:
+    """As Alembic left it at revision 0004: with its version table, and nothing of the later revisions."""
+    dsn = empty_database()
+    with psycopg.connect(dsn) as connection:
+        connection.execute("CREATE SCHEMA etl")
+        connection.execute(
+            "CREATE TABLE etl.schema_revision"
+            " (version_num varchar(32) NOT NULL, CONSTRAINT schema_revision_pkc PRIMARY KEY (version_num))"
+        )
+        for path in sorted((migrations.HERE / "versions").glob("000[1-4]_*.sql")):
+            connection.execute(path.read_bytes())
+        connection.execute("INSERT INTO etl.schema_revision VALUES ('0004')")
+        connection.execute("INSERT INTO public.user_logins (user_id) VALUES ('kept')")
+    migrations.upgrade(dsn, {})
+    assert text_of(dsn) == EXPECTED.read_text(encoding="utf-8")
+    with psycopg.connect(dsn) as connection:
+        assert connection.execute("SELECT user_id FROM public.user_logins").fetchall() == [("kept",)]
+        assert connection.execute("SELECT version_num FROM etl.schema_revision").fetchall() == [
+            (migrations.head_revision(),)
+        ]
+        columns = connection.execute("SELECT table_name, column_name FROM etl.masked_columns").fetchall()
+    assert sorted(columns) == [
+        ("public.user_logins", "masked_device_id"),
+        ("public.user_logins", "masked_ip"),
+    ]
 
 
-def test_the_first_revision_cannot_be_undone(empty_database: Callable[[], str]) -> None:
-    from alembic import command
-
+def test_a_database_that_is_newer_than_the_code_is_left_alone(empty_database: Callable[[], str]) -> None:
     dsn = empty_database()
     migrations.upgrade(dsn, {})
-    config = Config()
-    config.set_main_option("script_location", str(migrations.HERE))
-    config.attributes["connect"] = lambda: psycopg.connect(dsn)
-    with pytest.raises(NotImplementedError, match="cannot be undone"):
-        command.downgrade(config, "base")
-    assert text_of(dsn) == EXPECTED.read_text(encoding="utf-8")
+    with psycopg.connect(dsn) as connection:
+        connection.execute("UPDATE etl.schema_revision SET version_num = '9999'")
+    with pytest.raises(WarehouseRefused, match=r"revision 9999, newer than this code \(\d{4}\): update"):
+        migrations.upgrade(dsn, {})
+    with psycopg.connect(dsn) as connection:
+        assert connection.execute("SELECT version_num FROM etl.schema_revision").fetchone() == ("9999",)
 
 
 @pytest.mark.parametrize("name", contract_names())
@@ -190,32 +205,131 @@ def test_a_server_that_logs_every_statement_logs_no_password(database: Database,
     assert "open-sesame" not in written
 
 
-def test_an_owner_who_is_no_superuser_can_migrate(
-    empty_database: Callable[[], str], server_dsn: str, database: Database
-) -> None:
-    """As on managed Postgres, where nobody is. Only the roles' log settings are left out, with a notice."""
+@pytest.fixture
+def plain_owner(server_dsn: str, empty_database: Callable[[], str]) -> Iterator[tuple[str, str]]:
+    """DSNs of a database whose owner may make roles and is no superuser: as the owner, as a superuser."""
     dsn = empty_database()
-    owner = f"owner_{secrets.token_hex(4)}"
-    quoted = sql.Identifier(owner)
+    owner = sql.Identifier(f"owner_{secrets.token_hex(4)}")
     with psycopg.connect(dsn, autocommit=True) as connection:
-        connection.execute(sql.SQL("CREATE ROLE {} LOGIN CREATEROLE PASSWORD 'x'").format(quoted))
+        connection.execute(sql.SQL("CREATE ROLE {} LOGIN CREATEROLE PASSWORD 'x'").format(owner))
         (name,) = connection.execute("SELECT current_database()").fetchone()
-        connection.execute(sql.SQL("ALTER DATABASE {} OWNER TO {}").format(sql.Identifier(name), quoted))
-        # The roles are there already, made by the superuser: what is his by CREATE ROLE elsewhere.
-        for role in (*migrations.ROLES, "etl_owner"):
+        connection.execute(sql.SQL("ALTER DATABASE {} OWNER TO {}").format(sql.Identifier(name), owner))
+    yield make_conninfo(dsn, user=owner.as_string().strip('"'), password="x"), dsn
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute(sql.SQL("REASSIGN OWNED BY {} TO CURRENT_USER").format(owner))
+        connection.execute(sql.SQL("DROP OWNED BY {}").format(owner))
+    with psycopg.connect(server_dsn, autocommit=True) as connection:
+        connection.execute(sql.SQL("DROP ROLE {}").format(owner))
+
+
+def grant_to_owner(plain_owner: tuple[str, str], roles: Sequence[str]) -> None:
+    """The roles are there already, made by the superuser: what is the owner's by CREATE ROLE elsewhere."""
+    dsn, superuser_dsn = plain_owner
+    owner = sql.Identifier(str(conninfo_to_dict(dsn)["user"]))
+    with psycopg.connect(superuser_dsn, autocommit=True) as connection:
+        for role in roles:
             grant = sql.SQL("GRANT {} TO {} WITH ADMIN OPTION")
-            connection.execute(grant.format(sql.Identifier(role), quoted))
-    try:
-        migrations.upgrade(make_conninfo(dsn, user=owner, password="x"), {})
-        expected = without_role_settings(EXPECTED.read_text(encoding="utf-8"))
-        assert without_role_settings(text_of(dsn)) == expected
-    finally:
-        with psycopg.connect(dsn, autocommit=True) as connection:
-            connection.execute(sql.SQL("REASSIGN OWNED BY {} TO CURRENT_USER").format(quoted))
-            connection.execute(sql.SQL("DROP OWNED BY {}").format(quoted))
-        with psycopg.connect(server_dsn, autocommit=True) as connection:
-            connection.execute(sql.SQL("DROP ROLE {}").format(quoted))
+            connection.execute(grant.format(sql.Identifier(role), owner))
+
+
+def test_an_owner_who_is_no_superuser_can_migrate(plain_owner: tuple[str, str]) -> None:
+    """As on managed Postgres, where nobody is. Only the roles' log settings are left out, and said."""
+    grant_to_owner(plain_owner, (*migrations.ROLES, "etl_owner"))
+    warnings = migrations.upgrade(plain_owner[0], {})
+    expected = without_role_settings(EXPECTED.read_text(encoding="utf-8"))
+    assert without_role_settings(text_of(plain_owner[1])) == expected
+    roles = ("etl_loader", "etl_maintainer", "etl_remasker", "pii_officer")
+    for role, warning in zip(roles, warnings, strict=True):
+        assert f"may quote personal data that {role} sends" in warning
+        assert "SET log_min_messages = 'fatal'" in warning
+        assert "log_statement" not in warning  # as the server has it by itself
+
+
+def test_a_second_owner_on_one_server_is_told_what_to_grant(plain_owner: tuple[str, str]) -> None:
+    owner = conninfo_to_dict(plain_owner[0])["user"]
+    remedy = f"GRANT etl_owner TO {owner} WITH ADMIN OPTION"
+    with pytest.raises(WarehouseRefused, match=f"role etl_owner is there already.* run {remedy}; then"):
+        migrations.upgrade(plain_owner[0], {})
+    assert "schema etl" not in text_of(plain_owner[1])
+    grant_to_owner(plain_owner, ["etl_owner"])
+    migrations.upgrade(plain_owner[0], {})
+    assert "schema etl" in text_of(plain_owner[1])
+
+
+def test_a_superuser_leaves_nothing_to_warn_of(empty_database: Callable[[], str]) -> None:
+    assert migrations.upgrade(empty_database(), {}) == []
 
 
 def without_role_settings(text: str) -> str:
     return "\n".join(line for line in text.splitlines() if not line.startswith("  set "))
+
+
+# What migrate restores
+
+
+SIGNUPS = Path(__file__).parent.parent / "contracts" / "newsletter_signups.sql"
+
+
+def test_migrate_gives_back_every_grant_that_is_missing(empty_database: Callable[[], str]) -> None:
+    dsn = empty_database()
+    migrations.upgrade(dsn, {})
+    first = text_of(dsn)
+    roles = sql.SQL(", ").join(map(sql.Identifier, migrations.ROLES))
+    with psycopg.connect(dsn) as connection:
+        for things in ("ALL TABLES", "ALL FUNCTIONS"):
+            connection.execute(
+                sql.SQL("REVOKE ALL ON {} IN SCHEMA public, etl, pii FROM {}").format(sql.SQL(things), roles)
+            )
+        connection.execute(sql.SQL("REVOKE ALL ON SCHEMA public, etl, pii FROM {}").format(roles))
+    assert text_of(dsn) != first
+    migrations.upgrade(dsn, {}, load_contracts().good.values())
+    assert text_of(dsn) == first
+
+
+def test_migrate_takes_back_what_a_role_must_not_have(empty_database: Callable[[], str]) -> None:
+    dsn = empty_database()
+    migrations.upgrade(dsn, {})
+    first = text_of(dsn)
+    with psycopg.connect(dsn) as connection:
+        connection.execute("GRANT SELECT ON public.user_logins, etl.ledger TO PUBLIC, etl_loader, ops_ro")
+        connection.execute("GRANT UPDATE (locale) ON public.user_logins TO pii_officer, etl_remasker")
+        connection.execute("GRANT EXECUTE ON FUNCTION etl.drop_ledger_partitions TO analyst")
+        connection.execute("ALTER TABLE public.user_logins OWNER TO CURRENT_USER")
+    migrations.upgrade(dsn, {}, load_contracts().good.values())
+    assert text_of(dsn) == first
+
+
+def test_a_contracts_table_has_each_right_by_one_line_of_its_revision(
+    empty_database: Callable[[], str],
+) -> None:
+    dsn = empty_database()
+    migrations.upgrade(dsn, {})
+    with psycopg.connect(dsn) as connection:
+        connection.execute(SIGNUPS.read_bytes())
+    made = text_of(dsn)
+    (paragraph,) = [part for part in made.split("\n\n") if part.startswith("relation newsletter_signups")]
+    rights = [line.strip() for line in paragraph.splitlines() if line.startswith(("  grant", "  owner"))]
+    assert rights == [
+        "grant (ctid) etl_remasker=r/etl_owner",
+        "grant (email_token) etl_remasker=rw/etl_owner",
+        "grant (email_token) pii_officer=w/etl_owner",
+        "grant analyst=r/etl_owner",
+        "grant etl_loader=a/etl_owner",
+        "grant pii_officer=r/etl_owner",
+        "owner etl_owner",
+    ]
+    migrations.upgrade(dsn, {}, [SECOND])
+    assert text_of(dsn) == made
+    registered = "SELECT contract, column_name, field, scheme FROM etl.masked_columns WHERE table_name = %s"
+    with psycopg.connect(dsn) as connection:
+        assert connection.execute(registered, [SECOND.table]).fetchall() == [
+            ("newsletter_signups", "email_token", "email", "recoverable")
+        ]
+
+
+def test_a_contract_without_its_table_yet_does_not_stop_migrate(empty_database: Callable[[], str]) -> None:
+    dsn = empty_database()
+    migrations.upgrade(dsn, {}, [SECOND])
+    with psycopg.connect(dsn) as connection:
+        registered = connection.execute("SELECT DISTINCT table_name FROM etl.masked_columns").fetchall()
+    assert registered == [("public.user_logins",)]

@@ -8,9 +8,11 @@ from dataclasses import replace
 import pytest
 from psycopg.conninfo import make_conninfo
 
+from include import migrations
 from include.contracts.user_logins import CONTRACT
 from include.queue_etl import steps
 from include.queue_etl.cli import app as cli
+from include.queue_etl.cli import pipeline
 from include.queue_etl.contract import Contract
 from include.queue_etl.errors import PreflightError
 from include.queue_etl.keyset import Keyset
@@ -204,3 +206,46 @@ def _name(dsn: str) -> str:
     from psycopg.conninfo import conninfo_to_dict
 
     return str(conninfo_to_dict(dsn)["dbname"])
+
+
+def test_a_missing_grant_is_mended_by_the_command_that_the_error_names(clean_database, tmp_path):
+    with clean_database.owner() as connection, queues.own_queue(CONTRACT) as own:
+        connection.execute("REVOKE INSERT ON public.user_logins FROM etl_loader")
+        chosen = queues.settings(tmp_path / "staging")
+        with open_run(own, "manual__1", chosen, clean_database.loader_dsn, KEYSET_JSON) as context:
+            try:
+                with pytest.raises(PreflightError) as caught:
+                    context.preflight()
+                (problem,) = caught.value.problems
+                migrate = "run `python -m include.queue_etl migrate`"
+                assert problem == f"role etl_loader may not INSERT INTO public.user_logins: {migrate}"
+                migrations.upgrade(clean_database.owner_dsn, {}, [CONTRACT])
+                context.preflight()
+            finally:
+                connection.execute("GRANT INSERT ON public.user_logins TO etl_loader")
+
+
+def test_check_says_what_the_server_may_log(clean_database, monkeypatch, capsys, tmp_path):
+    """As on a managed Postgres, where migrate may not set it: a warning, and the pipeline is ready."""
+    with queues.own_queue(CONTRACT) as own:
+        monkeypatch.setattr(pipeline, "load_contract", lambda name: own)
+        monkeypatch.setenv("QUEUE_ETL_WAREHOUSE_DSN", clean_database.loader_dsn)
+        monkeypatch.setenv("QUEUE_ETL_STAGING", str(tmp_path))
+        assert cli.main(["check"]) == 0
+        assert capsys.readouterr().err == ""
+        with clean_database.owner() as connection:
+            role = f"ALTER ROLE pii_officer IN DATABASE {clean_database.name}"
+            try:
+                connection.execute(f"{role} RESET log_min_messages")
+                connection.execute(f"{role} SET log_statement = 'all'")
+                assert cli.main(["check"]) == 0
+            finally:
+                connection.execute(f"{role} SET log_min_messages = fatal")
+                connection.execute(f"{role} SET log_statement = none")
+    said = capsys.readouterr()
+    assert said.out.startswith("ready: ")
+    assert said.err == (
+        "warning: the server's log may quote personal data that pii_officer sends: nobody could set "
+        f"log_min_messages, log_statement for it. As a superuser run {role} SET log_min_messages = 'fatal'; "
+        f"{role} SET log_statement = 'none'; or set it in the server's configuration\n"
+    )

@@ -64,7 +64,7 @@ def restore(project: Project, empty_database: Callable[[], str], tmp_path: Path)
 
 
 def contracts_of(project: Project) -> dict[str, Contract]:
-    return {**load_contracts(), project.contract.name: project.contract}
+    return {**load_contracts().good, project.contract.name: project.contract}
 
 
 def reconciled(project: Project) -> dict[str, int]:

@@ -22,7 +22,10 @@ QUARANTINE = (
 )
 AUDIT = "SELECT pii.record('unmask', 'r', 't')"
 AUDIT_ROW = "INSERT INTO pii.audit (id, action, reason, ticket, hash) VALUES (1, 'unmask', 'r', 't', '')"
+MASKED_COLUMN = "INSERT INTO etl.masked_columns VALUES ('c', 't', 'm', 'f', 'recoverable')"
 CREATE = ("CREATE TABLE public.mine (x int)", "CREATE TABLE etl.mine (x int)", "CREATE SCHEMA mine")
+
+GRANT_CONTRACT = "SELECT etl.grant_contract('public.user_logins', '{}')"
 
 LOADS = (
     LOGIN,
@@ -42,6 +45,8 @@ LOADS = (
     "SELECT etl.ensure_ledger_partition('2007-03-02')",
     "SELECT etl.drop_ledger_partitions(9999)",
     "SELECT * FROM etl.schema_revision",
+    MASKED_COLUMN,
+    f"{MASKED_COLUMN} ON CONFLICT DO NOTHING",
     "CREATE TEMPORARY TABLE mine (x int)",
 )
 
@@ -71,7 +76,7 @@ ALLOWED = {
         "UPDATE public.user_logins SET masked_ip = 'y', masked_device_id = 'z' WHERE ctid = '(0,1)'",
         "SELECT queue_id, sent_day, message_id, payload FROM etl.quarantine",
         "UPDATE etl.quarantine SET payload = ''",
-        "SELECT * FROM etl.keys, etl.queues, etl.run_summary, etl.schema_revision",
+        "SELECT * FROM etl.keys, etl.queues, etl.run_summary, etl.schema_revision, etl.masked_columns",
         "INSERT INTO etl.keys (key_id, check_value, retired_at) VALUES (1, 'x', now())",
         "UPDATE etl.keys SET retired_at = now()",
         AUDIT,
@@ -110,6 +115,10 @@ FORBIDDEN = {
         AUDIT,
         AUDIT_ROW,
         "UPDATE etl.schema_revision SET version_num = '0'",
+        "SELECT * FROM etl.masked_columns",
+        "UPDATE etl.masked_columns SET table_name = 'x'",
+        "DELETE FROM etl.masked_columns",
+        GRANT_CONTRACT,
         *CREATE,
     ),
     "etl_maintainer": (
@@ -179,6 +188,9 @@ FORBIDDEN = {
         "UPDATE etl.keys SET check_value = 'x'",
         "DELETE FROM etl.keys",
         "SELECT * FROM etl.runs",
+        MASKED_COLUMN,
+        "DELETE FROM etl.masked_columns",
+        GRANT_CONTRACT,
         "SELECT * FROM pii.audit",
         AUDIT_ROW,
         *CREATE,

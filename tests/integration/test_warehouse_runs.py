@@ -19,6 +19,7 @@ from include.contracts.user_logins import CONTRACT
 from include.queue_etl import postgres, warehouse_checks
 from include.queue_etl.errors import QueueEtlError, WarehouseRefused, WarehouseUnavailable
 from include.queue_etl.run_store import RunState, RunStore
+from include.queue_etl.warehouse_checks import MIGRATE
 from tests.integration.scratch import Database, close, load, masked_batch, new_messages, open_run
 from tests.support.resources import open_store
 
@@ -421,7 +422,7 @@ def test_every_missing_privilege_is_said(clean_database: Database) -> None:
         finally:
             connection.execute("GRANT INSERT ON etl.ledger, public.user_logins TO etl_loader")
     role = "role etl_loader may not INSERT INTO"
-    assert problems == [f"{role} etl.ledger", f"{role} public.user_logins"]
+    assert problems == [f"{role} etl.ledger: {MIGRATE}", f"{role} public.user_logins: {MIGRATE}"]
 
 
 def test_a_missing_privilege_that_only_duplicates_need_is_said_before_they_come(
@@ -439,11 +440,11 @@ def test_a_missing_privilege_that_only_duplicates_need_is_said_before_they_come(
             connection.execute("GRANT EXECUTE ON FUNCTION etl.ensure_ledger_partition TO etl_loader")
             connection.execute(f"GRANT TEMPORARY ON DATABASE {database} TO etl_loader")
     assert problems == [
-        "role etl_loader may not SELECT queue_id on etl.ledger",
-        "role etl_loader may not SELECT sent_day on etl.ledger",
-        "role etl_loader may not SELECT message_id on etl.ledger",
-        "role etl_loader may not EXECUTE on etl.ensure_ledger_partition",
-        f"role etl_loader may not CREATE TEMPORARY TABLE on database {database}",
+        f"role etl_loader may not SELECT queue_id on etl.ledger: {MIGRATE}: {MIGRATE}",
+        f"role etl_loader may not SELECT sent_day on etl.ledger: {MIGRATE}: {MIGRATE}",
+        f"role etl_loader may not SELECT message_id on etl.ledger: {MIGRATE}: {MIGRATE}",
+        f"role etl_loader may not EXECUTE on etl.ensure_ledger_partition: {MIGRATE}: {MIGRATE}",
+        f"role etl_loader may not CREATE TEMPORARY TABLE on database {database}: {MIGRATE}: {MIGRATE}",
     ]
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from dev_command import Launcher, clean_environment
+from include.queue_etl.commands import connections
 
 from devstack import (
     credentials,
@@ -38,7 +39,6 @@ from devstack.errors import StackError, UsageError
 from devstack.processes import Part
 from devstack.settings import ROOT
 from devstack.virtualenvs import Virtualenv
-from include.queue_etl.commands import connections
 from include.queue_etl.errors import SettingsError
 from include.queue_etl.keyset import Keyset, is_development
 

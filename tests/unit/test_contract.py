@@ -1,5 +1,8 @@
 """What a contract may say, and how contracts are found."""
 
+import logging
+import sys
+from pathlib import Path
 from typing import Annotated
 
 import pytest
@@ -8,6 +11,7 @@ from msgspec import Meta, Struct
 import include.contracts
 from include.contracts import DEFAULT_CONTRACT, contract_names, load_contract, load_contracts
 from include.queue_etl.contract import Contract, Derived, Normalization, Personal, SentDay, Text
+from include.queue_etl.errors import ContractBroken
 from tests.contracts import newsletter_signups
 
 
@@ -27,8 +31,8 @@ class Untidy(Struct):
     unused: float
 
 
-def contract(*columns):
-    return Contract(name="visits", queue="visits", table="public.visits", event=Event, columns=columns)
+def contract(*columns, queue="visits"):
+    return Contract(name="visits", queue=queue, table="public.visits", event=Event, columns=columns)
 
 
 def test_a_contract_may_name_every_kind_of_column():
@@ -37,7 +41,10 @@ def test_a_contract_may_name_every_kind_of_column():
 
 
 def test_columns_of_unknown_fields_are_refused_all_at_once():
-    with pytest.raises(ValueError, match="contract visits: no such event field: nobody, nowhere"):
+    with pytest.raises(
+        ValueError,
+        match="contract visits: no such event field: nobody, nowhere: give a field of Event: short, ",
+    ):
         contract(Text("a", "nowhere"), Personal("b", "nobody"), SentDay("c"))
 
 
@@ -58,6 +65,13 @@ def test_a_narrower_column_allows_only_shorter_values():
     assert contract(Personal("token", "short", token_chars=51))
     with pytest.raises(ValueError, match="at most -1"):
         contract(Personal("token", "short", token_chars=50))
+
+
+def test_a_fifo_queue_is_refused():
+    with pytest.raises(
+        ValueError, match=r"contract visits: visits\.fifo is a FIFO queue, .*: give it a standard"
+    ):
+        contract(queue="visits.fifo")
 
 
 def test_the_longest_text_of_a_field_is_what_its_struct_allows():
@@ -95,8 +109,10 @@ def test_a_contract_bears_the_name_of_its_module(name):
 
 def test_every_contract_is_loaded_by_its_name():
     loaded = load_contracts()
-    assert sorted(loaded) == contract_names()
-    assert all(loaded[name] is load_contract(name) for name in contract_names())
+    assert loaded.broken == {}
+    assert loaded.complete() is loaded.usable() is loaded.good
+    assert sorted(loaded.good) == contract_names()
+    assert all(loaded.good[name] is load_contract(name) for name in contract_names())
 
 
 def test_a_contract_that_is_not_there_is_named_with_those_that_are():
@@ -116,3 +132,71 @@ def test_a_second_contract_is_one_more_file(monkeypatch):
     monkeypatch.setattr(include.contracts, "__path__", [*include.contracts.__path__, folder])
     assert contract_names() == sorted([*before, "newsletter_signups"])
     assert load_contract("newsletter_signups").queue == "newsletter-signups"
+
+
+# Broken ones ------------------------------------------------------------------------------------------------
+
+GOOD = Path(newsletter_signups.__file__).read_text()
+BROKEN = {
+    "wrong_field": (
+        GOOD.replace('Text("newsletter", "newsletter")', 'Text("newsletter", "news.letter")'),
+        ", line 30: contract newsletter_signups: no such event field: news.letter: give a field of Sign",
+    ),
+    "wrong_syntax": (
+        GOOD.replace("CONTRACT = Contract(", "CONTRACT = Contract(("),
+        ", line 30: '(' was never closed: correct the Python there",
+    ),
+    "wrong_name": (GOOD, ": its contract has the name 'newsletter_signups': give both the same name"),
+    "wrong_import": (
+        "import no_such_module",
+        ", line 1: ModuleNotFoundError: No module named 'no_such_module'",
+    ),
+    "no_contract": ('"""Nothing."""', ": it has no CONTRACT = Contract(...): add one"),
+    "no_kind_of_contract": ("CONTRACT = 1", ": it has no CONTRACT = Contract(...): add one"),
+}
+
+
+@pytest.fixture
+def contracts_beside(monkeypatch, tmp_path):
+    """Puts files with these texts beside the contracts of the project; returns their folder."""
+    monkeypatch.setattr(include.contracts, "__path__", [*include.contracts.__path__, str(tmp_path)])
+
+    def write(**texts):
+        for name, text in texts.items():
+            (tmp_path / f"{name}.py").write_text(text)
+        return tmp_path
+
+    yield write
+    for file in tmp_path.glob("*.py"):
+        sys.modules.pop(f"include.contracts.{file.stem}", None)
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_contract_is_named_with_its_file_and_the_remedy(name, contracts_beside):
+    text, told = BROKEN[name]
+    folder = contracts_beside(**{name: text})
+    with pytest.raises(ContractBroken) as caught:
+        load_contract(name)
+    (problem,) = caught.value.problems
+    assert problem.startswith(f"{folder}/{name}.py{told}")
+
+
+def test_a_broken_contract_keeps_no_other_from_being_loaded(contracts_beside, caplog):
+    before = contract_names()
+    contracts_beside(**{name: text for name, (text, _) in BROKEN.items()})
+    loaded = load_contracts()
+    assert sorted(loaded.good) == before
+    assert sorted(loaded.broken) == sorted(BROKEN)
+    with caplog.at_level(logging.WARNING):
+        assert loaded.usable() is loaded.good
+    assert [
+        f"contract {name} is left out: {loaded.broken[name]}" for name in sorted(BROKEN)
+    ] == caplog.messages
+
+
+def test_what_needs_all_contracts_is_told_of_every_broken_one(contracts_beside):
+    contracts_beside(first="", second="CONTRACT = None")
+    loaded = load_contracts()
+    with pytest.raises(ContractBroken) as caught:
+        loaded.complete()
+    assert caught.value.problems == (loaded.broken["first"], loaded.broken["second"])

@@ -53,7 +53,7 @@ def reconcile(arguments: Arguments) -> None:
     from include.queue_etl.operations.reconcile import reconcile
 
     with wiring.resources(wiring.MAINTAINER) as resources:
-        result = reconcile(resources, load_contracts())
+        result = reconcile(resources, load_contracts().usable())
     show(result, arguments.json)
     if result["damaged"]:
         raise StagedFileDamaged(f"{result['damaged']} batches could not be read; -v names them")
@@ -75,5 +75,6 @@ def maintain(arguments: Arguments) -> None:
     """Prepare ledger days, delete expired data, close abandoned runs, tidy staging; of every contract."""
     from include.queue_etl.operations.maintenance import maintain
 
+    contracts = load_contracts()
     with wiring.resources(wiring.MAINTAINER) as resources:
-        show(maintain(resources, load_contracts()), arguments.json)
+        show(maintain(resources, contracts.usable(), contracts.broken), arguments.json)

@@ -5,7 +5,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -70,8 +70,11 @@ def add_to(commands: Any) -> None:
 
 def check(arguments: Arguments) -> None:
     """Check everything a run needs; receive no messages."""
+    from include.queue_etl import warehouse_checks
+
     with wiring.resources(wiring.LOADER) as resources:
         RunContext(resources, load_contract(arguments.contract), "check").preflight()
+        _warn(warehouse_checks.log_warnings(resources.database))
     print("ready: queue, warehouse, keyset and staging answer")
 
 
@@ -172,7 +175,7 @@ def depth(arguments: Arguments) -> None:
         with wiring.queue(load_contract(arguments.contract).queue) as queue:
             show(asdict(queue.depth()), arguments.json)
         return
-    contracts = load_contracts().values()
+    contracts = load_contracts().usable().values()
     depths = {name: _depth(name) for one in contracts for name in (one.queue, one.dead_letter_queue)}
     words = {name: in_words(found) if found else "does not exist" for name, found in depths.items()}
     show(depths if arguments.json else words, arguments.json)
@@ -191,7 +194,7 @@ def create_queue(arguments: Arguments) -> None:
     """Create the queue and its dead-letter queue, where they are missing (for development)."""
     one = arguments.contract
     found: dict[str, str] = {}
-    for contract in [load_contract(one)] if one is not None else load_contracts().values():
+    for contract in [load_contract(one)] if one is not None else load_contracts().usable().values():
         found |= _create_queues(contract)
     show(found, arguments.json)
 
@@ -224,7 +227,7 @@ def _queue_url(client: Any, name: str, attributes: Mapping[str, str]) -> tuple[s
 
 
 def migrate(arguments: Arguments) -> None:
-    """Bring the warehouse's schema and roles up to date, and set the roles' passwords."""
+    """Bring the warehouse's schema, roles and grants up to date, and set the roles' passwords."""
     from include.migrations import upgrade
 
     variables = {
@@ -235,13 +238,21 @@ def migrate(arguments: Arguments) -> None:
         "pii_officer": "QUEUE_ETL_OFFICER_PASSWORD",
         "ops_ro": "QUEUE_ETL_OPS_PASSWORD",
     }
-    upgrade(
+    contracts = load_contracts().usable()
+    warnings = upgrade(
         wiring.connection_string(
             "QUEUE_ETL_OWNER_DSN", "libpq connection string of a role that may create roles"
         ),
         {role: os.environ[name] for role, name in variables.items() if os.environ.get(name)},
+        contracts.values(),
     )
-    print("warehouse: schema and roles are up to date")
+    _warn(warnings)
+    print("warehouse: schema, roles and grants are up to date")
+
+
+def _warn(warnings: Iterable[str]) -> None:
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
 
 
 def _finish_failed(context: RunContext) -> None:

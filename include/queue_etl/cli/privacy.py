@@ -220,7 +220,9 @@ def remask(arguments: Arguments) -> None:
     from include.queue_etl.privacy import rotation
 
     with wiring.resources(wiring.REMASKER) as resources, _audited(resources) as audit:
-        show(rotation.remask(resources, audit, load_contracts(), _purpose(arguments)), arguments.json)
+        show(
+            rotation.remask(resources, audit, load_contracts().usable(), _purpose(arguments)), arguments.json
+        )
 
 
 def create_key(arguments: Arguments) -> None:
@@ -258,7 +260,7 @@ def key_status(arguments: Arguments) -> None:
     from include.queue_etl.privacy import rotation
 
     with wiring.resources(wiring.REMASKER) as resources:
-        keys = rotation.status(resources, load_contracts())
+        keys = rotation.status(resources, load_contracts().usable())
     if arguments.json:
         for key in keys:
             show(key, as_json=True)
@@ -274,7 +276,7 @@ def destroy_key(arguments: Arguments) -> None:
         document = rotation.retire(
             resources,
             audit,
-            load_contracts(),
+            load_contracts().complete(),
             arguments.key_id,
             _purpose(arguments),
             arguments.abandon_one_way,

@@ -6,7 +6,7 @@ again after a failure; each returns counts.
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -94,7 +94,9 @@ def close_ended_runs(
     return dict(counts)
 
 
-def clean_staging(resources: Resources, now: datetime | None = None) -> dict[str, int]:
+def clean_staging(
+    resources: Resources, now: datetime | None = None, *, broken: Collection[str] = ()
+) -> dict[str, int]:
     """Remove staged files by the state of their run.
 
     | run | its files |
@@ -102,6 +104,7 @@ def clean_staging(resources: Resources, now: datetime | None = None) -> dict[str
     | open | stay |
     | closed | raw, receipt handles and half-written files go; masked and rejected after `retain_days` |
     | unknown to the warehouse | stay for 14 days after the last write: `reconcile` may need them |
+    | of a contract in `broken` | stay: nobody can say what they are needed for |
 
     Returns:
         number of runs: "expired" of which all files went, "tidied" of which some went, "unknown" that stay,
@@ -111,7 +114,10 @@ def clean_staging(resources: Resources, now: datetime | None = None) -> dict[str
     known = MaintenanceStore(resources.database).runs(staged)
     counts = Counter(expired=0, tidied=0, unknown=0, unknown_removed=0)
     for run_id, files in staged.items():
-        done = _clean(resources, run_id, files, known.get(run_id), now or datetime.now(UTC))
+        run = known.get(run_id)
+        if run is not None and run.contract in broken:
+            continue
+        done = _clean(resources, run_id, files, run, now or datetime.now(UTC))
         if done:
             counts[done] += 1
     if counts["unknown"]:
@@ -122,8 +128,10 @@ def clean_staging(resources: Resources, now: datetime | None = None) -> dict[str
     return dict(counts)
 
 
-def maintain(resources: Resources, contracts: Contracts) -> dict[str, int]:
+def maintain(resources: Resources, contracts: Contracts, broken: Collection[str] = ()) -> dict[str, int]:
     """All four parts; one that fails does not keep the others from running.
+
+    Runs of contracts in `broken`, which cannot be loaded, stay as they are, and so do their staged files.
 
     Raises:
         QueueEtlError: of the first part that failed, after the last
@@ -132,7 +140,7 @@ def maintain(resources: Resources, contracts: Contracts) -> dict[str, int]:
         lambda: maintain_ledger(resources),
         lambda: expire_quarantine(resources),
         lambda: settle_runs(resources, contracts),
-        lambda: clean_staging(resources),
+        lambda: clean_staging(resources, broken=broken),
     )
     counts: dict[str, int] = {}
     failures: list[QueueEtlError] = []

@@ -1,13 +1,15 @@
 """Postgres, as role `etl_remasker`: moving tokens and payloads from key to key."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, LiteralString, NamedTuple
 from uuid import UUID
 
 from psycopg import sql
 
+from include.queue_etl import masked_columns
 from include.queue_etl.contract import Contract, Personal
 from include.queue_etl.errors import KeysetError, WarehouseRefused
+from include.queue_etl.masked_columns import MaskedColumn
 from include.queue_etl.masking import Masker
 from include.queue_etl.postgres import Connection, Database, table_identifier
 from include.queue_etl.quarantine import PayloadCipher, QuarantinedMessage
@@ -94,10 +96,14 @@ class RemaskStore:
 
         return self._database.transaction(work)
 
-    def count_tokens(self, contract: Contract, column: Personal, key_id: int) -> int:
+    def masked_columns(self, contracts: Iterable[Contract]) -> list[MaskedColumn]:
+        """The columns of these contracts and every other one that ever held tokens."""
+        return self._database.transaction(lambda connection: masked_columns.find(connection, contracts))
+
+    def count_tokens(self, column: MaskedColumn, key_id: int) -> int:
         """Rows whose token in this column is of the key."""
         query = sql.SQL("SELECT count(*) FROM {} WHERE left({}, %(chars)s) = ANY (%(prefixes)s)").format(
-            table_identifier(contract.table), sql.Identifier(column.column)
+            table_identifier(column.table), sql.Identifier(column.column)
         )
         found = self._database.execute(query, chars=TOKEN_PREFIX_CHARS, prefixes=token_prefixes(key_id))
         return int(found[0][0])

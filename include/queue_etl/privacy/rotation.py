@@ -19,6 +19,7 @@ from include.queue_etl.counts import in_words
 from include.queue_etl.errors import KeyInUse
 from include.queue_etl.keyset import Keyset
 from include.queue_etl.keyset_document import KeysetDocument
+from include.queue_etl.masked_columns import MaskedColumn
 from include.queue_etl.masking import Masker
 from include.queue_etl.privacy.audit import AuditLog, Purpose
 from include.queue_etl.privacy.remask_store import RemaskStore, reencrypted
@@ -39,16 +40,13 @@ class Usage:
     Attributes:
         place: a column, or where else, for people
         is_one_way: they are one-way tokens, which cannot be moved to another key
+        how_to_move: where remask does not do it; empty where it does
     """
 
     place: str
     count: int
     is_one_way: bool = False
-
-    @property
-    def label(self) -> str:
-        """The place, with what is special about it."""
-        return f"{self.place} (one-way)" if self.is_one_way else self.place
+    how_to_move: str = ""
 
 
 # What is done -------------------------------------------------------------------------------------
@@ -80,25 +78,38 @@ def remask(resources: Resources, audit: AuditLog, contracts: Contracts, purpose:
         _remask_table(resources, contract, others, counts)
         _remask_quarantine(resources, contract, others, counts)
     _remask_files(resources, contracts, primary, counts)
+    columns = RemaskStore(resources.database).masked_columns(contracts.values())
     for key_id in others:
-        for used in usage(resources, contracts, key_id):
+        for used in usage(resources, columns, key_id):
             counts["one_way" if used.is_one_way else "left"] += used.count
     log.info("remask to key %d: %s", primary, in_words(counts))
     return dict(counts)
 
 
-def usage(resources: Resources, contracts: Contracts, key_id: int) -> list[Usage]:
-    """What is encrypted with the key: columns, quarantine, staged files; only places that hold something."""
+def usage(resources: Resources, columns: Sequence[MaskedColumn], key_id: int) -> list[Usage]:
+    """What is encrypted with the key: staged files, tokens in these columns, quarantined messages.
+
+    Places that hold nothing are left out.
+    """
     store = RemaskStore(resources.database)
     # Staged files first: what is loaded from one meanwhile is then seen in its table.
-    found = [Usage("staged files", staged_keys(resources.staging)[key_id])]
-    for contract in contracts.values():
-        for column in contract.personal:
-            count = store.count_tokens(contract, column, key_id)
-            is_one_way = column.scheme is Scheme.ONE_WAY
-            found.append(Usage(f"{contract.table}.{column.column}", count, is_one_way))
-    found.append(Usage("quarantined messages", store.count_payloads(key_id)))
+    found = [
+        Usage("staged files", staged_keys(resources.staging)[key_id]),
+        *(_usage_of(column, store.count_tokens(column, key_id)) for column in columns),
+        Usage("quarantined messages", store.count_payloads(key_id)),
+    ]
     return [used for used in found if used.count]
+
+
+def _usage_of(column: MaskedColumn, count: int) -> Usage:
+    place = f"{column.table}.{column.column}" + (" (one-way)" if column.one_way else "")
+    if column.loaded:
+        return Usage(place, count, column.one_way)
+    how_to_move = (
+        f": no contract masks it today; bring back the file of contract {column.contract} and remask, "
+        "or drop the column"
+    )
+    return Usage(place, count, column.one_way, how_to_move)
 
 
 def staged_keys(staging: StagingArea) -> Counter[int | None]:
@@ -114,14 +125,15 @@ def staged_keys(staging: StagingArea) -> Counter[int | None]:
 def status(resources: Resources, contracts: Contracts) -> list[dict[str, Any]]:
     """Each key of the keyset, the primary one first, then the retired ones: what it is and what uses it."""
     primary, *others = resources.keyset_document.key_ids
-    known = RemaskStore(resources.database).known_keys()
+    store = RemaskStore(resources.database)
+    known, columns = store.known_keys(), store.masked_columns(contracts.values())
     return [
         {
             "key_id": key_id,
             "state": "primary" if key_id == primary else "secondary" if key_id in others else "gone",
             "first_used_at": known[key_id][0].isoformat() if key_id in known else None,
             "retired_at": known[key_id][1] and known[key_id][1].isoformat() if key_id in known else None,
-            "in_use": {used.label: used.count for used in usage(resources, contracts, key_id)},
+            "in_use": {used.place: used.count for used in usage(resources, columns, key_id)},
         }
         for key_id in dict.fromkeys([primary, *others, *known])
     ]
@@ -171,9 +183,10 @@ def _require_unused(resources: Resources, contracts: Contracts, key_id: int, aba
     problems = []
     if runs := RemaskStore(resources.database).count_open_runs():
         problems.append(f"{runs} runs are open: try again when they are finished")
-    for used in usage(resources, contracts, key_id):
+    columns = RemaskStore(resources.database).masked_columns(contracts.values())
+    for used in usage(resources, columns, key_id):
         if not (abandon_one_way and used.is_one_way):
-            problems.append(f"{used.label}: {used.count} are encrypted with it")
+            problems.append(f"{used.place}: {used.count} are encrypted with it{used.how_to_move}")
     if problems:
         raise KeyInUse(problems)
 

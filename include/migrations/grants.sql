@@ -1,0 +1,62 @@
+-- Who may do what with the engine's own schemas, tables and functions. Every `migrate` runs this, after the
+-- revisions: what was taken away is there again, what was added by hand is gone. A contract's table gets its
+-- rights from etl.grant_contract.
+
+DO $$
+BEGIN
+    -- What the loader may, the maintainer may too, on the table of every contract.
+    IF NOT pg_has_role('etl_maintainer', 'etl_loader', 'USAGE') THEN
+        GRANT etl_loader TO etl_maintainer;
+    END IF;
+EXCEPTION WHEN unique_violation THEN
+    NULL;  -- granted by a neighbour
+END $$;
+DO $$
+BEGIN
+    EXECUTE format('GRANT CONNECT ON DATABASE %I TO etl_loader, etl_remasker, analyst, pii_officer, ops_ro',
+                   current_database());
+    EXECUTE format('GRANT TEMPORARY ON DATABASE %I TO etl_loader', current_database());
+END $$;
+GRANT USAGE, CREATE ON SCHEMA public TO etl_owner;
+GRANT USAGE ON SCHEMA public TO etl_loader, etl_remasker, analyst, pii_officer;
+
+SET LOCAL ROLE etl_owner;
+
+REVOKE ALL ON SCHEMA etl, pii
+FROM PUBLIC, etl_loader, etl_maintainer, etl_remasker, analyst, pii_officer, ops_ro;
+REVOKE ALL ON
+    etl.schema_revision, etl.queues, etl.runs, etl.batches, etl.keys, etl.masked_columns, etl.ledger,
+    etl.quarantine, etl.run_summary, etl.quarantine_summary, pii.audit
+FROM PUBLIC, etl_loader, etl_maintainer, etl_remasker, analyst, pii_officer, ops_ro;
+REVOKE ALL ON FUNCTION
+    etl.ledger_day_exists, etl.ensure_ledger_partition, etl.drop_ledger_partitions, etl.grant_contract,
+    pii.chained, pii.record
+FROM PUBLIC, etl_loader, etl_maintainer, etl_remasker, analyst, pii_officer, ops_ro;
+
+GRANT USAGE ON SCHEMA etl TO etl_loader, etl_remasker, pii_officer, ops_ro;
+GRANT USAGE ON SCHEMA pii TO etl_remasker, pii_officer;
+GRANT SELECT ON etl.schema_revision TO etl_loader, etl_remasker, pii_officer, ops_ro;
+
+GRANT SELECT, INSERT ON etl.queues, etl.keys TO etl_loader;
+GRANT SELECT, INSERT, UPDATE ON etl.runs, etl.batches TO etl_loader;
+GRANT INSERT, SELECT (queue_id, sent_day, message_id) ON etl.ledger TO etl_loader;
+GRANT INSERT ON etl.quarantine, etl.masked_columns TO etl_loader;
+GRANT SELECT ON etl.run_summary TO etl_loader;
+GRANT EXECUTE ON FUNCTION etl.ensure_ledger_partition, etl.drop_ledger_partitions TO etl_loader;
+
+GRANT SELECT, UPDATE (status, run_id) ON etl.ledger TO etl_maintainer;
+GRANT SELECT, UPDATE (reason, redriven_at, redriven_run_id), DELETE ON etl.quarantine TO etl_maintainer;
+GRANT SELECT ON etl.quarantine_summary TO etl_maintainer;
+
+-- Who moves tokens from one key to another sees tokens, not whose they are.
+GRANT SELECT ON etl.queues, etl.run_summary, etl.masked_columns TO etl_remasker;
+GRANT SELECT (queue_id, sent_day, message_id, payload), UPDATE (payload) ON etl.quarantine TO etl_remasker;
+GRANT SELECT, INSERT, UPDATE (retired_at) ON etl.keys TO etl_remasker;
+
+GRANT SELECT ON etl.queues, etl.keys, etl.run_summary, etl.quarantine_summary, pii.audit TO pii_officer;
+GRANT SELECT, DELETE ON etl.quarantine TO pii_officer;
+GRANT EXECUTE ON FUNCTION pii.record TO etl_remasker, pii_officer;
+
+GRANT SELECT ON etl.run_summary, etl.quarantine_summary TO ops_ro;
+
+RESET ROLE;
