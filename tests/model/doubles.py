@@ -235,6 +235,9 @@ class Warehouse:
     def key_checks(self) -> dict[int, str]:
         return self.tables.keys
 
+    def register_columns(self, contract: Contract) -> None:
+        self._may_fail()
+
     def add_key_check(self, key_id: int, value: str) -> None:
         self._may_fail()
         self.tables.keys.setdefault(key_id, value)
