@@ -14,7 +14,7 @@ CHECKS = (
     ("ruff format", "ruff format --check ."),
     ("mypy", "mypy --strict include plugins devstack"),
     ("sqlfluff", "sqlfluff lint include/migrations tests/contracts"),
-    ("shellcheck", "shellcheck .ci/run docker/create-airflow-database.sh"),
+    ("shellcheck", "shellcheck .ci/run docker/command.sh docker/create-airflow-database.sh"),
     ("workflow", "check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/ci.yml"),
     ("renovate", "check-jsonschema --builtin-schema vendor.renovate renovate.json"),
 )

@@ -47,7 +47,7 @@ class Listing:
 def listing(settings: Settings) -> Listing:
     """Ask for the queues of every contract. Raises StackError where the question itself fails."""
     run = subprocess.run(
-        [str(settings.python), "-m", "devstack.queue_listing"],
+        [str(settings.python), "-m", "devstack.programs.queue_listing"],
         cwd=settings.root,
         env=environment.for_child(settings),
         capture_output=True,
@@ -62,7 +62,7 @@ def listing(settings: Settings) -> Listing:
 
 
 def parsed(contracts: list[dict[str, Any]]) -> Listing:
-    """Turn the answer of `devstack.queue_listing` into a listing."""
+    """Turn the answer of `devstack.programs.queue_listing` into a listing."""
     queues = [
         Queue(queue["name"], contract["name"], place == 1, queue["depth"], queue["error"])
         for contract in contracts

@@ -1,15 +1,14 @@
 """Print the queues of every contract, and how many messages each holds, as JSON.
 
-A program of its own, for it needs the project's virtualenv: `python -m devstack.queue_listing`. What cannot
+A program of its own, for it needs the project's virtualenv: `python -m devstack.programs.queue_listing`. What cannot
 be loaded or asked is part of the answer and hides nothing else.
 """
 
 import json
-import traceback
-from pathlib import Path
 from typing import Any
 
-from include.contracts import contract_names, load_contract
+from include.contracts import load_contracts
+from include.queue_etl.contract import Contract
 
 # As the engine's own `depth` names them.
 ATTRIBUTES = {
@@ -17,13 +16,15 @@ ATTRIBUTES = {
     "in_flight": "ApproximateNumberOfMessagesNotVisible",
     "delayed": "ApproximateNumberOfMessagesDelayed",
 }
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def listing() -> list[dict[str, Any]]:
     """Return an entry a contract: its `name`, its `queues`, and the `error` that came of loading it."""
-    client = _client()
-    return [_contract(client, name) for name in contract_names()]
+    client, loaded = _client(), load_contracts()
+    return [
+        *(_contract(client, contract) for contract in loaded.good.values()),
+        *({"name": name, "error": problem, "queues": []} for name, problem in loaded.broken.items()),
+    ]
 
 
 def _client() -> Any:
@@ -35,13 +36,9 @@ def _client() -> Any:
     return boto3.client("sqs", config=quick)
 
 
-def _contract(client: Any, name: str) -> dict[str, Any]:
-    try:
-        contract = load_contract(name)
-    except Exception as error:  # a contract is a person's own Python: anything can be wrong with it
-        return {"name": name, "error": _where(name, error), "queues": []}
+def _contract(client: Any, contract: Contract) -> dict[str, Any]:
     pair = (contract.queue, contract.dead_letter_queue)
-    return {"name": name, "error": None, "queues": [_queue(client, queue) for queue in pair]}
+    return {"name": contract.name, "error": None, "queues": [_queue(client, queue) for queue in pair]}
 
 
 def _queue(client: Any, name: str) -> dict[str, Any]:
@@ -59,19 +56,6 @@ def _queue(client: Any, name: str) -> dict[str, Any]:
         return {"name": name, "depth": None, "error": f"{type(error).__name__}: SQS does not answer"}
     depth = {kind: int(said["Attributes"][attribute]) for kind, attribute in ATTRIBUTES.items()}
     return {"name": name, "depth": depth, "error": None}
-
-
-def _where(name: str, error: Exception) -> str:
-    """Return the contract's file, the line in it that failed, and what Python said."""
-    file = f"include/contracts/{name}.py"
-    lines = [
-        frame.lineno
-        for frame in traceback.extract_tb(error.__traceback__)
-        if Path(frame.filename) == ROOT / file
-    ]
-    line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
-    said = error.msg if isinstance(error, SyntaxError) else str(error)
-    return f"{file}{f', line {line}' if line else ''}: {type(error).__name__}: {said}"
 
 
 if __name__ == "__main__":
