@@ -7,11 +7,12 @@ import json
 import secrets
 import time
 import urllib.request
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import psycopg
+
+from devstack import processes
 
 DAG = "user_logins"
 STATE = "SELECT state FROM dag_run WHERE dag_id = %s AND run_id = %s"
@@ -104,7 +105,7 @@ class StartedRun:
         Raises:
             RunFailed: it failed, or lasts longer than `patience` seconds
         """
-        if not wait_until(lambda: self._state() in ("success", "failed"), patience, every=0.2):
+        if not processes.wait_until(lambda: self._state() in ("success", "failed"), patience, every=0.2):
             raise RunFailed(f"{self.run_id} is {self._state()} after {patience:.0f} s")
         if self._state() != "success":
             raise RunFailed(f"{self.run_id} failed: {self.tasks()}")
@@ -117,16 +118,6 @@ class StartedRun:
 
     def _state(self) -> str:
         return str(self.airflow.rows(STATE, DAG, self.run_id)[0][0])
-
-
-def wait_until(holds: Callable[[], bool], seconds: float, every: float) -> bool:
-    """Whether it came to hold in time."""
-    deadline = time.monotonic() + seconds
-    while not holds():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(every)
-    return True
 
 
 def _rounded(seconds: Any) -> float:

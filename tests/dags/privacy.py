@@ -14,8 +14,9 @@ import pytest
 from airflow.sdk.exceptions import TaskAwaitingInput
 from psycopg.conninfo import conninfo_to_dict
 
-from tests.dags.conftest import visible, wait_until
+from tests.dags.conftest import visible
 from tests.dags.runs import Outcome
+from tests.support.wait import wait_until
 
 ADDRESS = "203.0.113.66"
 

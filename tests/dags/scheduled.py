@@ -18,7 +18,7 @@ from airflow.models.taskinstance import TaskInstance
 from airflow.utils.session import create_session
 from sqlalchemy import select, update
 
-from tests.dags.conftest import wait_until
+from tests.support.wait import wait_until
 
 START_SECONDS = 120  # of all of Airflow's parts, on a busy machine
 PEOPLE = ("ada", "bob")  # who may log in, each with the name as password

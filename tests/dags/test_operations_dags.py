@@ -21,8 +21,9 @@ from include.queue_etl import command_line
 from include.queue_etl.errors import PreflightError, WarehouseUnavailable
 from include.queue_etl.operations import maintenance
 from include.queue_etl.operations import redrive as engine
-from tests.dags.conftest import state_of, visible, wait_until
+from tests.dags.conftest import state_of, visible
 from tests.dags.runs import Outcome, run_dag
+from tests.support.wait import wait_until
 
 PROJECT = Path(__file__).resolve().parents[2]
 Warehouse = psycopg.Connection[Any]

@@ -19,11 +19,12 @@ from psycopg.conninfo import make_conninfo
 
 from include.queue_etl import steps
 from include.queue_etl.errors import WarehouseUnavailable
-from tests.dags.conftest import visible, wait_until
+from tests.dags.conftest import visible
 from tests.dags.privacy import ask, context_of, form, officer
 from tests.dags.runs import Outcome, run_dag
 from tests.faults import canaries
 from tests.faults.bodies import some
+from tests.support.wait import wait_until
 
 __all__ = ["officer"]
 PROJECT = Path(__file__).resolve().parents[2]

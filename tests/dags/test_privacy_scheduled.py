@@ -16,9 +16,9 @@ from airflow.models.taskinstance import TaskInstance
 from airflow.utils.session import create_session
 from sqlalchemy import select, update
 
-from tests.dags.conftest import wait_until
 from tests.dags.privacy import ADDRESS, form, loaded, officer
 from tests.dags.scheduled import START_SECONDS, Airflow, airflow, pause, states
+from tests.support.wait import wait_until
 
 __all__ = ["airflow", "loaded", "officer"]
 DAG = "/dags/pii_unmask"

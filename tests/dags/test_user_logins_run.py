@@ -14,8 +14,9 @@ import pytest
 
 from include.queue_etl import steps
 from include.queue_etl.errors import PermanentError, WarehouseUnavailable
-from tests.dags.conftest import visible, wait_until
+from tests.dags.conftest import visible
 from tests.dags.runs import Outcome
+from tests.support.wait import wait_until
 
 Run = Callable[..., Outcome]
 Warehouse = psycopg.Connection[Any]

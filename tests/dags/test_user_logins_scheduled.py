@@ -10,9 +10,10 @@ from airflow.api.common.trigger_dag import trigger_dag
 from airflow.exceptions import AirflowException
 from airflow.utils.types import DagRunTriggeredByType
 
-from tests.dags.conftest import state_of, visible, wait_until
+from tests.dags.conftest import state_of, visible
 from tests.dags.scheduled import START_SECONDS, Airflow, airflow, pause, states
 from tests.support.traffic import traffic
+from tests.support.wait import wait_until
 
 __all__ = ["airflow"]
 

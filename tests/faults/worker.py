@@ -7,8 +7,7 @@ import multiprocessing
 import os
 import sys
 import threading
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from multiprocessing import connection
 from pathlib import Path
@@ -17,6 +16,7 @@ from include.contracts import user_logins
 from include.queue_etl import command_line
 from tests.faults.doom import Doom
 from tests.faults.ground import Lane
+from tests.support.wait import wait_until
 
 # A fork of a process that has imported everything costs a hundredth of a fresh interpreter.
 _processes = multiprocessing.get_context("forkserver")
@@ -105,13 +105,6 @@ def _run(
     if doom is not None:
         doom.await_it()
     sys.exit(command_line.main(arguments))
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true"
-        time.sleep(0.05)
 
 
 def wait_until_visible(lane: Lane) -> None:

@@ -1,9 +1,8 @@
 """A migrated database of the tests' own, and batches to load into it."""
 
-import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 
@@ -16,6 +15,7 @@ from include.contracts.user_logins import CONTRACT
 from include.queue_etl import copybinary
 from include.queue_etl.batches import MaskedBatch, RejectedBatch, ids_digest
 from include.queue_etl.warehouse import BatchCounts, Warehouse
+from tests.support.wait import wait_until
 
 TODAY = datetime.now(UTC).date()
 Message = tuple[date, str, str]  # sent day, id, user id; a user id that begins with "bad" is rejected
@@ -100,13 +100,6 @@ class ServerLog:
         read = "SELECT encode(pg_read_binary_file(%s, %s, 1000000), 'escape')"
         with self.database.owner() as connection:
             return str(connection.execute(read, (self.STDERR, self.start)).fetchone()[0])
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true"
-        time.sleep(0.01)
 
 
 def copy_settings(connection: psycopg.Connection, database: Database, role: str) -> None:

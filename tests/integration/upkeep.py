@@ -17,7 +17,7 @@ from include.queue_etl.keyset import Keyset
 from include.queue_etl.operations.upkeep_pipeline import UpkeepPipeline
 from include.queue_etl.pipeline import Pipeline, Run
 from include.queue_etl.settings import Settings
-from tests.integration.scratch import Database, wait_until
+from tests.integration.scratch import Database
 
 KEYSET = Keyset.new_json()
 GOOD = {
@@ -128,4 +128,4 @@ def killed_at(part: object, method: str, monkeypatch: pytest.MonkeyPatch, *, aft
     monkeypatch.setattr(part, method, die)
 
 
-__all__ = ["GOOD", "KEYSET", "Killed", "Project", "killed_at", "login", "project", "wait_until"]
+__all__ = ["GOOD", "KEYSET", "Killed", "Project", "killed_at", "login", "project"]

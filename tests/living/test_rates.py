@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from tests.faults.ground import Ground
-from tests.faults.worker import wait_until
 from tests.living.flow import ALL_LOADED, Account, Drain, Flow, on_fast_stub
+from tests.support.wait import wait_until
 
 RECEIVE_SECONDS = 3
 LONG_POLL_SECONDS = 2
