@@ -64,7 +64,7 @@ class Airflow:
     def trigger(self) -> "StartedRun":
         """Starts a run, as the UI does."""
         run_id, token = f"bench__{secrets.token_hex(4)}", self._token()
-        asked = {"dag_run_id": run_id, "logical_date": None, "conf": {}}
+        asked: dict[str, Any] = {"dag_run_id": run_id, "logical_date": None, "conf": {}}
         triggered = time.time()
         self._post(f"/api/v2/dags/{DAG}/dagRuns", asked, {"Authorization": f"Bearer {token}"})
         return StartedRun(self, run_id, triggered)
@@ -114,7 +114,12 @@ class StartedRun:
     def tasks(self) -> dict[str, TaskTimes]:
         """Its tasks, in order of their start."""
         found = self.airflow.rows(TASKS, self.triggered, self.triggered, DAG, self.run_id)
-        return {name: TaskTimes(count, *map(_rounded, times), tries) for name, count, *times, tries in found}
+        return {
+            name: TaskTimes(
+                count, _rounded(started), _rounded(ended), _rounded(waited), _rounded(lasted), tries
+            )
+            for name, count, started, ended, waited, lasted, tries in found
+        }
 
     def _state(self) -> str:
         return str(self.airflow.rows(STATE, DAG, self.run_id)[0][0])

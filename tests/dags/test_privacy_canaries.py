@@ -116,7 +116,7 @@ def killed_in_the_middle() -> None:
 
 def fails_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first batch is loaded, but its task does not hear of it and is tried again."""
-    real, failed = steps.load, []
+    real, failed = steps.load, list[int]()
 
     def load(*arguments: Any) -> dict[str, Any]:
         result = real(*arguments)

@@ -89,7 +89,7 @@ def start(lane: Lane, arguments: Sequence[str], doom: Doom | None = None, **envi
 
 def run(lane: Lane, *arguments: str, **environment: str) -> Ended:
     """Run a command to its end."""
-    return start(lane, arguments, **environment).wait()
+    return start(lane, arguments, None, **environment).wait()
 
 
 def _run(

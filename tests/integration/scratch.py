@@ -92,7 +92,8 @@ class ServerLog:
     def __init__(self, database: Database) -> None:
         self.database = database
         with database.owner() as connection:
-            (self.start,) = connection.execute("SELECT size FROM pg_stat_file(%s)", (self.STDERR,)).fetchone()
+            found = connection.execute("SELECT size FROM pg_stat_file(%s)", (self.STDERR,)).fetchone()
+            self.start: int = found[0]
         if self.start == 0:
             pytest.skip("the server does not log to a file: its log is out of reach")
 
@@ -136,7 +137,7 @@ def masked_batch(
     run_id: uuid.UUID, messages: Sequence[Message], queue_id: int = 1
 ) -> tuple[MaskedBatch, RejectedBatch]:
     """What mask would make of these messages; their order is kept."""
-    statuses, rows, rejected, reasons = [], [], [], Counter()
+    statuses, rows, rejected, reasons = [], [], [], Counter[str]()
     days, ids = [str(day) for day, _, _ in messages], [message_id for _, message_id, _ in messages]
     for day, message_id, user in messages:
         bad = user.startswith("bad")

@@ -199,7 +199,7 @@ def test_an_owner_who_is_no_superuser_can_migrate(
     quoted = sql.Identifier(owner)
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute(sql.SQL("CREATE ROLE {} LOGIN CREATEROLE PASSWORD 'x'").format(quoted))
-        (name,) = connection.execute("SELECT current_database()").fetchone()
+        name = connection.execute("SELECT current_database()").fetchone()[0]
         connection.execute(sql.SQL("ALTER DATABASE {} OWNER TO {}").format(sql.Identifier(name), quoted))
         # The roles are there already, made by the superuser: what is his by CREATE ROLE elsewhere.
         for role in (*migrations.ROLES, "etl_owner"):

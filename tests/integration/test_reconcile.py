@@ -14,6 +14,7 @@ from devstack import settings as devstack_settings
 from include.contracts import load_contract
 from include.queue_etl import steps
 from include.queue_etl.contract import Contract
+from include.queue_etl.errors import RunFailed
 from include.queue_etl.operations.reconcile import reconcile
 from tests.integration.upkeep import Killed, Project, killed_at, login, project
 
@@ -227,7 +228,7 @@ def test_a_run_that_failed_is_left_alone(project: Project) -> None:
     with project.pipeline("run__1") as pipeline:
         for batch in steps.extract(pipeline):
             steps.mask(pipeline, batch["batch"])
-        with pytest.raises(steps.RunFailed):
+        with pytest.raises(RunFailed):
             steps.finish(pipeline, upstream_failed=True)
     assert reconciled(project)["batches"] == 0
     assert project.users() == []

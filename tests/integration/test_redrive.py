@@ -3,6 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -35,7 +36,7 @@ def rejected(project: Project) -> Project:
     return mended(project)
 
 
-def redriven(project: Project, *, dry_run: bool = False, name: str = "", **filters: object) -> dict:
+def redriven(project: Project, *, dry_run: bool = False, name: str = "", **filters: Any) -> dict:
     chosen = Selection(project.contract.queue, **filters)
     with project.upkeep(name) as pipeline:
         return redrive(pipeline, chosen, dry_run=dry_run)
@@ -259,7 +260,7 @@ def test_what_another_redrive_did_between_reading_and_writing_counts_as_overtake
     with rejected.upkeep() as pipeline:
         original = pipeline.warehouse.redrive
 
-        def after_another(load: object) -> object:
+        def after_another(load: Any) -> object:
             assert redriven(rejected)["loaded"] == 3
             return original(load)
 
@@ -275,7 +276,7 @@ def test_a_message_erased_between_reading_and_writing_stays_erased(
     with rejected.upkeep() as pipeline:
         original = pipeline.warehouse.redrive
 
-        def after_erasure(load: object) -> object:
+        def after_erasure(load: Any) -> object:
             with rejected.database.owner() as connection:
                 connection.execute("DELETE FROM etl.quarantine")
             return original(load)
@@ -316,7 +317,7 @@ def test_what_the_quarantine_says_is_redriven_is_not_loaded_again(
     with rejected.upkeep() as pipeline:
         original = pipeline.warehouse.redrive
 
-        def after_another(load: object) -> object:
+        def after_another(load: Any) -> object:
             redriven(rejected)
             with rejected.database.owner() as connection:
                 connection.execute("DELETE FROM etl.ledger")  # as if its day had been dropped

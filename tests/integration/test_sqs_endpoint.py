@@ -3,6 +3,7 @@
 import os
 import secrets
 import time
+from typing import Any
 
 import boto3
 import pytest
@@ -78,7 +79,7 @@ def test_both_clients_read_the_same_message_alike(name, endpoint):
             key: {"DataType": "String", "StringValue": text} for key, text in attributes.items()
         },
     )
-    seen = []
+    seen: list[Any] = []
     for kind in CLIENTS:
         queue = connect(name, kind)
         (message,) = received(queue, 1)

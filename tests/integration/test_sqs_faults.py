@@ -14,6 +14,7 @@ import socket
 import ssl
 import string
 import time
+from typing import Any
 
 import boto3
 import pytest
@@ -185,7 +186,7 @@ def take_all(queue, taken, until=-1):
 def test_a_failure_half_way_releases_what_was_not_handed_out(client):
     with serving(bodies(400), latency_seconds=0.01) as stub:
         stub.plan(RECEIVE, *[Fault()] * 20, DENIED)
-        queue, taken = connect(stub, client), []
+        queue, taken = connect(stub, client), list[Any]()
         with pytest.raises(QueueRefused):
             take_all(queue, taken)
         assert len(taken) == len(stub.queue.in_flight) > 0
@@ -193,7 +194,7 @@ def test_a_failure_half_way_releases_what_was_not_handed_out(client):
 
 def test_a_failure_in_the_caller_releases_what_it_did_not_get(client):
     with serving(bodies(400), latency_seconds=0.01) as stub:
-        queue, taken = connect(stub, client), []
+        queue, taken = connect(stub, client), list[Any]()
         with pytest.raises(ArithmeticError):
             take_all(queue, taken, until=12)
         assert len(taken) == len(stub.queue.in_flight) == 130

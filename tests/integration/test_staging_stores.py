@@ -161,6 +161,7 @@ def test_no_length_of_a_truncated_file_opens(run_id, keyset, tmp_path):
     staging = Staging(store, run_id, keyset)
     staging.seal(RAW, BATCH)
     sealed = store.read(path(run_id, RAW))
+    assert sealed
     for length in range(len(sealed)):
         (tmp_path / path(run_id, RAW)).write_bytes(sealed[:length])
         damaged(staging)
@@ -276,4 +277,4 @@ def test_a_folder_that_vanished_while_the_run_was_open_is_an_empty_one(run_id, k
 )
 def test_an_unwritable_folder_is_one_clear_error(run_id, keyset, tmp_path):
     tmp_path.chmod(0o500)
-    assert "Permission denied" in Staging(LocalFolder(tmp_path / "staging"), run_id, keyset).problem()
+    assert "Permission denied" in str(Staging(LocalFolder(tmp_path / "staging"), run_id, keyset).problem())

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import date, timedelta
 from types import SimpleNamespace
+from typing import Any
 from uuid import UUID, uuid4
 
 import psycopg
@@ -354,7 +355,7 @@ def test_a_session_that_commits_asynchronously_does_not_do_so_for_a_batch(
     seen = []
     original = psycopg.Connection.execute
 
-    def spy(self: psycopg.Connection, *arguments: object) -> object:
+    def spy(self: psycopg.Connection, *arguments: Any) -> object:
         if "UPDATE etl.batches" in str(arguments[0]):
             seen.append(original(self, "SHOW synchronous_commit").fetchone()[0])
         return original(self, *arguments)
@@ -404,7 +405,7 @@ def test_any_text_loads_as_it_is(warehouse: Warehouse, clean_database: Database,
 
 
 @pytest.fixture
-def orders(clean_database: Database) -> Iterator[Contract]:
+def orders(clean_database: Database) -> Iterator[Any]:
     """A second contract: other columns, in another order than the table's, and names that need quotes."""
     with clean_database.owner() as connection:
         connection.execute('CREATE TABLE public."Orders" (placed date, "select" varchar(9), note text)')

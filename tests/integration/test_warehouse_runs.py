@@ -44,6 +44,8 @@ def test_a_run_opened_again_is_left_as_it_is(warehouse: Warehouse) -> None:
     first = warehouse.run_summary(run_id)
     warehouse.open_run(run_id, CONTRACT, "manual", {"visible": 99})
     again = warehouse.run_summary(run_id)
+    assert first
+    assert again
     assert again | {"total_seconds": 0} == first | {"total_seconds": 0}
     assert (again["visible_before"], again["oldest_age_seconds"]) == (3, 60)
 

@@ -81,6 +81,7 @@ def receive_and_end(flow: Flow, how: Signals) -> Ended:
     with flow.pipeline("run") as pipeline:
         wait_until(lambda: len(pipeline.staging.batches(Kind.RAW)) == SEALED_BATCHES)
     time.sleep(OPEN_SECONDS)
+    assert extract.process.pid
     os.kill(extract.process.pid, how)
     return extract.wait()
 

@@ -124,8 +124,13 @@ def test_in_production_too_a_keyset_that_cannot_be_fetched_is_named_and_nothing_
 
 
 def test_a_keyset_is_fetched_once_and_only_when_it_is_needed(pipeline, keyset_json):
-    fetched = []
-    pipeline._given_keyset = lambda: fetched.append(1) or keyset_json
+    fetched: list[int] = []
+
+    def fetch() -> str:
+        fetched.append(1)
+        return keyset_json
+
+    pipeline._given_keyset = fetch
     give(pipeline)
     assert fetched == []
     pipeline.preflight()

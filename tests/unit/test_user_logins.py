@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -46,7 +47,7 @@ def test_a_version_becomes_a_number(version, by_major, by_sortable):
 @given(parts, parts)
 def test_sortable_numbers_sort_as_versions_do(one, other):
     first, second = ([*version, 0, 0][:3] for version in (one, other))
-    numbers = [sortable(".".join(map(str, version))) for version in (one, other)]
+    numbers: list[Any] = [sortable(".".join(map(str, version))) for version in (one, other)]
     assert (numbers[0] < numbers[1]) == (first < second)
     assert (numbers[0] == numbers[1]) == (first == second)
 
@@ -54,7 +55,7 @@ def test_sortable_numbers_sort_as_versions_do(one, other):
 @given(st.text(max_size=60))
 def test_any_text_is_a_number_or_a_rejection(text):
     for convert in (major, sortable):
-        found = convert(text)
+        found: Any = convert(text)
         assert found in (BAD, RANGE) or 0 <= found <= MAX_INT4
 
 
@@ -94,7 +95,7 @@ def test_each_field_of_the_event_goes_to_the_table():
 def test_of_the_sample_messages_some_load_and_some_do_not():
     parser = Parser(CONTRACT, 1_048_576)
     verdicts = [parser.parse(line) for line in SAMPLE.read_bytes().splitlines()]
-    loaded = [verdict for verdict in verdicts if not isinstance(verdict, Rejected)]
+    loaded: list[Any] = [verdict for verdict in verdicts if not isinstance(verdict, Rejected)]
     assert len(loaded) > len(verdicts) // 2
     assert {verdict.reason for verdict in verdicts if isinstance(verdict, Rejected)} >= {"missing_field"}
     assert any(event.locale is None for event in loaded)
