@@ -8,14 +8,14 @@ from typing import Any
 
 import boto3
 import pytest
-from dev_command import Launcher, kill
-from test_compose import SERVICES
 
 from devstack import emulator, engine, processes
 from devstack.console import Console
 from devstack.demo import SAMPLE
 from devstack.settings import ROOT, Settings
 from include.contracts import contract_names, load_contract
+from tests.platform.dev_command import Launcher, kill
+from tests.platform.test_compose import SERVICES
 
 CONTRACTS = [load_contract(name) for name in contract_names()]
 QUEUES = [name for contract in CONTRACTS for name in (contract.queue, contract.dead_letter_queue)]
@@ -51,6 +51,13 @@ def delete(settings: Settings, *queues: str) -> None:
     client = sqs(settings)
     for queue in queues:
         client.delete_queue(QueueUrl=client.get_queue_url(QueueName=queue)["QueueUrl"])
+
+
+@pytest.fixture
+def running(launcher: Launcher) -> Launcher:
+    """The servers are up with all their queues, whatever the test before did to these."""
+    launcher.start_servers()
+    return launcher
 
 
 # ./dev
