@@ -205,6 +205,8 @@ def in_api() -> dict[str, int]:
     with TestClient(app, headers={"Authorization": f"Bearer {token}"}) as client:
         for dag in ("user_logins", "queue_etl_redrive"):
             runs = client.get(f"/api/v2/dags/{dag}/dagRuns", params={"order_by": "-id", "limit": 5})
+            if runs.status_code == 404:  # never run until now: Airflow does not know it yet
+                continue
             for run in runs.json()["dag_runs"]:
                 base = f"/api/v2/dags/{dag}/dagRuns/{run['dag_run_id']}"
                 tasks = client.get(f"{base}/taskInstances").json()["task_instances"]

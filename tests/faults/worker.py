@@ -25,7 +25,7 @@ _processes.set_forkserver_preload(["tests.faults.worker", "include.queue_etl.ste
 _numbers = itertools.count()
 # multiprocessing asks after all children whenever one is started, and an exit code can be read only once.
 _one_thread = threading.Lock()
-PATIENCE_SECONDS = 120
+PATIENCE_SECONDS = 300
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,7 @@ def subprocess_upgrade(dsn: str) -> None:
     """In a process of its own: Alembic's context is a global of the process."""
     code = f"from include import migrations; migrations.upgrade({dsn!r}, {{}})"
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=600, check=False
     )
     assert done.returncode == 0, done.stderr
 

@@ -44,7 +44,7 @@ def restore(project: Project, empty_database: Callable[[], str], tmp_path: Path)
         arguments, environment = connection_of(project.database.owner_dsn)
         file = tmp_path / "backup.dump"
         command = [pg_tool("pg_dump"), "--format=custom", f"--file={file}", *arguments]
-        subprocess.run(command, env=environment, check=True, timeout=60)
+        subprocess.run(command, env=environment, check=True, timeout=600)
 
         def restored() -> Project:
             dsn = empty_database()
@@ -56,7 +56,7 @@ def restore(project: Project, empty_database: Callable[[], str], tmp_path: Path)
                 *arguments,
                 str(file),
             ]
-            subprocess.run(command, env=environment, check=True, timeout=60)
+            subprocess.run(command, env=environment, check=True, timeout=600)
             return replace(project, database=replace(project.database, owner_dsn=dsn))
 
         return restored

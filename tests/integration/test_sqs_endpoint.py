@@ -43,7 +43,7 @@ def received(queue, most=1_000):
 
 
 def wait_for_depth(queue, visible):
-    until = time.monotonic() + 20
+    until = time.monotonic() + 60
     while queue.depth().visible != visible and time.monotonic() < until:
         time.sleep(0.1)
     return queue.depth().visible

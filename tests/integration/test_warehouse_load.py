@@ -450,7 +450,7 @@ def test_a_day_is_made_once_however_many_ask_for_it_and_without_stopping_loads(
             connection.execute("SELECT etl.ensure_ledger_partition(%s)", (day,))
 
     with another_loader_holding(clean_database, new_messages(1)[0]), ThreadPoolExecutor(8) as threads:
-        list(threads.map(ask, days * 6, timeout=30))
+        list(threads.map(ask, days * 6, timeout=300))
     found = clean_database.rows(
         "SELECT relname FROM pg_inherits JOIN pg_class ON oid = inhrelid"
         " WHERE inhparent = 'etl.ledger'::regclass AND relname LIKE 'ledger_200701%'"

@@ -272,6 +272,15 @@ def unreachable_standby(database: Database) -> Iterator[None]:
             connection.execute("SELECT pg_reload_conf()")
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C raises KeyboardInterrupt, also where the tests run in the background and a shell ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_a_commit_that_is_interrupted_while_it_waits_for_its_standby_does_not_count_as_done(
     clean_database: Database,
 ) -> None:
