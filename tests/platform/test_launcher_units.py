@@ -402,7 +402,7 @@ def folders_of(checks: list[suite.Check]) -> list[str]:
     return [argument for check in checks for argument in check.command if argument.startswith("tests/")]
 
 
-def test_the_whole_runs_each_folder_of_tests_once_and_quick_a_part_of_them() -> None:
+def test_the_whole_runs_each_folder_once_and_quick_some_of_them() -> None:
     own = settings.from_environment({})
     existing = {f"tests/{path.parent.name}" for path in (ROOT / "tests").glob("*/test_*.py")}
     whole, quick = (folders_of(suite._checks(own, [own] * 4, target, [])) for target in (None, "quick"))
