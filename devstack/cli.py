@@ -241,10 +241,17 @@ def _add_checks(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     test = _add(
         commands, "test", _test, "style, types and tests; further arguments go to pytest", passes_on=True
     )
-    test.add_argument("suite", nargs="?", choices=suite.SUITES, help="only these tests (default: everything)")
+    test.add_argument(
+        "suite",
+        nargs="?",
+        choices=suite.TARGETS,
+        help="only these tests (default: everything); `quick`: style, types and the tests that end within"
+        " three minutes",
+    )
     test.epilog = (
-        "`faults` with one of --kills N, --messages N, --restarts N, --staging folder|s3, --seed N, --json is"
-        " the kill run: it prints what became of the messages; exit code 1 where that is not what should."
+        "Tests run side by side; with pytest arguments they run one by one."
+        " `faults` with one of --kills N, --messages N, --restarts N, --staging folder|s3, --seed N, --json"
+        " is the kill run: it prints what became of the messages; exit code 1 where that is not what should."
         " With --live SECONDS it is the soak: messages are sent all the while, under Airflow's scheduler;"
         " it takes --rate R, --kills N, --back-to-back, --sqs emulator|stub, --json."
     )

@@ -1,1 +1,1 @@
-"""Programs that run in the project's virtualenv; the rest of the launcher needs the standard library alone."""
+"""Programs that run in the project's virtualenv; all else here needs the standard library alone."""

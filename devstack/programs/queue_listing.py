@@ -1,7 +1,7 @@
 """Print the queues of every contract, and how many messages each holds, as JSON.
 
-A program of its own, for it needs the project's virtualenv: `python -m devstack.programs.queue_listing`. What cannot
-be loaded or asked is part of the answer and hides nothing else.
+`python -m devstack.programs.queue_listing`. What cannot be loaded or asked is part of the answer and hides
+nothing else.
 """
 
 import json

@@ -21,13 +21,13 @@ from pathlib import Path
 
 import psycopg
 
-from devstack import engine, environment, settings
+from devstack import engine, environment, processes, settings
 from devstack.bench import add_arguments
 from devstack.console import Console
 from devstack.errors import StackError
 from tests.bench import airflow_ground
 from tests.bench.airflow_ground import Ground
-from tests.bench.airflow_runs import RunFailed, TaskTimes, wait_until
+from tests.bench.airflow_runs import RunFailed, TaskTimes
 from tests.bench.checks import problems_of_bookkeeping, problems_of_rows
 from tests.bench.contenders import ROOT
 from tests.bench.feed import Feed, feed
@@ -107,7 +107,7 @@ def measure(ground: Ground, most: int, rounds: int, console: Console) -> Found:
     Raises:
         RunFailed, WrongRows: a run did not do what it should
     """
-    if not wait_until(ground.airflow.knows_the_dag, PARSED_WITHIN_SECONDS, every=0.5):
+    if not processes.wait_until(ground.airflow.knows_the_dag, PARSED_WITHIN_SECONDS, every=0.5):
         raise RunFailed(f"Airflow has not parsed the DAG within {PARSED_WITHIN_SECONDS} s")
     load = round(os.getloadavg()[0], 2)
     with console.step("each task outside Airflow"):

@@ -7,11 +7,12 @@ import json
 import secrets
 import time
 import urllib.request
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import psycopg
+
+from devstack import processes
 
 DAG = "user_logins"
 STATE = "SELECT state FROM dag_run WHERE dag_id = %s AND run_id = %s"
@@ -63,7 +64,7 @@ class Airflow:
     def trigger(self) -> "StartedRun":
         """Starts a run, as the UI does."""
         run_id, token = f"bench__{secrets.token_hex(4)}", self._token()
-        asked = {"dag_run_id": run_id, "logical_date": None, "conf": {}}
+        asked: dict[str, Any] = {"dag_run_id": run_id, "logical_date": None, "conf": {}}
         triggered = time.time()
         self._post(f"/api/v2/dags/{DAG}/dagRuns", asked, {"Authorization": f"Bearer {token}"})
         return StartedRun(self, run_id, triggered)
@@ -104,7 +105,7 @@ class StartedRun:
         Raises:
             RunFailed: it failed, or lasts longer than `patience` seconds
         """
-        if not wait_until(lambda: self._state() in ("success", "failed"), patience, every=0.2):
+        if not processes.wait_until(lambda: self._state() in ("success", "failed"), patience, every=0.2):
             raise RunFailed(f"{self.run_id} is {self._state()} after {patience:.0f} s")
         if self._state() != "success":
             raise RunFailed(f"{self.run_id} failed: {self.tasks()}")
@@ -113,20 +114,15 @@ class StartedRun:
     def tasks(self) -> dict[str, TaskTimes]:
         """Its tasks, in order of their start."""
         found = self.airflow.rows(TASKS, self.triggered, self.triggered, DAG, self.run_id)
-        return {name: TaskTimes(count, *map(_rounded, times), tries) for name, count, *times, tries in found}
+        return {
+            name: TaskTimes(
+                count, _rounded(started), _rounded(ended), _rounded(waited), _rounded(lasted), tries
+            )
+            for name, count, started, ended, waited, lasted, tries in found
+        }
 
     def _state(self) -> str:
         return str(self.airflow.rows(STATE, DAG, self.run_id)[0][0])
-
-
-def wait_until(holds: Callable[[], bool], seconds: float, every: float) -> bool:
-    """Whether it came to hold in time."""
-    deadline = time.monotonic() + seconds
-    while not holds():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(every)
-    return True
 
 
 def _rounded(seconds: Any) -> float:

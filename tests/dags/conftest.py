@@ -3,7 +3,6 @@
 
 import os
 import secrets
-import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ import psycopg
 from airflow.dag_processing.dagbag import DagBag
 
 from tests.dags.runs import Outcome, run_dag
+from tests.support.wait import wait_until
 
 ENDPOINT = os.environ["AWS_ENDPOINT_URL"]
 REGION = os.environ.get("AWS_DEFAULT_REGION", "us-east-1")
@@ -105,10 +105,3 @@ def empty(sqs: Any, url: str) -> None:
     while messages := sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10).get("Messages"):
         for message in messages:
             sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
-
-
-def wait_until(holds: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, f"did not come to hold within {seconds} s"
-        time.sleep(0.05)

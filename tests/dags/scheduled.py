@@ -1,4 +1,4 @@
-"""Airflow as `./dev up` starts it, for tests of what `airflow dags test` cannot show; a fixture to import."""
+"""Airflow as `./dev up` starts it, for tests of what `airflow dags test` cannot show."""
 
 import json
 import os
@@ -6,21 +6,20 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 import psutil
-import pytest
 from airflow.models.dag import DagModel
 from airflow.models.taskinstance import TaskInstance
 from airflow.utils.session import create_session
 from sqlalchemy import select, update
 
-from tests.dags.conftest import wait_until
+from tests.support.wait import wait_until
 
-START_SECONDS = 120  # of all of Airflow's parts, on a busy machine
+START_SECONDS = 300  # of all of Airflow's parts, on a busy machine
 PEOPLE = ("ada", "bob")  # who may log in, each with the name as password
 
 
@@ -63,24 +62,29 @@ class Airflow:
         return [line for path in paths for line in path.read_text().splitlines()]
 
 
-@pytest.fixture
-def airflow(tmp_path: Path) -> Iterator[Airflow]:
-    """Airflow on ports of its own, with the DAG `user_logins` paused until all parts are healthy.
+@contextmanager
+def running(folder: Path, environment: dict[str, str]) -> Iterator[Airflow]:
+    """Airflow on ports of its own, all its parts healthy, with `user_logins` and `pii_unmask` paused.
 
     A task that starts before the api-server listens dies; its retry would come later than the test waits.
     """
     pause(True)
-    url, logs = f"http://127.0.0.1:{free_port()}", tmp_path / "logs"
-    environment = {**os.environ, **settings(url, tmp_path), "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(logs)}
-    log = tmp_path / "standalone.log"
+    pause(True, "pii_unmask")
+    url, logs = f"http://127.0.0.1:{free_port()}", folder / "logs"
+    changed = {**settings(url, folder), **environment, "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(logs)}
+    log = folder / "standalone.log"
     command = [sys.executable, "-m", "airflow", "standalone"]
     with log.open("w") as file:
         process = subprocess.Popen(
-            command, env=environment, stdout=file, stderr=file, cwd=tmp_path, start_new_session=True
+            command,
+            env={**os.environ, **changed},
+            stdout=file,
+            stderr=file,
+            cwd=folder,
+            start_new_session=True,
         )
     try:
         wait_until(lambda: healthy(url), START_SECONDS)
-        pause(False)
         yield Airflow(url, logs, log)
     finally:
         stop(process)
@@ -135,7 +139,7 @@ def stop(process: subprocess.Popen[bytes]) -> None:
         for member in family:
             with suppress(psutil.NoSuchProcess):
                 ask(member)
-        _, family = psutil.wait_procs(family, timeout=5)
+        _, family = psutil.wait_procs(family, timeout=30)
     assert not family
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import psycopg
 import pytest
@@ -18,11 +19,14 @@ from sqlalchemy import delete
 
 from include.contracts import contract_names
 from include.queue_etl.cli import app as command_line
+from include.queue_etl.contract import Rejected
 from include.queue_etl.errors import PreflightError, WarehouseUnavailable
 from include.queue_etl.operations import maintenance
 from include.queue_etl.operations import redrive as engine
-from tests.dags.conftest import state_of, visible, wait_until
+from include.queue_etl.parsing import Parser
+from tests.dags.conftest import state_of, visible
 from tests.dags.runs import Outcome, run_dag
+from tests.support.wait import wait_until
 
 PROJECT = Path(__file__).resolve().parents[2]
 Warehouse = psycopg.Connection[Any]
@@ -50,17 +54,10 @@ def quarantined(
         "user_id": user, "app_version": "2.3.0", "device_type": "ios", "locale": None, "ip": "203.0.113.77",
         "device_id": "1",
     }  # fmt: skip
-    from include.queue_etl import transform
-    from include.queue_etl.contract import Rejected
-
-    original = transform.Parser.parse
-    transform.Parser.parse = lambda self, body: Rejected("bad_version")
-    try:
+    with mock.patch.object(Parser, "parse", return_value=Rejected("bad_version")):
         sqs.send_message(QueueUrl=login_queue, MessageBody=json.dumps(login))
         wait_until(lambda: visible(sqs, "login-queue") >= 1)
         assert run_user_logins().state == "success"
-    finally:
-        transform.Parser.parse = original
     return user
 
 

@@ -14,8 +14,9 @@ import pytest
 
 from include.queue_etl import steps
 from include.queue_etl.errors import PermanentError, WarehouseUnavailable
-from tests.dags.conftest import visible, wait_until
+from tests.dags.conftest import visible
 from tests.dags.runs import Outcome
+from tests.support.wait import wait_until
 
 Run = Callable[..., Outcome]
 Warehouse = psycopg.Connection[Any]
@@ -270,7 +271,7 @@ def test_if_finish_fails_the_rows_stay_and_the_messages_come_back_as_duplicates(
         break_step(patch, "finish", PermanentError("broken"), when=lambda *_, **__: True)
         assert run_user_logins().tasks["finish"] == "failed"
     assert len(rows_of(warehouse, user)) == 3
-    wait_until(lambda: visible(sqs, "login-queue") == 3, seconds=30)
+    wait_until(lambda: visible(sqs, "login-queue") == 3)
     outcome = run_user_logins()
     assert outcome.state == "success"
     summary = summary_of(warehouse, outcome.run_id)
@@ -328,7 +329,7 @@ def test_airflow_dags_test_of_an_empty_queue_ends_skipped_within_its_deadline(
 ) -> None:
     command = [sys.executable, "-m", "airflow", "dags", "test", "user_logins", "-c", '{"wait_seconds": 4}']
     started = time.monotonic()
-    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=120)
+    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=600)
     print(f"airflow dags test, empty queue, deadline 4 s: {time.monotonic() - started:.1f} s")
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
     assert "Skipping task." in result.stdout

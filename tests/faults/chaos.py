@@ -152,7 +152,7 @@ class Chaos:
         """Run some tasks of an old run again, as a person does who clears them in Airflow."""
         tasks: list[Callable[[], object]] = [
             lambda: self._step(run, dice, "extract"),
-            *(lambda batch=batch: self._batch(run, batch, dice) for batch in run.batches),  # type: ignore[misc]
+            *(lambda batch=batch: self._batch(run, batch, dice) for batch in run.batches),
             lambda: self._finish(run, dice),
         ]
         first = dice.randrange(len(tasks))

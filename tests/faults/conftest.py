@@ -1,24 +1,33 @@
 """The stack that the fault tests share, and a queue for each of them."""
 
 from collections.abc import Iterator
+from dataclasses import astuple
+from typing import Any
 
 import pytest
 
 from tests.faults import accounts, canaries
+from tests.faults.accounts import Balance
 from tests.faults.bodies import Sent, some, texts
 from tests.faults.figures import Figures
 from tests.faults.ground import Ground, Lane, running
 
 FIGURES = Figures()
+# What a worker of pytest-xdist tells the process that prints: a figure of each test, and what was found.
+FIGURE, HITS = "figure", "pii_hits"
 
 
 @pytest.fixture(scope="session")
-def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
+def ground(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[Ground]:
     """A stack of the fault tests' own: they stop its Postgres, and search it for personal values."""
     with running(tmp_path_factory.mktemp("faults") / "stack") as ground:
         yield ground
-        FIGURES.pii_hits = canaries.everywhere(ground)
-        assert FIGURES.pii_hits == {}
+        hits = canaries.everywhere(ground)
+        if hasattr(pytestconfig, "workeroutput"):
+            pytestconfig.workeroutput[HITS] = hits
+        else:
+            FIGURES.found(hits)
+        assert hits == {}
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +36,24 @@ def _figures(request: pytest.FixtureRequest) -> Iterator[None]:
     before = len(accounts.drawn)
     yield
     if len(accounts.drawn) > before and request.path.stem != "test_balance":
-        FIGURES.add(request.node.originalname, *accounts.drawn[-1])
+        messages, balance = accounts.drawn[-1]
+        figure = (request.node.originalname, messages, *astuple(balance))
+        request.node.user_properties.append((FIGURE, figure))
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Add up the figures of all tests, whichever process ran them."""
+    if report.when == "teardown":
+        figures: list[Any] = [value for name, value in report.user_properties if name == FIGURE]
+        for test, messages, *balance in figures:
+            FIGURES.add(test, messages, Balance(*balance))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Add what a worker found; one without fault tests has not looked."""
+    if (hits := getattr(node, "workeroutput", {}).get(HITS)) is not None:
+        FIGURES.found(hits)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -11,7 +11,7 @@ HEAD = ("cases", "messages", "lost", "duplicate", "wrong_kind", "left_on_queue")
 
 @dataclass
 class Figures:
-    """Sums over the cases of each fault, in the order in which they ran.
+    """Sums over the cases of each fault, in the order in which they ended.
 
     Attributes:
         pii_hits: places where personal values were found at the end, and how many; None: not looked for
@@ -25,6 +25,10 @@ class Figures:
         fault = test.removeprefix("test_").replace("_", " ")
         case = (1, messages, *astuple(balance))
         self.by_fault[fault] = tuple(map(add, self.by_fault.get(fault, (0,) * len(case)), case))
+
+    def found(self, hits: dict[str, int]) -> None:
+        """Add the places of one more stack that was searched."""
+        self.pii_hits = {**(self.pii_hits or {}), **hits}
 
     def lines(self) -> list[str]:
         """The table, for people."""

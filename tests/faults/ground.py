@@ -14,7 +14,7 @@ from typing import Any
 import boto3
 import psycopg
 
-from devstack import environment, ports, postgres, processes, stack
+from devstack import environment, postgres, processes, stack
 from devstack.console import Console
 from devstack.settings import DEFAULT_PORTS, ROOT
 from devstack.settings import Settings as StackSettings
@@ -25,6 +25,7 @@ from include.queue_etl.resources import Aws
 from include.queue_etl.run_context import Run, RunContext
 from include.queue_etl.settings import Settings
 from include.queue_etl.sqs import SqsQueue
+from tests.support.ports import lasting_ports
 from tests.support.resources import open_run
 
 # Small and hasty, so that a fault that takes an hour in production takes a second here.
@@ -210,7 +211,7 @@ class Lane:
 def running(folder: Path) -> Iterator[Ground]:
     """A stack in this folder, on free ports; stopped and removed at the end."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    settings = StackSettings(ROOT, folder, 0, 0, 0).with_ports(ports.free_ports(list(DEFAULT_PORTS)))
+    settings = StackSettings(ROOT, folder, 0, 0, 0).with_ports(lasting_ports(DEFAULT_PORTS))
     with (folder / "ground.log").open("a") as log:
         console = Console(log)
         try:

@@ -237,7 +237,7 @@ def soaking(plan: Plan, folder: Path) -> Iterator[Soak]:
         sqs = ground.session().client("sqs", endpoint_url=endpoint)
         soak = Soak(plan, ground, sqs.get_queue_url(QueueName=CONTRACT.queue)["QueueUrl"], sqs)
         # The first run finds an empty queue; when it is there, the scheduler knows the DAG.
-        assert processes.wait_until(soak.trigger, 120, every=1.0), "Airflow does not know the DAG"
+        assert processes.wait_until(soak.trigger, 300, every=1.0), "Airflow does not know the DAG"
         yield soak
 
 

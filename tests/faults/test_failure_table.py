@@ -49,7 +49,7 @@ from tests.faults.runs import (
 from tests.faults.worker import Ended
 
 GOOD = Balance(lost=0, duplicate=0, wrong_kind=0, left_on_queue=0)
-LONG = {"visibility_timeout_seconds": 300, "receive_seconds": 30}
+LONG: dict[str, Any] = {"visibility_timeout_seconds": 300, "receive_seconds": 30}
 
 
 def die_at(lane: Lane, step: str, doom: Doom, *options: str, **environment: str) -> None:
@@ -337,7 +337,7 @@ def test_messages_that_sqs_did_not_delete_come_back_count_as_duplicates_and_are_
     with _stub(sent) as stub:
         fault = sqs_stub.Fault(fail_entries=3, code="InvalidReceipt", sender_fault=True)
         stub.plan("DeleteMessageBatch", fault)
-        options = {"endpoint_url": stub.url, "queue": sqs_stub.QUEUE, **LONG}
+        options: dict[str, Any] = {"endpoint_url": stub.url, "queue": sqs_stub.QUEUE, **LONG}
 
         first = whole(lane, "first", **options)
         _let_expire(stub)
@@ -353,7 +353,7 @@ def test_a_run_that_may_not_delete_is_closed_as_failed_and_its_messages_come_bac
     sent = some(lane.tag, 30)
     with _stub(sent) as stub:
         stub.always["DeleteMessageBatch"] = sqs_stub.DENIED
-        options = {"endpoint_url": stub.url, "queue": sqs_stub.QUEUE, **LONG}
+        options: dict[str, Any] = {"endpoint_url": stub.url, "queue": sqs_stub.QUEUE, **LONG}
         up_to_load(lane, **options)
 
         with pytest.raises(RunFailed):
@@ -372,7 +372,7 @@ def test_without_sqs_a_finish_is_retried_and_at_last_closes_the_run_as_failed(
 ) -> None:
     sent = some(lane.tag, 20)
     with _stub(sent) as stub:
-        options = {"endpoint_url": stub.url, "queue": sqs_stub.QUEUE, **LONG}
+        options: dict[str, Any] = {"endpoint_url": stub.url, "queue": sqs_stub.QUEUE, **LONG}
         up_to_load(lane, **options)
         stub.always["DeleteMessageBatch"] = sqs_stub.UNAVAILABLE
         with mock.patch("include.queue_etl.sqs_transport.ATTEMPTS", 2):
@@ -429,7 +429,7 @@ def test_a_slow_run_whose_messages_came_back_gives_nothing_away_twice(lane: Lane
 def test_a_message_that_sqs_returns_after_its_deletion_is_one_row(lane: Lane) -> None:
     sent = some(lane.tag, 10)
     with _stub(sent) as stub:
-        options = {"endpoint_url": stub.url, "queue": sqs_stub.QUEUE}
+        options: dict[str, Any] = {"endpoint_url": stub.url, "queue": sqs_stub.QUEUE}
         whole(lane, "first", **options)
         stub.queue.waiting.extend(sorted(stub.queue.deleted))
 
@@ -493,10 +493,10 @@ def test_tasks_of_a_closed_run_change_nothing_even_without_its_files(lane: Lane,
 def test_what_an_extract_that_outlives_its_run_takes_is_given_back(lane: Lane, sent: list[Sent]) -> None:
     original = steps._seal
 
-    def seal_late(*arguments: Any) -> str:
+    def seal_late(*arguments: Any) -> None:
         finish(lane)  # the run is closed, and this attempt does not know it
         steps._seal = original
-        return original(*arguments)
+        original(*arguments)
 
     with mock.patch.object(steps, "_seal", seal_late):
         late = extract(lane, **LONG)
@@ -751,7 +751,7 @@ def test_a_queue_without_room_for_messages_in_flight_is_not_taken_for_empty(lane
     with _stub(sent) as stub:
         no_room = sqs_stub.Fault(status=403, code=code) if code else sqs_stub.Fault(raw=b"{}")
         stub.always["ReceiveMessage"] = no_room
-        options = {"endpoint_url": stub.url, "queue": sqs_stub.QUEUE}
+        options: dict[str, Any] = {"endpoint_url": stub.url, "queue": sqs_stub.QUEUE}
 
         summary = whole(lane, "no room", **options)
 

@@ -69,7 +69,7 @@ def test_two_pipelines_on_one_queue_share_its_messages(lane: Lane) -> None:
     }
     took: Counter[int] = Counter()
     while lane.on_queue():
-        pair = [worker.start(lane, ["drain", "--max", "700", "--json"], **options) for _ in range(2)]
+        pair = [worker.start(lane, ["drain", "--max", "700", "--json"], None, **options) for _ in range(2)]
         for number, started in enumerate(pair):
             ended = started.wait()
             assert ended.code == 0, ended.errors[-2000:]
@@ -88,7 +88,7 @@ def test_two_pipelines_that_receive_the_same_messages_load_each_once(lane: Lane)
     options = {"QUEUE_ETL_BATCH_MESSAGES": "100", "QUEUE_ETL_VISIBILITY_TIMEOUT_SECONDS": "2"}
     while lane.on_queue():
         worker.wait_until_visible(lane)
-        for started in [worker.start(lane, ["drain"], **options) for _ in range(2)]:
+        for started in [worker.start(lane, ["drain"], None, **options) for _ in range(2)]:
             ended = started.wait()
             assert ended.code == 0, ended.errors[-2000:]
 

@@ -5,15 +5,12 @@ import os
 import subprocess
 import sys
 
-import pytest
-
 from devstack.settings import ROOT
 
 # What the killed process had not sealed is then back within a minute.
 SOON = {"QUEUE_ETL_VISIBILITY_TIMEOUT_SECONDS": "60"}
 
 
-@pytest.mark.timeout(600)
 def test_a_living_queue_under_the_scheduler_loses_nothing_to_a_kill() -> None:
     command = [sys.executable, "-m", "tests.faults.live", "--live=30", "--rate=10", "--back-to-back"]
     command += ["--kills=1", "--json"]

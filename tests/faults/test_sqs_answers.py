@@ -12,6 +12,7 @@ from tests.faults import canaries, worker
 from tests.faults.accounts import Balance, balance
 from tests.faults.bodies import Sent, some, texts
 from tests.faults.ground import Lane
+from tests.support.wait import wait_until
 
 GOOD = Balance(lost=0, duplicate=0, wrong_kind=0, left_on_queue=0)
 ACTIONS = (
@@ -70,7 +71,7 @@ def run_until_empty(lane: Lane, stub: Stub) -> int:
         assert not canaries.hits(ended.errors.encode())
         if not left(stub):
             return number
-        worker.wait_until(lambda: _expired(stub))
+        wait_until(lambda: _expired(stub))
     raise AssertionError(f"{left(stub)} messages are left after {MOST_RUNS} runs")
 
 

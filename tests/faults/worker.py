@@ -7,8 +7,7 @@ import multiprocessing
 import os
 import sys
 import threading
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from multiprocessing import connection
 from pathlib import Path
@@ -17,6 +16,7 @@ from include.contracts import user_logins
 from include.queue_etl.cli import app as command_line
 from tests.faults.doom import Doom
 from tests.faults.ground import Lane
+from tests.support.wait import wait_until
 
 # A fork of a process that has imported everything costs a hundredth of a fresh interpreter.
 _processes = multiprocessing.get_context("forkserver")
@@ -25,7 +25,7 @@ _processes.set_forkserver_preload(["tests.faults.worker", "include.queue_etl.ste
 _numbers = itertools.count()
 # multiprocessing asks after all children whenever one is started, and an exit code can be read only once.
 _one_thread = threading.Lock()
-PATIENCE_SECONDS = 120
+PATIENCE_SECONDS = 300
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def start(lane: Lane, arguments: Sequence[str], doom: Doom | None = None, **envi
 
 def run(lane: Lane, *arguments: str, **environment: str) -> Ended:
     """Run a command to its end."""
-    return start(lane, arguments, **environment).wait()
+    return start(lane, arguments, None, **environment).wait()
 
 
 def _run(
@@ -105,13 +105,6 @@ def _run(
     if doom is not None:
         doom.await_it()
     sys.exit(command_line.main(arguments))
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true"
-        time.sleep(0.05)
 
 
 def wait_until_visible(lane: Lane) -> None:

@@ -1,9 +1,8 @@
 """A migrated database of the tests' own, and batches to load into it."""
 
-import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 
@@ -18,6 +17,7 @@ from include.queue_etl.batches import MaskedBatch, RejectedBatch, ids_digest
 from include.queue_etl.loading import BatchCounts
 from include.queue_etl.quarantine import QuarantineLine, encode_lines
 from include.queue_etl.run_store import RunStore, RunTotals
+from tests.support.wait import wait_until
 
 TODAY = datetime.now(UTC).date()
 Message = tuple[date, str, str]  # sent day, id, user id; a user id that begins with "bad" is rejected
@@ -94,7 +94,8 @@ class ServerLog:
     def __init__(self, database: Database) -> None:
         self.database = database
         with database.owner() as connection:
-            (self.start,) = connection.execute("SELECT size FROM pg_stat_file(%s)", (self.STDERR,)).fetchone()
+            found = connection.execute("SELECT size FROM pg_stat_file(%s)", (self.STDERR,)).fetchone()
+            self.start: int = found[0]
         if self.start == 0:
             pytest.skip("the server does not log to a file: its log is out of reach")
 
@@ -102,13 +103,6 @@ class ServerLog:
         read = "SELECT encode(pg_read_binary_file(%s, %s, 1000000), 'escape')"
         with self.database.owner() as connection:
             return str(connection.execute(read, (self.STDERR, self.start)).fetchone()[0])
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true"
-        time.sleep(0.01)
 
 
 def copy_settings(connection: psycopg.Connection, database: Database, role: str) -> None:
@@ -145,7 +139,7 @@ def masked_batch(
     run_id: uuid.UUID, messages: Sequence[Message], queue_id: int = 1
 ) -> tuple[MaskedBatch, RejectedBatch]:
     """What mask would make of these messages; their order is kept."""
-    statuses, rows, rejected, reasons = [], [], [], Counter()
+    statuses, rows, rejected, reasons = [], [], [], Counter[str]()
     days, ids = [str(day) for day, _, _ in messages], [message_id for _, message_id, _ in messages]
     for day, message_id, user in messages:
         bad = user.startswith("bad")

@@ -344,14 +344,14 @@ def test_a_run_of_a_broken_contract_is_left_alone_with_all_its_files(project: Pr
 
     project.send(login("u"))
     extracted(project, "closed")
-    with project.pipeline("closed") as pipeline, pytest.raises(RunFailed):
-        steps.finish(pipeline, upstream_failed=True)
+    with project.open_run("closed") as context, pytest.raises(RunFailed):
+        steps.finish(context, upstream_failed=True)
     project.send(login("v"))
     extracted(project, "open")
     age_runs(project, 100_000)
     before, were = staged(), states(project)
-    with project.upkeep() as pipeline:
-        counts = maintain(pipeline, {}, broken=[project.contract.name])
+    with project.resources() as resources:
+        counts = maintain(resources, {}, broken=[project.contract.name])
     assert {name: count for name, count in counts.items() if count} == {}
     assert (staged(), states(project)) == (before, were)
     assert before

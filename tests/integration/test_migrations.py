@@ -71,7 +71,7 @@ def subprocess_upgrade(dsn: str) -> None:
     """In a process of its own, as two people would do it."""
     code = f"from include import migrations; migrations.upgrade({dsn!r}, {{}})"
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=600, check=False
     )
     assert done.returncode == 0, done.stderr
 
@@ -212,7 +212,7 @@ def plain_owner(server_dsn: str, empty_database: Callable[[], str]) -> Iterator[
     owner = sql.Identifier(f"owner_{secrets.token_hex(4)}")
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute(sql.SQL("CREATE ROLE {} LOGIN CREATEROLE PASSWORD 'x'").format(owner))
-        (name,) = connection.execute("SELECT current_database()").fetchone()
+        ((name,),) = connection.execute("SELECT current_database()").fetchall()
         connection.execute(sql.SQL("ALTER DATABASE {} OWNER TO {}").format(sql.Identifier(name), owner))
     yield make_conninfo(dsn, user=owner.as_string().strip('"'), password="x"), dsn
     with psycopg.connect(dsn, autocommit=True) as connection:

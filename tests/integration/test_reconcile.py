@@ -14,6 +14,7 @@ from devstack import settings as devstack_settings
 from include.contracts import load_contracts
 from include.queue_etl import steps
 from include.queue_etl.contract import Contract
+from include.queue_etl.errors import RunFailed
 from include.queue_etl.operations.reconcile import reconcile
 from tests.integration.upkeep import Killed, Project, killed_at, login, project
 
@@ -43,7 +44,7 @@ def restore(project: Project, empty_database: Callable[[], str], tmp_path: Path)
         arguments, environment = connection_of(project.database.owner_dsn)
         file = tmp_path / "backup.dump"
         command = [pg_tool("pg_dump"), "--format=custom", f"--file={file}", *arguments]
-        subprocess.run(command, env=environment, check=True, timeout=60)
+        subprocess.run(command, env=environment, check=True, timeout=600)
 
         def restored() -> Project:
             dsn = empty_database()
@@ -55,7 +56,7 @@ def restore(project: Project, empty_database: Callable[[], str], tmp_path: Path)
                 *arguments,
                 str(file),
             ]
-            subprocess.run(command, env=environment, check=True, timeout=60)
+            subprocess.run(command, env=environment, check=True, timeout=600)
             return replace(project, database=replace(project.database, owner_dsn=dsn))
 
         return restored
@@ -227,7 +228,7 @@ def test_a_run_that_failed_is_left_alone(project: Project) -> None:
     with project.open_run("run__1") as context:
         for batch in steps.extract(context):
             steps.mask(context, batch["batch"])
-        with pytest.raises(steps.RunFailed):
+        with pytest.raises(RunFailed):
             steps.finish(context, upstream_failed=True)
     assert reconciled(project)["batches"] == 0
     assert project.users() == []

@@ -3,6 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -36,7 +37,7 @@ def rejected(project: Project) -> Project:
     return mended(project)
 
 
-def redriven(project: Project, *, dry_run: bool = False, name: str = "", **filters: object) -> dict:
+def redriven(project: Project, *, dry_run: bool = False, name: str = "", **filters: Any) -> dict:
     chosen = Selection(project.contract.queue, **filters)
     with project.open_redrive(name) as context:
         return redrive(context, chosen, dry_run=dry_run)

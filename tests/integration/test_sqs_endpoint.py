@@ -3,6 +3,7 @@
 import os
 import secrets
 import time
+from typing import Any
 
 import boto3
 import pytest
@@ -42,7 +43,7 @@ def received(queue, most=1_000):
 
 
 def wait_for_depth(queue, visible):
-    until = time.monotonic() + 20
+    until = time.monotonic() + 60
     while queue.depth().visible != visible and time.monotonic() < until:
         time.sleep(0.1)
     return queue.depth().visible
@@ -78,7 +79,7 @@ def test_both_clients_read_the_same_message_alike(name, endpoint):
             key: {"DataType": "String", "StringValue": text} for key, text in attributes.items()
         },
     )
-    seen = []
+    seen: list[Any] = []
     for kind in CLIENTS:
         queue = connect(name, kind)
         (message,) = received(queue, 1)

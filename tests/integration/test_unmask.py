@@ -6,6 +6,7 @@ import json
 import re
 import stat
 from contextlib import suppress
+from typing import Any
 from uuid import UUID, uuid4
 
 import psycopg
@@ -158,7 +159,7 @@ def test_the_file_is_there_before_the_audit_entry_and_goes_when_nothing_is_opene
 ):
     path, seen = tmp_path / "values.csv", []
 
-    def record(self: AuditLog, *given: object, **named: object) -> Entry:
+    def record(self: AuditLog, *given: Any, **named: Any) -> Entry:
         seen.append((stat.S_IMODE(path.stat().st_mode), path.read_text()))
         return real(self, *given, **named)
 
@@ -188,7 +189,7 @@ def test_the_audit_says_who_why_and_what_without_any_value(officer, clean_databa
 def test_the_audit_row_is_committed_before_anything_is_decrypted(officer, clean_database, monkeypatch):
     seen = []
 
-    def value(self: Masker, personal: object, masked: str) -> str:
+    def value(self: Masker, personal: Any, masked: str) -> str:
         seen.append(len(audit(clean_database)))  # another connection: it sees only what is committed
         return real(self, personal, masked)
 

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import date, timedelta
 from types import SimpleNamespace
+from typing import Any
 from uuid import UUID, uuid4
 
 import psycopg
@@ -357,7 +358,7 @@ def test_a_session_that_commits_asynchronously_does_not_do_so_for_a_batch(
     seen = []
     original = psycopg.Connection.execute
 
-    def spy(self: psycopg.Connection, *arguments: object) -> object:
+    def spy(self: psycopg.Connection, *arguments: Any) -> object:
         if "UPDATE etl.batches" in str(arguments[0]):
             seen.append(original(self, "SHOW synchronous_commit").fetchone()[0])
         return original(self, *arguments)
@@ -410,7 +411,7 @@ def test_any_text_loads_as_it_is(warehouse: RunStore, clean_database: Database, 
 
 
 @pytest.fixture
-def orders(clean_database: Database) -> Iterator[Contract]:
+def orders(clean_database: Database) -> Iterator[Any]:
     """A second contract: other columns, in another order than the table's, and names that need quotes."""
     with clean_database.owner() as connection:
         connection.execute('CREATE TABLE public."Orders" (placed date, "select" varchar(9), note text)')
@@ -456,7 +457,7 @@ def test_a_day_is_made_once_however_many_ask_for_it_and_without_stopping_loads(
             connection.execute("SELECT etl.ensure_ledger_partition(%s)", (day,))
 
     with another_loader_holding(clean_database, new_messages(1)[0]), ThreadPoolExecutor(8) as threads:
-        list(threads.map(ask, days * 6, timeout=30))
+        list(threads.map(ask, days * 6, timeout=300))
     found = clean_database.rows(
         "SELECT relname FROM pg_inherits JOIN pg_class ON oid = inhrelid"
         " WHERE inhparent = 'etl.ledger'::regclass AND relname LIKE 'ledger_200701%'"

@@ -45,6 +45,8 @@ def test_a_run_opened_again_is_left_as_it_is(warehouse: RunStore) -> None:
     first = warehouse.run_summary(run_id)
     warehouse.open_run(run_id, CONTRACT, "manual", {"visible": 99})
     again = warehouse.run_summary(run_id)
+    assert first
+    assert again
     assert again | {"total_seconds": 0} == first | {"total_seconds": 0}
     assert (again["visible_before"], again["oldest_age_seconds"]) == (3, 60)
 
@@ -272,6 +274,15 @@ def unreachable_standby(database: Database) -> Iterator[None]:
             connection.execute("SELECT pg_reload_conf()")
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C raises KeyboardInterrupt, also where the tests run in the background and a shell ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_a_commit_that_is_interrupted_while_it_waits_for_its_standby_does_not_count_as_done(
     clean_database: Database,
 ) -> None:

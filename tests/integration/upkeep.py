@@ -18,7 +18,7 @@ from include.queue_etl.keyset_document import KeysetDocument
 from include.queue_etl.resources import Resources
 from include.queue_etl.run_context import RunContext
 from include.queue_etl.settings import Settings
-from tests.integration.scratch import Database, wait_until
+from tests.integration.scratch import Database
 from tests.support.resources import make_resources, open_run
 
 KEYSET = KeysetDocument.new().text
@@ -126,4 +126,4 @@ def killed_at(part: object, method: str, monkeypatch: pytest.MonkeyPatch, *, aft
     monkeypatch.setattr(part, method, die)
 
 
-__all__ = ["GOOD", "KEYSET", "Killed", "Project", "killed_at", "login", "project", "wait_until"]
+__all__ = ["GOOD", "KEYSET", "Killed", "Project", "killed_at", "login", "project"]

@@ -19,8 +19,9 @@ from include.queue_etl.staging import BatchFile, Kind
 from include.queue_etl.steps import SEAL_SECONDS
 from tests.bench.sqs_stub import Stub
 from tests.faults.ground import Ground
-from tests.faults.worker import Ended, wait_until
+from tests.faults.worker import Ended
 from tests.living.flow import ALL_LOADED, Account, Flow, on_stub
+from tests.support.wait import wait_until
 
 RATE = 10
 SEALED_BATCHES, OPEN_SECONDS = 2, 2
@@ -80,6 +81,7 @@ def receive_and_end(flow: Flow, how: Signals) -> Ended:
     with flow.open_run("run") as context:
         wait_until(lambda: len(context.staging.batches(Kind.RAW)) == SEALED_BATCHES)
     time.sleep(OPEN_SECONDS)
+    assert extract.process.pid
     os.kill(extract.process.pid, how)
     return extract.wait()
 

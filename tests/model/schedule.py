@@ -5,14 +5,15 @@ import json
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from types import SimpleNamespace
+from typing import Any
 from unittest import mock
 from uuid import UUID
 
 from include.contracts.user_logins import CONTRACT, major
 from include.queue_etl import steps
-from include.queue_etl.contract import Contract, Derived
+from include.queue_etl.contract import Contract, Derived, Rejected
 from include.queue_etl.errors import QueueEtlError, TransientError
 from include.queue_etl.keyset import Keyset
 from include.queue_etl.keyset_document import KeysetDocument
@@ -140,9 +141,9 @@ class Schedule:
             self._send(number)
         self.world.start(self._go_on_sending)
         for number in range(RUNS):
-            self.world.start(lambda name=f"run{number}": self._airflow_run(name))
+            self.world.start(partial(self._airflow_run, f"run{number}"))
         for number in range(CLEARS):
-            self.world.start(lambda name=f"run{number}": self._clear(name))
+            self.world.start(partial(self._clear, f"run{number}"))
         self.world.start(self._maintenance)
         self.world.run()
         self.world.odds = CALM
@@ -171,7 +172,7 @@ class Schedule:
         self.expected[message_id] = user, not (number % 8 == 0 or number == 1)
         self.queue.send(message_id, json.dumps(event).encode())
 
-    def _version(self, version: str | None) -> object:
+    def _version(self, version: str | None) -> int | Rejected | None:
         if version == POISON:
             self.world.events["poisoned"] += 1
             self.world.kill()
@@ -250,7 +251,7 @@ class Schedule:
                 lambda context: steps.finish(context, upstream_failed=True, last_attempt=False),
             )
 
-    def _task(self, name: str, step: Callable[[RunContext], object]) -> tuple[bool, object]:
+    def _task(self, name: str, step: Callable[[RunContext], Any]) -> tuple[bool, Any]:
         """Up to ATTEMPTS attempts; now and then one outlives its replacement."""
         if self.world.odds.switch and self.world.maybe(0.05):
             self.world.events["second_attempt_alive"] += 1
@@ -261,8 +262,8 @@ class Schedule:
                 return done, result if done else None
         return False, None
 
-    def _attempt(self, name: str, step: Callable[[RunContext], object]) -> tuple[bool, object]:
-        def process() -> tuple[bool, object]:
+    def _attempt(self, name: str, step: Callable[[RunContext], Any]) -> tuple[bool, Any]:
+        def process() -> tuple[bool, Any]:
             try:
                 return True, step(model_context(self, name))
             except QueueEtlError as error:

@@ -8,6 +8,7 @@ import random
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from greenlet import greenlet
 
@@ -61,7 +62,7 @@ class World:
 
     # For drivers
 
-    def start(self, work: Callable[[], None]) -> None:
+    def start(self, work: Callable[[], object]) -> None:
         """Let `work` take part; it begins when the scheduler wants."""
         self._threads.append(greenlet(work, parent=self._hub))
 
@@ -78,7 +79,7 @@ class World:
         for _ in range(turns):
             self._hub.switch()
 
-    def attempt(self, task: Callable[[], object]) -> tuple[bool, object]:
+    def attempt(self, task: Callable[[], Any]) -> tuple[bool, Any]:
         """Run a task as a process of its own; whether it ended well, and its result."""
         thread = greenlet.getcurrent()
         outer, self._processes[thread] = self._processes.get(thread), Process()

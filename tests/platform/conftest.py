@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 
 import pytest
-from dev_command import Launcher, clean_environment
+
+from tests.platform.dev_command import Launcher, clean_environment
 
 
 @pytest.fixture(scope="module")
@@ -17,6 +18,6 @@ def launcher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
 @pytest.fixture
 def running(launcher: Launcher) -> Launcher:
     """The servers of the stack are up."""
-    done = launcher.run("run", "depth")
-    assert done.returncode == 0, done.stderr
+    if not all(launcher.pid(name) for name in ("postgres", "ministack")):
+        launcher.start_servers()
     return launcher

@@ -7,9 +7,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from devstack import environment, ports, processes, stack
+from devstack import environment, processes, stack
 from devstack.processes import Part
 from devstack.settings import DEFAULT_PORTS, ROOT, Settings, from_environment
+from tests.support.ports import lasting_ports
 
 # What `./dev test` or a person's shell has set would point the stack under test at another one.
 FOREIGN = ("DEV_", "QUEUE_ETL_", "AWS_", "AIRFLOW")
@@ -46,9 +47,14 @@ class Launcher:
     def run(
         self, *arguments: str, cwd: Path = Path("/"), root: Path = ROOT, **changed: str
     ) -> "subprocess.CompletedProcess[str]":
-        process = self.start(*arguments, cwd=cwd, root=root, **changed)
-        stdout, stderr = process.communicate(timeout=280)
+        process = self.start(*arguments, start_new_session=False, cwd=cwd, root=root, **changed)
+        stdout, stderr = process.communicate(timeout=600)
         return subprocess.CompletedProcess(arguments, process.returncode, stdout, stderr)
+
+    def start_servers(self) -> None:
+        """Start what is down, as any command does first; missing queues are made again."""
+        done = self.run("run", "depth")
+        assert done.returncode == 0, done.stderr
 
     def part(self, name: str) -> Part:
         return next(part for part in stack.all_parts(self.settings) if part.name == name)
@@ -70,5 +76,5 @@ def kill(part: Part) -> None:
 
 def clean_environment(state: Path) -> dict[str, str]:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
-    chosen = {name: str(port) for name, port in ports.free_ports(list(DEFAULT_PORTS)).items()}
+    chosen = {name: str(port) for name, port in lasting_ports(DEFAULT_PORTS).items()}
     return {**inherited, **chosen, "DEV_STATE": str(state)}

@@ -16,7 +16,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from devstack import dotenv, environment, settings
 from devstack.settings import ROOT
-from include.queue_etl.keyset import Keyset
+from include.queue_etl.keyset_document import KeysetDocument
 from include.queue_etl.settings import PREFIX, Settings
 
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
@@ -191,7 +191,7 @@ def test_the_connection_to_aws_says_what_the_variables_say(name: str) -> None:
 
 @pytest.mark.parametrize("form", ["password", "extra"])
 def test_a_command_has_the_keyset_of_its_variable_in_a_file(form: str, tmp_path: Path) -> None:
-    keyset = Keyset.new_json(development=True)
+    keyset = KeysetDocument.new(development=True).text
     held = {"conn_type": "generic", form: keyset if form == "password" else json.loads(keyset)}
     done = subprocess.run(
         ["bash", ROOT / "docker" / "command.sh", "keys", "add", "--print"],

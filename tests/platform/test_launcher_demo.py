@@ -8,11 +8,11 @@ from pathlib import Path
 
 import httpx
 import pytest
-from dev_command import Launcher, kill
 
 from devstack import emulator, orchestrator, postgres, processes
 from devstack.demo import SAMPLE
 from devstack.postgres import AIRFLOW
+from tests.platform.dev_command import Launcher, kill
 
 RUNS = "select coalesce(string_agg(state, ' '), '') from dag_run where triggered_by = 'TEST'"
 
@@ -49,9 +49,9 @@ def test_a_file_without_messages_is_one_clear_line(launcher: Launcher, tmp_path:
 def stopped_demo(launcher: Launcher, answer: str) -> Launcher:
     """A second demo, killed once Airflow had begun its run."""
     demo = launcher.start("demo", start_new_session=True)
-    begun = processes.wait_until(lambda: "running" in states(launcher), 60)
+    begun = processes.wait_until(lambda: "running" in states(launcher), 300)
     os.killpg(demo.pid, signal.SIGKILL)  # with Ctrl-C Airflow ends the run itself if a task is at work
-    demo.communicate(timeout=60)
+    demo.communicate(timeout=300)
     assert begun
     return launcher
 
@@ -83,7 +83,7 @@ def test_airflow_is_started_anew_after_postgres(launcher: Launcher) -> None:
     assert None not in after
     assert not set(before) & set(after)
     # A look at one moment; on a busy machine Airflow may answer late.
-    assert processes.wait_until(lambda: launcher.run("status").returncode == 0, 60)
+    assert processes.wait_until(lambda: launcher.run("status").returncode == 0, 300)
 
 
 def test_a_run_that_failed_under_the_scheduler_is_told_with_its_reason(launcher: Launcher) -> None:

@@ -7,11 +7,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from dev_command import Launcher, kill
 
 from devstack import ports, processes, stack
 from devstack.demo import SAMPLE
 from include.contracts import DEFAULT_CONTRACT, load_contract
+from tests.platform.dev_command import Launcher, kill
 
 QUEUE = load_contract(DEFAULT_CONTRACT).queue
 SAMPLE_LINES = len(SAMPLE.read_text().splitlines())
@@ -65,7 +65,7 @@ def test_a_killed_server_is_reported_and_the_next_command_starts_it(running: Lau
 def test_two_commands_at_once_wait_for_each_other(running: Launcher) -> None:
     running.run("down")
     both = [running.start("psql", "-c", "select 1") for _ in range(2)]
-    said = [process.communicate(timeout=60)[1] for process in both]
+    said = [process.communicate(timeout=300)[1] for process in both]
     assert [process.returncode for process in both] == [0, 0], said
     assert sum("start Postgres" in text for text in said) == 1, said
 

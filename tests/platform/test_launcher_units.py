@@ -16,8 +16,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from dev_command import Launcher, clean_environment
-from include.queue_etl.commands import connections
 
 from devstack import (
     credentials,
@@ -39,8 +37,11 @@ from devstack.errors import StackError, UsageError
 from devstack.processes import Part
 from devstack.settings import ROOT
 from devstack.virtualenvs import Virtualenv
+from include.queue_etl.cli import wiring
 from include.queue_etl.errors import SettingsError
-from include.queue_etl.keyset import Keyset, is_development
+from include.queue_etl.keyset import Keyset
+from include.queue_etl.keyset_document import is_development
+from tests.platform.dev_command import Launcher, clean_environment
 
 COMMANDS = ("demo", "up", "down", "status", "reset", "send", "drain", "run", "psql", "test", "dotenv")
 
@@ -213,7 +214,7 @@ def test_the_hint_names_only_variables_that_dev_writes(
     for name in asked_for:
         monkeypatch.delenv(name, raising=False)
         with pytest.raises(SettingsError) as raised:
-            connections.variable(name, "meaning")
+            wiring.required_variable(name, "meaning")
         if "`./dev` writes it" in str(raised.value):
             hinted.add(name)
     assert hinted == asked_for & set(written)
@@ -425,6 +426,57 @@ def test_the_tests_take_a_given_stack_with_its_ports(monkeypatch: pytest.MonkeyP
     own = suite.own_settings(settings.from_environment(given))
     assert (own.state, own.postgres_port) == (tmp_path, 40001)
     assert own.sqs_port != settings.DEFAULT_PORTS["DEV_SQS_PORT"]
+
+
+@pytest.fixture
+def no_servers_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DEV_STATE", raising=False)
+
+
+@pytest.mark.usefixtures("no_servers_given")
+def test_no_two_workers_share_a_folder_or_a_port() -> None:
+    stacks = suite._stacks(suite.own_settings(settings.from_environment({})), 4)
+    assert len({one.state for one in stacks}) == 4
+    assert len({port for one in stacks for port in (one.postgres_port, one.sqs_port, one.ui_port)}) == 12
+
+
+@pytest.mark.usefixtures("no_servers_given")
+@pytest.mark.parametrize("variable", ["DEV_SQS_ENDPOINT", "DEV_PG_DSN"])
+def test_on_servers_of_others_tests_run_one_by_one(variable: str) -> None:
+    given = settings.from_environment({variable: "http://127.0.0.1:1"})
+    own = suite.own_settings(given)
+    stacks = suite._stacks(own, 4)
+    assert stacks == [own]
+    assert not any(
+        "--numprocesses" in " ".join(check.command) for check in suite._checks(own, stacks, None, [])
+    )
+
+
+def folders_of(checks: list[suite.Check]) -> list[str]:
+    return [argument for check in checks for argument in check.command if argument.startswith("tests/")]
+
+
+def test_the_whole_runs_each_folder_once_and_quick_some_of_them() -> None:
+    own = settings.from_environment({})
+    existing = {f"tests/{path.parent.name}" for path in (ROOT / "tests").glob("*/test_*.py")}
+    whole, quick = (folders_of(suite._checks(own, [own] * 4, target, [])) for target in (None, "quick"))
+    assert sorted(whole) == sorted(existing)
+    assert set(quick) == {"tests/unit", "tests/integration", "tests/model"}
+
+
+def test_the_suite_that_bounds_seconds_runs_when_nothing_else_does() -> None:
+    own = settings.from_environment({})
+    checks = suite._checks(own, [own] * 4, None, [])
+    (together,) = [check for check in checks if "--numprocesses=4" in check.command]
+    (alone,) = [check for check in checks if check.command[-1] == "tests/living"]
+    assert checks.index(alone) > checks.index(together)
+    assert "tests/living" not in folders_of([together])
+
+
+def test_with_arguments_the_tests_run_in_one_process() -> None:
+    own = settings.from_environment({})
+    (check,) = suite._checks(own, [own], "integration", ["-k", "audit"])
+    assert check.command[-3:] == ["tests/integration", "-k", "audit"]
 
 
 def outcome(exit_code: int = 0, **run: object) -> demo.Outcome:

@@ -8,14 +8,14 @@ from typing import Any
 
 import boto3
 import pytest
-from dev_command import Launcher, kill
-from test_compose import SERVICES
 
 from devstack import emulator, processes, queues
 from devstack.console import Console
 from devstack.demo import SAMPLE
 from devstack.settings import ROOT, Settings
 from include.contracts import contract_names, load_contract
+from tests.platform.dev_command import Launcher, kill
+from tests.platform.test_compose import SERVICES
 
 CONTRACTS = [load_contract(name) for name in contract_names()]
 QUEUES = [name for contract in CONTRACTS for name in (contract.queue, contract.dead_letter_queue)]

@@ -4,19 +4,21 @@ import io
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
-from dev_command import Launcher, kill
 
 from devstack import dag_history, emulator, orchestrator, postgres, queues, stack
 from devstack.console import Console
 from devstack.postgres import AIRFLOW
+from devstack.processes import Part
 from devstack.settings import ROOT, Settings
 from devstack.tables import table
 from include.contracts import DEFAULT_CONTRACT, load_contract
+from tests.platform.dev_command import Launcher, kill
 
 CONTRACT = load_contract(DEFAULT_CONTRACT)
 QUIET = "Nothing needs a person."
@@ -80,7 +82,7 @@ def ask(settings: Settings, sql: str, **variables: str) -> str:
 
 def status(launcher: Launcher, root: Path = ROOT, **changed: str) -> tuple[int, str]:
     """Exit code and words of `./dev status`, however it wraps its lines."""
-    done = launcher.run("status", root=root, **changed)
+    done = launcher.run("status", cwd=root, root=root, **changed)
     assert done.stderr == ""
     return done.returncode, " ".join(done.stdout.split())
 
@@ -206,7 +208,7 @@ def test_a_broken_contract_is_said_and_hides_nothing(
     assert f"contract broken cannot be loaded: include/contracts/broken.py, {complaint}" in said
     assert f"{CONTRACT.queue} {DEFAULT_CONTRACT} 0 0 0" in said
     assert "Pipeline runs" in said
-    found = queues.listing(Settings(tmp_path, history.settings.state, *history.settings.ports.values()))
+    found = queues.listing(replace(history.settings, root=tmp_path))
     assert queues.create_missing(history.settings, found) == []
 
 
@@ -231,8 +233,8 @@ def test_without_postgres_the_queues_are_shown(history: Launcher) -> None:
 
 
 def test_only_the_parts_that_listen_have_a_port(history: Launcher, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stack.Part, "pid", lambda _: 1)
-    monkeypatch.setattr(stack.Part, "record", lambda _: {"port": 7})
+    monkeypatch.setattr(Part, "pid", lambda _: 1)
+    monkeypatch.setattr(Part, "record", lambda _: {"port": 7})
     monkeypatch.setattr(orchestrator, "health", lambda _: {})
     shown = {part.name for part in stack.status(history.settings) if part.port is not None}
     assert shown == {"postgres", "ministack", "api-server"}

@@ -34,9 +34,9 @@ def unescaped(character: str) -> str:
     return SIMPLE.get(character, character)
 
 
-def decoded_entries(entries: bytes) -> list[list[str | None]]:
+def decoded_entries(entries: bytes) -> list[list[str]]:
     """Ledger entries, without the header and trailer of a COPY, as text."""
-    reader, found = io.BytesIO(entries), []
+    reader, found = io.BytesIO(entries), list[list[str]]()
     while (columns := reader.read(2)) == (5).to_bytes(2):
         queue_id, day, message_id, run_id, status = (reader.read(number(reader.read(4))) for _ in range(5))
         sent = date(2000, 1, 1) + timedelta(number(day))

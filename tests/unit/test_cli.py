@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -220,8 +221,9 @@ def test_the_finish_of_an_unknown_run_says_so_and_not_that_of_a_failed_one(monke
 
     monkeypatch.setattr(steps, "finish", finish)
     warehouse = SimpleNamespace(run_state=lambda _run_id: state)
+    unknown: Any = SimpleNamespace(store=warehouse, run=Run("user_logins", "nope"))
     with pytest.raises(RunFailed, match=said):
-        pipeline._finish(SimpleNamespace(store=warehouse, run=Run("user_logins", "nope")), True)
+        pipeline._finish(unknown, True)
 
 
 def test_wrong_numbers_name_their_option(capsys):

@@ -18,7 +18,7 @@ def with_second_key(text: str) -> tuple[str, str]:
     """The keyset with a second key: (first is primary, second is primary)."""
     first, second = json.loads(text), json.loads(KeysetDocument.new().text)
     keys = first["key"] + second["key"]
-    return tuple(
+    return tuple(  # type: ignore[return-value]
         json.dumps({"primaryKeyId": primary, "key": keys})
         for primary in (first["primaryKeyId"], second["primaryKeyId"])
     )

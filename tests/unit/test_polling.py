@@ -4,6 +4,7 @@ import heapq
 import itertools
 import random
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
@@ -36,8 +37,9 @@ class Simulation:
     most_under_way: int = 0
 
     def run(self, seconds: float = SECONDS, seed: int = 1) -> "Simulation":
-        self.dice, self.events, self.numbers = random.Random(seed), [], itertools.count()
-        self.blocked, self.under_way = [], 0
+        self.dice, self.numbers, self.under_way = random.Random(seed), itertools.count(), 0
+        self.events: list[Any] = []
+        self.blocked: list[Any] = []
         if self.rate:
             self._at(self.dice.expovariate(self.rate), self._message)
         self._fill(0.0)

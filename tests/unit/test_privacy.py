@@ -5,6 +5,7 @@ import hashlib
 import json
 import logging
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import tink
@@ -325,7 +326,8 @@ def test_a_sound_setup_has_no_problems():
 @pytest.mark.parametrize("wrong", WRONG)
 def test_one_wrong_thing_is_one_reason(wrong, monkeypatch):
     monkeypatch.delenv("PGSSLMODE", raising=False)
-    change, told = WRONG[wrong]
+    change: Any = WRONG[wrong][0]
+    told = WRONG[wrong][1]
     (problem,) = production.problems(replace(SOUND, **change))
     assert told in problem
     assert "long-and-random" not in problem

@@ -57,5 +57,6 @@ def test_a_payload_is_reencrypted_with_the_primary_key():
     before, after = document.open(), document.promote_key(new).open()
     payload = PayloadCipher(before, "c").encrypt(ID, b"body")
     moved = PayloadCipher(after, "c").reencrypt(ID, payload)
+    assert moved is not None
     assert PayloadCipher(document.only_key(new), "c").decrypt(ID, moved) == b"body"
     assert CIPHER.reencrypt(ID, payload) is None

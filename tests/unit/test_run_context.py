@@ -107,7 +107,12 @@ def test_in_production_an_unread_keyset_is_the_one_problem_of_it(make, monkeypat
 
 def test_a_keyset_is_fetched_once_and_only_when_it_is_needed(make, keyset_json):
     fetched = []
-    context = make(keyset=lambda: fetched.append(1) or keyset_json)
+
+    def fetch() -> str:
+        fetched.append(1)
+        return keyset_json
+
+    context = make(keyset=fetch)
     assert fetched == []
     context.preflight()
     assert context.resources.keyset_document.text == keyset_json

@@ -95,7 +95,7 @@ def test_a_folder_that_holds_something_else_is_left_alone(staging, root):
 
 
 def test_a_full_disk_leaves_no_file_and_says_so(staging, root, monkeypatch):
-    written = []
+    written: list[int] = []
 
     def write(descriptor: int, content: memoryview) -> int:
         if written:

@@ -41,7 +41,9 @@ messages = st.lists(
 
 
 def raw_batch(*given_messages: tuple[bytes, int, int], ids: list[str] | None = None) -> RawBatch:
-    bodies, receives, sent = ([message[at] for message in given_messages] for at in range(3))
+    bodies = [body for body, _, _ in given_messages]
+    receives = [times for _, times, _ in given_messages]
+    sent = [moment for _, _, moment in given_messages]
     return RawBatch(7, ids or [str(uuid4()) for _ in bodies], sent, receives, bodies)
 
 

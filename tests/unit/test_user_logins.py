@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -44,7 +45,7 @@ def test_a_version_becomes_a_number(version, number):
 
 @given(st.text(max_size=60))
 def test_any_text_is_a_number_or_a_rejection(text):
-    found = major(text)
+    found: Any = major(text)
     assert found in (BAD, RANGE) or 0 <= found <= MAX_INT4
 
 
@@ -84,7 +85,7 @@ def test_each_field_of_the_event_goes_to_the_table():
 def test_of_the_sample_messages_some_load_and_some_do_not():
     parser = Parser(CONTRACT, 1_048_576)
     verdicts = [parser.parse(line) for line in SAMPLE.read_bytes().splitlines()]
-    loaded = [verdict for verdict in verdicts if not isinstance(verdict, Rejected)]
+    loaded: list[Any] = [verdict for verdict in verdicts if not isinstance(verdict, Rejected)]
     assert len(loaded) > len(verdicts) // 2
     assert {verdict.reason for verdict in verdicts if isinstance(verdict, Rejected)} >= {"missing_field"}
     assert any(event.locale is None for event in loaded)

@@ -1,9 +1,13 @@
-"""`pii_unmask` under the real scheduler: people answer by Airflow's REST API, as its UI does."""
+"""DAGs under the real scheduler, LocalExecutor and triggerer: what `airflow dags test` cannot show.
+
+One Airflow serves all tests of this module: its start takes longer than any of them.
+"""
 
 import csv
+import secrets
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,27 +15,72 @@ from typing import Any
 import httpx
 import psycopg
 import pytest
+from airflow.api.common.trigger_dag import trigger_dag
 from airflow.models.dagrun import DagRun
 from airflow.models.taskinstance import TaskInstance
+from airflow.sdk.exceptions import AirflowException
 from airflow.utils.session import create_session
+from airflow.utils.types import DagRunTriggeredByType
 from sqlalchemy import select, update
 
-from tests.dags.conftest import wait_until
-from tests.dags.privacy import ADDRESS, form, loaded, officer
-from tests.dags.scheduled import START_SECONDS, Airflow, airflow, pause, states
+from tests.dags.conftest import empty, state_of, visible
+from tests.dags.privacy import ADDRESS, form, load_login, officers_environment
+from tests.dags.scheduled import START_SECONDS, Airflow, pause, running, states
+from tests.support.traffic import traffic
+from tests.support.wait import wait_until
 
-__all__ = ["airflow", "loaded", "officer"]
 DAG = "/dags/pii_unmask"
 WAITING, ENDED = {"awaiting_input"}, {"success", "failed", "skipped"}
 
 
+@pytest.fixture(scope="module")
+def loaded(sqs: Any, dags: Mapping[str, Any]) -> str:
+    """The token of ADDRESS, of a login that was loaded before Airflow began to schedule."""
+    url: str = sqs.get_queue_url(QueueName="login-queue")["QueueUrl"]
+    empty(sqs, url)
+    return load_login(sqs, url, dags)
+
+
+@pytest.fixture(scope="module")
+def unmasked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that Airflow writes values to."""
+    folder = tmp_path_factory.mktemp("unmasked")
+    folder.chmod(0o700)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def airflow(loaded: str, unmasked: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Airflow]:
+    with running(tmp_path_factory.mktemp("airflow"), officers_environment(unmasked)) as airflow:
+        yield airflow
+
+
 @pytest.fixture
-def people(officer: Path, loaded: str, airflow: Airflow) -> Iterator[tuple[httpx.Client, httpx.Client]]:
-    """Bob, who asks, and Ada; with the DAG unpaused."""
+def officer(unmasked: Path) -> Path:
+    """The folder for the values, empty."""
+    for path in unmasked.iterdir():
+        path.unlink()
+    return unmasked
+
+
+@pytest.fixture
+def people(airflow: Airflow) -> Iterator[tuple[httpx.Client, httpx.Client]]:
+    """Bob, who asks, and Ada; with `pii_unmask` unpaused."""
     with airflow.log_in("bob") as bob, airflow.log_in("ada") as ada:
         wait_until(lambda: ada.patch(DAG, json={"is_paused": False}).is_success, START_SECONDS)
         yield bob, ada
         pause(True, "pii_unmask")
+
+
+@pytest.fixture
+def unpaused(airflow: Airflow) -> Iterator[None]:
+    """The schedule of `user_logins` runs, and is paused again after the test."""
+    pause(False)
+    yield
+    pause(True)
+
+
+# pii_unmask: people answer by the REST API, as the UI does
 
 
 def asked(person: httpx.Client, token: str, ticket: str) -> str:
@@ -94,7 +143,6 @@ def seen_in(person: httpx.Client, run_ids: list[str]) -> str:
     return "\n".join(person.get(task + part).text for task in tasks for part in parts)
 
 
-@pytest.mark.timeout(300)
 def test_values_come_back_when_a_second_person_approves_and_only_then(
     people: tuple[httpx.Client, httpx.Client],
     officer: Path,
@@ -137,7 +185,6 @@ def test_values_come_back_when_a_second_person_approves_and_only_then(
     assert ADDRESS not in "\n".join([visible, *logs])
 
 
-@pytest.mark.timeout(300)
 def test_a_run_that_somebody_makes_go_again_asks_nobody(
     people: tuple[httpx.Client, httpx.Client],
     officer: Path,
@@ -184,7 +231,7 @@ def counted(run_id: str) -> tuple[int, int]:
         return run.clear_number, task.try_number
 
 
-def audited(warehouse: psycopg.Connection[Any], run_ids: list[str]) -> dict[str, list[tuple[str, ...]]]:
+def audited(warehouse: psycopg.Connection[Any], run_ids: list[str]) -> dict[str, list[tuple[Any, ...]]]:
     """Ticket -> (action, who asked, who answered, why it was refused) of each entry, the oldest first."""
     entries = warehouse.execute(
         "SELECT ticket, action, details ->> 'requested_by',"
@@ -192,7 +239,68 @@ def audited(warehouse: psycopg.Connection[Any], run_ids: list[str]) -> dict[str,
         " FROM pii.audit WHERE details ->> 'run' = ANY (%s) ORDER BY id",
         [run_ids],
     ).fetchall()
-    told: dict[str, list[tuple[str, ...]]] = {}
+    told: dict[str, list[tuple[Any, ...]]] = {}
     for ticket, *rest in entries:
         told.setdefault(ticket, []).append(tuple(rest))
     return told
+
+
+# user_logins
+
+
+def trigger_when_known(run_id: str) -> bool:
+    """Start a run as the UI does; False as long as Airflow has not parsed the DAG."""
+    try:
+        trigger_dag(
+            "user_logins",
+            triggered_by=DagRunTriggeredByType.TEST,
+            run_id=run_id,
+            conf={"wait_seconds": 120},
+        )
+    except AirflowException:
+        return False
+    return True
+
+
+@pytest.mark.usefixtures("unpaused")
+def test_a_run_waits_in_the_triggerer_and_goes_on_when_messages_come(
+    airflow: Airflow, login_queue: str, sqs: Any, warehouse: psycopg.Connection[Any]
+) -> None:
+    run_id = f"scheduled-test-{secrets.token_hex(4)}"
+    user = f"user-{run_id}"
+    wait_until(lambda: trigger_when_known(run_id), START_SECONDS)
+    wait_until(lambda: states().get((run_id, "sense")) == "deferred", START_SECONDS)
+    body = f'{{"user_id": "{user}", "app_version": "1.0", "device_type": "ios", "ip": "198.51.100.7", '
+    body += '"locale": "en", "device_id": "d-1"}'
+    for _ in range(20):
+        sqs.send_message(QueueUrl=login_queue, MessageBody=body)
+    sent = time.monotonic()
+    ended = {"success", "failed", "upstream_failed"}
+    wait_until(lambda: states().get((run_id, "finish")) in ended, START_SECONDS)
+    print(f"20 messages, from sending to the end of the run: {time.monotonic() - sent:.1f} s")
+    of_run = {task: state for (run, task), state in states().items() if run == run_id}
+    tasks = ("sense", "extract", "mask", "load", "finish")
+    assert of_run == dict.fromkeys(tasks, "success"), airflow.errors(run_id)
+    count = "SELECT count(*) FROM public.user_logins WHERE user_id = %s"
+    assert warehouse.execute(count, [user]).fetchone() == (20,)
+
+
+@pytest.mark.usefixtures("unpaused")
+def test_a_run_marked_failed_gives_its_messages_back_within_minutes(
+    airflow: Airflow, login_queue: str, sqs: Any, warehouse: psycopg.Connection[Any]
+) -> None:
+    run_id = f"scheduled-test-{secrets.token_hex(4)}"
+    wait_until(lambda: trigger_when_known(run_id), START_SECONDS)
+    pause(True, "queue_etl_recovery")  # its schedule, every five minutes, might be due now
+    with traffic(sqs, login_queue, run_id, rate=5) as sent:
+        wait_until(lambda: airflow.said(run_id, "sealed"), START_SECONDS)
+        pause(True)  # else the next scheduled run takes what this one gives back
+        with airflow.log_in("ada") as api:
+            api.patch(f"/dags/user_logins/dagRuns/{run_id}", json={"state": "failed"}).raise_for_status()
+        wait_until(lambda: airflow.said(run_id, "gave back"), START_SECONDS)
+    assert airflow.said(run_id, "sealed messages stay staged")
+    assert state_of(warehouse, run_id) == "running"
+    pause(False, "queue_etl_recovery")
+    trigger_dag("queue_etl_recovery", triggered_by=DagRunTriggeredByType.TEST, run_id=f"{run_id}-recovery")
+    wait_until(lambda: state_of(warehouse, run_id) == "failed", START_SECONDS)
+    wait_until(lambda: visible(sqs, "login-queue") == sent.count)
