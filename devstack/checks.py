@@ -13,7 +13,7 @@ CHECKS = (
     ("ruff check", "ruff check ."),
     ("ruff format", "ruff format --check ."),
     ("mypy", "mypy"),
-    ("sqlfluff", "sqlfluff lint include/migrations tests/contracts"),
+    ("sqlfluff", "sqlfluff lint include/queue_etl/postgres/migrations tests/contracts"),
     ("shellcheck", "shellcheck .ci/run docker/command.sh docker/create-airflow-database.sh"),
     ("workflow", "check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/ci.yml"),
     ("renovate", "check-jsonschema --builtin-schema vendor.renovate renovate.json"),

@@ -7,7 +7,8 @@ import secrets
 TYPE_URL = "type.googleapis.com/google.crypto.tink.AesSivKey"
 KEY_BYTES = 64  # AES256_SIV: two keys of 256 bits (RFC 5297)
 KEY_VALUE_FIELD = b"\x12"  # of the protobuf message AesSivKey: field 2, bytes; version 0 is left out
-DEVELOPMENT = 0xDE  # first byte of the key's id, as include/queue_etl/keyset.py marks keys for development
+# First byte of a key's id, as include/queue_etl/keys/keyset_document.py marks keys for development.
+DEVELOPMENT = 0xDE
 
 
 def new_json() -> str:

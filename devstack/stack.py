@@ -234,7 +234,7 @@ def _prepare_queues(settings: Settings, console: Console) -> None:
 def _schema_digest(settings: Settings) -> str:
     """Return a digest that changes with the migrations, the server and the passwords of the roles."""
     digest = hashlib.sha256(repr(sorted(environment.build(settings).items())).encode())
-    migrations = settings.root / "include" / "migrations"
+    migrations = settings.root / "include" / "queue_etl" / "postgres" / "migrations"
     for path in sorted([*migrations.rglob("*.py"), *migrations.rglob("*.sql")]):
         digest.update(path.read_bytes())
     return digest.hexdigest()

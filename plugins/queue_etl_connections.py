@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     import boto3
     from airflow.sdk import Connection
 
-    from include.queue_etl.aws import Access
     from include.queue_etl.resources import Resources
     from include.queue_etl.run_context import RunContext
+    from include.queue_etl.sqs.credentials import Access
 
 AWS = "aws_default"
 WAREHOUSE = "postgres_default"
@@ -187,7 +187,7 @@ def aws_access(connection: "Connection | None", environment: Mapping[str, str]) 
     """
     from airflow.configuration import conf
 
-    from include.queue_etl.aws import from_environment
+    from include.queue_etl.sqs.credentials import from_environment
 
     given = _variables(connection)
     if given is None or conf.get("aws", "session_factory", fallback=None):

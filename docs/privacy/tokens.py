@@ -21,9 +21,9 @@ from typing import Any
 from include.contracts.user_logins import CONTRACT
 from include.queue_etl.contract import Personal, Scheme
 from include.queue_etl.errors import KeysetError
-from include.queue_etl.keyset import Keyset
-from include.queue_etl.keyset_document import KeysetDocument
-from include.queue_etl.masking import Masker
+from include.queue_etl.keys.keyset import Keyset
+from include.queue_etl.keys.keyset_document import KeysetDocument
+from include.queue_etl.transform.masking import Masker
 
 BATCH = 10_000
 IP, DEVICE = CONTRACT.personal

@@ -8,7 +8,7 @@ from typing import get_type_hints
 import msgspec
 from msgspec.inspect import NoneType, StrType, Type, UnionType, type_info
 
-from include.queue_etl.token_format import PREFIX_BYTES, token_chars
+from include.queue_etl.keys.token_format import PREFIX_BYTES, token_chars
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,8 @@ from psycopg.pq import Conninfo
 
 from include.queue_etl.contract import Contract
 from include.queue_etl.errors import KeysetError
-from include.queue_etl.keyset_document import KeysetDocument, is_development
-from include.queue_etl.postgres import parse_dsn
+from include.queue_etl.keys.keyset_document import KeysetDocument, is_development
+from include.queue_etl.postgres.connection import parse_dsn
 
 # Those of images, tutorials and examples; a password that repeats the user's name is refused as well.
 DEFAULT_PASSWORDS = frozenset(

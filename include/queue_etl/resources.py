@@ -14,19 +14,19 @@ from typing import TYPE_CHECKING, Self
 
 from include.queue_etl.contract import Contract
 from include.queue_etl.errors import KeyServiceUnavailable, KeysetError, PreflightError
-from include.queue_etl.keyset import Keyset
-from include.queue_etl.keyset_document import KeysetDocument, MasterKey
+from include.queue_etl.keys.keyset import Keyset
+from include.queue_etl.keys.keyset_document import KeysetDocument, MasterKey
 from include.queue_etl.settings import Settings
-from include.queue_etl.staging import StagingArea
-from include.queue_etl.staging_stores import LocalFolder, S3Prefix, Store
+from include.queue_etl.staging.area import StagingArea
+from include.queue_etl.staging.stores import LocalFolder, S3Prefix, Store
 
 if TYPE_CHECKING:
     from boto3 import Session
 
-    from include.queue_etl.aws import Access
-    from include.queue_etl.kms import KmsKey
-    from include.queue_etl.postgres import Database
-    from include.queue_etl.sqs import SqsQueue
+    from include.queue_etl.keys.kms import KmsKey
+    from include.queue_etl.postgres.connection import Database
+    from include.queue_etl.sqs.client import SqsQueue
+    from include.queue_etl.sqs.credentials import Access
 
 # Longest silence of Postgres within a statement of a run: a batch takes less than a second.
 BATCH_SILENCE_SECONDS = 120.0
@@ -48,7 +48,7 @@ class Aws:
 
     def queue(self, name: str, settings: Settings) -> "SqsQueue":
         """The queue of that name; raises QueueRefused or QueueUnavailable."""
-        from include.queue_etl.sqs import SqsQueue
+        from include.queue_etl.sqs.client import SqsQueue
 
         if self.access and settings.sqs_client == "pycurl":
             return SqsQueue.at(self.access, name, settings)
@@ -58,7 +58,7 @@ class Aws:
         """Makes the KMS key that wraps the keyset; None where the settings name none."""
 
         def connect() -> "KmsKey":
-            from include.queue_etl.kms import KmsKey
+            from include.queue_etl.keys.kms import KmsKey
 
             return KmsKey(uri, self.session(), self.endpoint_urls.get("kms"))
 
@@ -116,7 +116,7 @@ class Resources:
     @cached_property
     def database(self) -> "Database":
         """The warehouse; it connects at its first statement."""
-        from include.queue_etl.postgres import Database
+        from include.queue_etl.postgres.connection import Database
 
         database = Database(self._warehouse_dsn, self._silence_seconds)
         self._opened.callback(database.close)
@@ -175,18 +175,18 @@ class Resources:
         Raises:
             PreflightError: names every part that is not ready, and what to do
         """
-        from include.queue_etl import warehouse_checks
+        from include.queue_etl.postgres import checks
 
         def problems() -> list[str]:
-            return self._with_key_problems(warehouse_checks.schema_problems(self.database))
+            return self._with_key_problems(checks.schema_problems(self.database))
 
         self._require_none(self.production_problems([]) or problems())
 
     def loading_problems(self, contract: Contract | None) -> list[str]:
         """Why nothing could be loaded now, a sentence each."""
-        from include.queue_etl import warehouse_checks
+        from include.queue_etl.postgres import checks
 
-        return self._with_key_problems(warehouse_checks.loading_problems(self.database, contract))
+        return self._with_key_problems(checks.loading_problems(self.database, contract))
 
     def production_problems(self, contracts: Sequence[Contract]) -> list[str]:
         """Everything that is only fit for development; empty unless the settings say production."""
@@ -215,10 +215,10 @@ class Resources:
 
     def _key_problems(self, keyset: Keyset) -> list[str]:
         """Whether this keyset opens what earlier runs masked; else equal values would stop matching."""
-        from include.queue_etl import warehouse_checks
+        from include.queue_etl.postgres import checks
 
-        checks = warehouse_checks.key_checks(self.database)
-        missing = [str(key_id) for key_id, check in checks.items() if not keyset.opens(check)]
+        values = checks.key_checks(self.database)
+        missing = [str(key_id) for key_id, value in values.items() if not keyset.opens(value)]
         if missing:
             return [
                 f"the keyset lacks key {', '.join(missing)}, which masked rows that are in the warehouse: "

@@ -9,14 +9,14 @@ from uuid import UUID, uuid5
 
 from include.queue_etl.contract import Contract
 from include.queue_etl.errors import PreflightError, QueueEtlError
-from include.queue_etl.keyset import Keyset
+from include.queue_etl.keys.keyset import Keyset
 from include.queue_etl.resources import Resources
 from include.queue_etl.settings import Settings
-from include.queue_etl.staging import StagedRun
+from include.queue_etl.staging.area import StagedRun
 
 if TYPE_CHECKING:
-    from include.queue_etl.run_store import RunState, RunStore
-    from include.queue_etl.sqs import SqsQueue
+    from include.queue_etl.postgres.runs import RunState, RunStore
+    from include.queue_etl.sqs.client import SqsQueue
 
 log = logging.getLogger(__name__)
 WEAK = (
@@ -72,7 +72,7 @@ class RunContext:
     @cached_property
     def store(self) -> "RunStore":
         """Runs and batches in the warehouse."""
-        from include.queue_etl.run_store import RunStore
+        from include.queue_etl.postgres.runs import RunStore
 
         return RunStore(self.resources.database)
 

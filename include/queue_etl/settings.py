@@ -44,7 +44,7 @@ LIMITS = {
     "body_limit_bytes": Limits(1, 1_048_576),  # SQS: a message has at most 1 MiB
     "retain_days": Limits(0, 14),  # SQS keeps a message 14 days at most
     "quarantine_days": Limits(1, 3_650),
-    "ledger_days": Limits(35, 3_650),  # sqs_message.ORIGIN_REACH_MS counts on 35
+    "ledger_days": Limits(35, 3_650),  # sqs/wire.py counts on 35: ORIGIN_REACH_MS
     "orphan_margin_seconds": Limits(0, 86_400),
     "unmask_per_hour": Limits(1, 1_000_000),
 }

@@ -18,7 +18,6 @@ from operator import attrgetter
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from include.queue_etl.batches import MILLISECONDS_A_DAY, MaskedBatch, RawBatch, ReceiptHandles, RejectedBatch
 from include.queue_etl.counts import in_words, run_in_words
 from include.queue_etl.errors import (
     QueueEtlError,
@@ -32,12 +31,19 @@ from include.queue_etl.errors import (
 )
 from include.queue_etl.run_context import RunContext
 from include.queue_etl.settings import Settings
-from include.queue_etl.sqs_message import Message
-from include.queue_etl.staging import BatchFile, Kind, batch_name
-from include.queue_etl.transform import mask_batch
+from include.queue_etl.sqs.wire import Message
+from include.queue_etl.staging.area import BatchFile, Kind, batch_name
+from include.queue_etl.transform.batch import mask_batch
+from include.queue_etl.transform.batches import (
+    MILLISECONDS_A_DAY,
+    MaskedBatch,
+    RawBatch,
+    ReceiptHandles,
+    RejectedBatch,
+)
 
 if TYPE_CHECKING:
-    from include.queue_etl.run_store import RunTotals
+    from include.queue_etl.postgres.runs import RunTotals
 
 log = logging.getLogger(__name__)
 Content = TypeVar("Content")
@@ -142,7 +148,7 @@ def load(context: RunContext, batch: str) -> dict[str, Any]:
         StagedFileDamaged: a staged file was changed, or is gone while the run is open
     """
     # Here and not at the top: mask does without psycopg, whose import takes 0.15 s.
-    from include.queue_etl.loading import BatchCounts
+    from include.queue_etl.postgres.loading import BatchCounts
 
     if context.is_closed():
         counts = BatchCounts(0, 0, 0)
@@ -386,7 +392,7 @@ def _settle(context: RunContext, proven: Mapping[str, bytes], last_attempt: bool
 
     An outage ends it, at the last attempt too: to wait for SQS or S3 once a batch could take days.
     """
-    from include.queue_etl.run_store import RunTotals
+    from include.queue_etl.postgres.runs import RunTotals
 
     batches = _settleable_batches(context, last_attempt)
     settlement = _Settlement(RunTotals(), len(batches))

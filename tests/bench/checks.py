@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from include.contracts.user_logins import CONTRACT
-from include.queue_etl.keyset import Keyset
-from include.queue_etl.masking import Masker
+from include.queue_etl.keys.keyset import Keyset
+from include.queue_etl.transform.masking import Masker
 from tests.bench.feed import Feed, Totals
 from tests.bench.scratch import Database
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from include.contracts.user_logins import CONTRACT
-from include.queue_etl.keyset_document import KeysetDocument
+from include.queue_etl.keys.keyset_document import KeysetDocument
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]

@@ -13,7 +13,7 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from include import migrations
+from include.queue_etl.postgres import migrations
 
 ROOT = Path(__file__).resolve().parents[2]
 # Of the contenders: a server that others use too always has somebody.

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from include.queue_etl.keyset_document import KeysetDocument
+from include.queue_etl.keys.keyset_document import KeysetDocument
 from tests.bench import airflow_ground, airflow_overhead
 from tests.bench.airflow_overhead import DagRun, Drain, Found, WrongRows, check, table
 from tests.bench.airflow_own_code import TASKS, ImportClock

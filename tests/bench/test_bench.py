@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from devstack.bench import CONTENDERS as NAMES
-from include.queue_etl.keyset_document import KeysetDocument
+from include.queue_etl.keys.keyset_document import KeysetDocument
 from tests.bench.__main__ import share
 from tests.bench.checks import problems_of_bookkeeping, problems_of_rows
 from tests.bench.contenders import CONTENDERS, ROOT, ContenderFailed, Race, Used

@@ -23,7 +23,7 @@ from include.queue_etl.contract import Rejected
 from include.queue_etl.errors import PreflightError, WarehouseUnavailable
 from include.queue_etl.operations import maintenance
 from include.queue_etl.operations import redrive as engine
-from include.queue_etl.parsing import Parser
+from include.queue_etl.transform.parsing import Parser
 from tests.dags.conftest import state_of, visible
 from tests.dags.runs import Outcome, run_dag
 from tests.support.wait import wait_until

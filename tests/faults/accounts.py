@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from include.queue_etl.masking import Masker
-from include.queue_etl.quarantine import PayloadCipher
+from include.queue_etl.transform.masking import Masker
+from include.queue_etl.transform.quarantine import PayloadCipher
 from tests.faults.bodies import Sent
 from tests.faults.ground import Lane
 

@@ -11,8 +11,8 @@ from typing import Any, NoReturn
 import psycopg
 from botocore.client import BaseClient
 
-from include.queue_etl.parsing import Parser
-from include.queue_etl.sqs_transport import CurlTransport
+from include.queue_etl.sqs.transport import CurlTransport
+from include.queue_etl.transform.parsing import Parser
 
 # What a step does to the world outside, by a name for people.
 POINTS: dict[str, tuple[Any, str]] = {

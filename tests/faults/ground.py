@@ -20,11 +20,11 @@ from devstack.settings import DEFAULT_PORTS, ROOT
 from devstack.settings import Settings as StackSettings
 from include.contracts.user_logins import CONTRACT
 from include.queue_etl.contract import Contract
-from include.queue_etl.keyset import Keyset
+from include.queue_etl.keys.keyset import Keyset
 from include.queue_etl.resources import Aws
 from include.queue_etl.run_context import Run, RunContext
 from include.queue_etl.settings import Settings
-from include.queue_etl.sqs import SqsQueue
+from include.queue_etl.sqs.client import SqsQueue
 from tests.support.ports import lasting_ports
 from tests.support.resources import open_run
 

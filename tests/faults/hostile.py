@@ -22,13 +22,13 @@ from datetime import date
 from typing import Any
 
 from include.contracts.user_logins import CONTRACT
-from include.queue_etl.batches import MaskedBatch, RawBatch, RejectedBatch
-from include.queue_etl.keyset import Keyset
-from include.queue_etl.keyset_document import KeysetDocument
-from include.queue_etl.masking import Masker
-from include.queue_etl.quarantine import PayloadCipher
+from include.queue_etl.keys.keyset import Keyset
+from include.queue_etl.keys.keyset_document import KeysetDocument
 from include.queue_etl.settings import Settings
-from include.queue_etl.transform import mask_batch
+from include.queue_etl.transform.batch import mask_batch
+from include.queue_etl.transform.batches import MaskedBatch, RawBatch, RejectedBatch
+from include.queue_etl.transform.masking import Masker
+from include.queue_etl.transform.quarantine import PayloadCipher
 from tests.faults import canaries, mutations
 from tests.unit.copy_decoder import decoded, decoded_entries
 

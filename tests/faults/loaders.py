@@ -16,8 +16,8 @@ from datetime import timedelta
 from pathlib import Path
 from uuid import UUID
 
-from include.queue_etl.loading import BatchCounts
-from include.queue_etl.run_store import RunStore
+from include.queue_etl.postgres.loading import BatchCounts
+from include.queue_etl.postgres.runs import RunStore
 from tests.faults.ground import Ground, running
 from tests.integration.scratch import TODAY, Message, load, new_messages, open_run
 from tests.support.resources import open_store

@@ -375,7 +375,7 @@ def test_without_sqs_a_finish_is_retried_and_at_last_closes_the_run_as_failed(
         options: dict[str, Any] = {"endpoint_url": stub.url, "queue": sqs_stub.QUEUE, **LONG}
         up_to_load(lane, **options)
         stub.always["DeleteMessageBatch"] = sqs_stub.UNAVAILABLE
-        with mock.patch("include.queue_etl.sqs_transport.ATTEMPTS", 2):
+        with mock.patch("include.queue_etl.sqs.transport.ATTEMPTS", 2):
             with pytest.raises(QueueUnavailable):
                 finish(lane, last_attempt=False, **options)
             with pytest.raises(RunFailed):

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from include.queue_etl import copytext
-from include.queue_etl.masking import Masker
-from include.queue_etl.parsing import BAD_JSON, Parser
+from include.queue_etl.transform import copy_text
+from include.queue_etl.transform.masking import Masker
+from include.queue_etl.transform.parsing import BAD_JSON, Parser
 from tests.faults import hostile
 from tests.faults.hostile import WRONG
 
@@ -49,7 +49,7 @@ def logs(parser: Parser, body: bytes) -> Any:
         (Parser, "parse", raises, {"exceptions", "leaks"}),
         (Parser, "parse", rejects, {"misplaced"}),
         (Masker, "mask", turned_round, {"wrong_rows"}),
-        (copytext, "NULL", "NULL", {"wrong_rows"}),
+        (copy_text, "NULL", "NULL", {"wrong_rows"}),
         (Parser, "parse", logs, {"leaks"}),
     ],
     ids=["raises and quotes", "rejects good ones", "exchanges rows", "does not write NULL", "logs"],

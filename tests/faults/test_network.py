@@ -10,8 +10,9 @@ import botocore.config
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from include.queue_etl import postgres, steps
+from include.queue_etl import steps
 from include.queue_etl.errors import PreflightError, RunFailed, StagingUnavailable, WarehouseUnavailable
+from include.queue_etl.postgres import connection as postgres
 from tests.faults import canaries, proxy, runs, worker
 from tests.faults.accounts import Balance, balance
 from tests.faults.bodies import Sent, some, texts
@@ -138,7 +139,7 @@ def test_answers_of_sqs_that_never_come_are_asked_for_again(lane: Lane, sent: li
 def test_an_sqs_that_falls_silent_before_finish_is_waited_for_once_and_its_messages_come_back(
     lane: Lane, sent: list[Sent], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("include.queue_etl.sqs_transport.ATTEMPTS", 2)
+    monkeypatch.setattr("include.queue_etl.sqs.transport.ATTEMPTS", 2)
     with bad_network(lane, "sqs") as (between, _):
         options: Any = {"endpoint_url": between.url, "request_timeout_seconds": 1}
         runs.up_to_load(lane, **options)

@@ -14,7 +14,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from include.queue_etl.staging import RETAINED, BatchFile
+from include.queue_etl.staging.area import RETAINED, BatchFile
 from tests.bench import contenders, stub_process
 from tests.bench.checks import problems_of_bookkeeping, problems_of_rows
 from tests.bench.contenders import Race

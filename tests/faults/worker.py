@@ -20,8 +20,14 @@ from tests.support.wait import wait_until
 
 # A fork of a process that has imported everything costs a hundredth of a fresh interpreter.
 _processes = multiprocessing.get_context("forkserver")
-_processes.set_forkserver_preload(["tests.faults.worker", "include.queue_etl.steps", "include.queue_etl.sqs",
-                                   "include.queue_etl.warehouse"])  # fmt: skip
+_processes.set_forkserver_preload(
+    [
+        "tests.faults.worker",
+        "include.queue_etl.steps",
+        "include.queue_etl.sqs.client",
+        "include.queue_etl.postgres.runs",
+    ]
+)
 _numbers = itertools.count()
 # multiprocessing asks after all children whenever one is started, and an exit code can be read only once.
 _one_thread = threading.Lock()

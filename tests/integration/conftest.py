@@ -9,8 +9,8 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from include import migrations
-from include.queue_etl.run_store import RunStore
+from include.queue_etl.postgres import migrations
+from include.queue_etl.postgres.runs import RunStore
 from tests.integration.scratch import CONTENTS, Database, copy_settings
 from tests.support.resources import open_store
 

@@ -14,12 +14,12 @@ from include.contracts.user_logins import CONTRACT
 from include.queue_etl.cli import app as cli
 from include.queue_etl.cli import arguments, operations, pipeline, wiring
 from include.queue_etl.cli import privacy as privacy_commands
-from include.queue_etl.keyset import Keyset
-from include.queue_etl.keyset_document import KeysetDocument
-from include.queue_etl.masking import Masker
+from include.queue_etl.keys.keyset import Keyset
+from include.queue_etl.keys.keyset_document import KeysetDocument
 from include.queue_etl.privacy.audit import Purpose
 from include.queue_etl.resources import Resources
 from include.queue_etl.settings import Settings
+from include.queue_etl.transform.masking import Masker
 from tests.integration.scratch import Database
 from tests.integration.upkeep import Project, login
 

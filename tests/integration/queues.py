@@ -10,7 +10,7 @@ import boto3
 
 from include.queue_etl.contract import Contract
 from include.queue_etl.settings import Settings
-from include.queue_etl.sqs import Depth, SqsQueue
+from include.queue_etl.sqs.client import Depth, SqsQueue
 
 
 def settings(staging: str | Path, **values: int | str) -> Settings:

@@ -12,11 +12,11 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from include.contracts.user_logins import CONTRACT
-from include.queue_etl import copybinary
-from include.queue_etl.batches import MaskedBatch, RejectedBatch, ids_digest
-from include.queue_etl.loading import BatchCounts
-from include.queue_etl.quarantine import QuarantineLine, encode_lines
-from include.queue_etl.run_store import RunStore, RunTotals
+from include.queue_etl.postgres.loading import BatchCounts
+from include.queue_etl.postgres.runs import RunStore, RunTotals
+from include.queue_etl.transform import copy_binary
+from include.queue_etl.transform.batches import MaskedBatch, RejectedBatch, ids_digest
+from include.queue_etl.transform.quarantine import QuarantineLine, encode_lines
 from tests.support.wait import wait_until
 
 TODAY = datetime.now(UTC).date()
@@ -151,7 +151,7 @@ def masked_batch(
             rows.append(f"{user}\tandroid\t{message_id}\t\\N\t\\N\t2\t{day}\n")
     masked = MaskedBatch(
         ids_digest=ids_digest(ids),
-        entries=copybinary.entries(queue_id, run_id, days, ids, statuses),
+        entries=copy_binary.entries(queue_id, run_id, days, ids, statuses),
         rows="".join(rows).encode(),
         accepted=len(rows),
         rejected=dict(reasons),

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from include.queue_etl.errors import AuditBroken, RateExceeded, WarehouseRefused, WarehouseUnavailable
-from include.queue_etl.postgres import Database as Connected
+from include.queue_etl.postgres.connection import Database as Connected
 from include.queue_etl.privacy import audit, unmask
 from include.queue_etl.privacy.audit import AuditLog, Purpose
 from include.queue_etl.privacy.officer_store import OfficerStore

@@ -10,7 +10,7 @@ import pytest
 from include.queue_etl import steps
 from include.queue_etl.errors import QueueUnavailable
 from include.queue_etl.operations.dead_letters import redrive_dead_letters
-from include.queue_etl.sqs_message import ORIGIN_ATTRIBUTE, SENT_ATTRIBUTE, Message
+from include.queue_etl.sqs.wire import ORIGIN_ATTRIBUTE, SENT_ATTRIBUTE, Message
 from tests.integration.upkeep import Killed, Project, killed_at, login, project
 from tests.support.wait import wait_until
 
@@ -237,7 +237,7 @@ def test_large_messages_and_odd_characters_travel_unchanged(project: Project) ->
 
 
 def test_the_attributes_are_those_the_receiver_reads() -> None:
-    from include.queue_etl.sqs_message import KEY_ATTRIBUTES, ReceiveRequest
+    from include.queue_etl.sqs.wire import KEY_ATTRIBUTES, ReceiveRequest
 
     asked = ReceiveRequest("", 10, 0, 0).message_attribute_names
     assert {ORIGIN_ATTRIBUTE, SENT_ATTRIBUTE} <= set(asked)

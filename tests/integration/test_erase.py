@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from include.queue_etl import steps
-from include.queue_etl.batches import MaskedBatch, RejectedBatch
 from include.queue_etl.contract import Personal, Scheme, SentDay, Text
 from include.queue_etl.errors import PreflightError
 from include.queue_etl.operations.reconcile import reconcile
@@ -17,7 +16,8 @@ from include.queue_etl.privacy import rotation
 from include.queue_etl.privacy.audit import AuditLog
 from include.queue_etl.privacy.erase import Subject, erase
 from include.queue_etl.privacy.remask_store import RemaskStore
-from include.queue_etl.staging import BatchFile, Kind
+from include.queue_etl.staging.area import BatchFile, Kind
+from include.queue_etl.transform.batches import MaskedBatch, RejectedBatch
 from tests.integration.privacy import PURPOSE, WHY, Office, login, office
 
 __all__ = ["office"]

@@ -17,16 +17,16 @@ from include.queue_etl import steps
 from include.queue_etl.cli import privacy as privacy_commands
 from include.queue_etl.contract import Personal, Scheme
 from include.queue_etl.errors import KeyInUse, KeysetError, PreflightError, WarehouseRefused
-from include.queue_etl.keyset import Keyset
-from include.queue_etl.keyset_document import KeysetDocument
-from include.queue_etl.masking import Masker
+from include.queue_etl.keys.keyset import Keyset
+from include.queue_etl.keys.keyset_document import KeysetDocument
+from include.queue_etl.keys.token_format import token_prefixes
 from include.queue_etl.operations.redrive import redrive
 from include.queue_etl.operations.store import Selection
 from include.queue_etl.privacy import rotation
 from include.queue_etl.privacy.audit import AuditLog
 from include.queue_etl.privacy.remask_store import RemaskStore
-from include.queue_etl.staging import Kind
-from include.queue_etl.token_format import token_prefixes
+from include.queue_etl.staging.area import Kind
+from include.queue_etl.transform.masking import Masker
 from tests.integration.privacy import PURPOSE, WHY, Office, login, logins, office
 from tests.integration.upkeep import Killed
 

@@ -63,7 +63,7 @@ def extracted(project: Project, name: str) -> list[str]:
 @contextmanager
 def without_sqs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Nothing answers while the block lasts."""
-    from include.queue_etl.sqs import SqsQueue
+    from include.queue_etl.sqs.client import SqsQueue
 
     def down(*_: object) -> None:
         raise QueueUnavailable("no answer")

@@ -14,9 +14,9 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from include import migrations
 from include.contracts import contract_names, load_contract, load_contracts
 from include.queue_etl.errors import WarehouseRefused
+from include.queue_etl.postgres import migrations
 from tests.contracts.newsletter_signups import CONTRACT as SECOND
 from tests.integration.schema_text import schema_text
 from tests.integration.scratch import Database

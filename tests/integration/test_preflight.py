@@ -8,15 +8,15 @@ from dataclasses import replace
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from include import migrations
 from include.contracts.user_logins import CONTRACT
 from include.queue_etl import steps
 from include.queue_etl.cli import app as cli
 from include.queue_etl.cli import pipeline
 from include.queue_etl.contract import Contract
 from include.queue_etl.errors import PreflightError
-from include.queue_etl.keyset import Keyset
-from include.queue_etl.keyset_document import KeysetDocument
+from include.queue_etl.keys.keyset import Keyset
+from include.queue_etl.keys.keyset_document import KeysetDocument
+from include.queue_etl.postgres import migrations
 from tests.integration import queues
 from tests.integration.scratch import Database
 from tests.support.resources import open_run

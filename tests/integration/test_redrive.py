@@ -10,10 +10,10 @@ import pytest
 from include.contracts.user_logins import CONTRACT
 from include.queue_etl.contract import Derived
 from include.queue_etl.errors import PreflightError, SettingsError, WarehouseUnavailable
-from include.queue_etl.keyset_document import KeysetDocument
-from include.queue_etl.loading import Load
+from include.queue_etl.keys.keyset_document import KeysetDocument
 from include.queue_etl.operations.redrive import redrive, selection
 from include.queue_etl.operations.store import MaintenanceStore, Selection
+from include.queue_etl.postgres.loading import Load
 from tests.integration.upkeep import Killed, Project, killed_at, login, project
 from tests.support.resources import open_run
 

@@ -4,11 +4,11 @@ import os
 import threading
 import time
 
-from include.queue_etl.keyset import Keyset
-from include.queue_etl.masking import Masker
+from include.queue_etl.keys.keyset import Keyset
+from include.queue_etl.keys.token_format import token_prefixes
 from include.queue_etl.privacy import rotation
 from include.queue_etl.privacy.audit import AuditLog
-from include.queue_etl.token_format import token_prefixes
+from include.queue_etl.transform.masking import Masker
 from tests.integration.privacy import PURPOSE, Office, logins, office
 
 __all__ = ["office"]

@@ -8,7 +8,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from include import migrations
+from include.queue_etl.postgres import migrations
 from tests.integration.scratch import CONTENTS, Database
 
 DENIED = psycopg.errors.InsufficientPrivilege

@@ -10,10 +10,10 @@ import pytest
 from include.queue_etl import steps
 from include.queue_etl.contract import Contract
 from include.queue_etl.errors import PreflightError
-from include.queue_etl.keyset import Keyset
-from include.queue_etl.keyset_document import KeysetDocument
-from include.queue_etl.masking import Masker
-from include.queue_etl.quarantine import PayloadCipher
+from include.queue_etl.keys.keyset import Keyset
+from include.queue_etl.keys.keyset_document import KeysetDocument
+from include.queue_etl.transform.masking import Masker
+from include.queue_etl.transform.quarantine import PayloadCipher
 from tests.contracts.newsletter_signups import CONTRACT
 from tests.integration import queues
 from tests.integration.scratch import TODAY, Database

@@ -10,7 +10,7 @@ import pytest
 
 from include.queue_etl.errors import QueueRefused
 from include.queue_etl.settings import Settings
-from include.queue_etl.sqs import SqsQueue
+from include.queue_etl.sqs.client import SqsQueue
 
 CLIENTS = ("pycurl", "boto3")
 SECONDS = 60  # longer than any test receives

@@ -28,11 +28,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from include.queue_etl import sqs_transport
 from include.queue_etl.errors import QueueRefused, QueueUnavailable
 from include.queue_etl.settings import Settings
-from include.queue_etl.sqs import EMPTY_SHORT_POLLS, SqsQueue
-from include.queue_etl.sqs_transport import ATTEMPTS, Call, CurlTransport
+from include.queue_etl.sqs import transport as sqs_transport
+from include.queue_etl.sqs.client import EMPTY_SHORT_POLLS, SqsQueue
+from include.queue_etl.sqs.transport import ATTEMPTS, Call, CurlTransport
 from tests.bench.sqs_stub import (
     DENIED,
     QUEUE,

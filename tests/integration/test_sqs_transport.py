@@ -9,8 +9,8 @@ from contextlib import closing
 import certifi
 import pytest
 
-from include.queue_etl.aws import Credentials
-from include.queue_etl.sqs_transport import TIMEOUT, UNREADABLE, BotoTransport, Call, CurlTransport
+from include.queue_etl.sqs.credentials import Credentials
+from include.queue_etl.sqs.transport import TIMEOUT, UNREADABLE, BotoTransport, Call, CurlTransport
 
 CALL = Call("ReceiveMessage", b"{}")
 

@@ -9,12 +9,12 @@ from uuid import UUID, uuid4
 import boto3
 import pytest
 
-from include.queue_etl.batches import RawBatch, ReceiptHandles, RejectedBatch
 from include.queue_etl.errors import StagedFileDamaged, StagingUnavailable
-from include.queue_etl.keyset import Keyset
-from include.queue_etl.keyset_document import KeysetDocument
-from include.queue_etl.staging import BatchFile, Kind, StagedRun
-from include.queue_etl.staging_stores import LocalFolder, S3Prefix, Store
+from include.queue_etl.keys.keyset import Keyset
+from include.queue_etl.keys.keyset_document import KeysetDocument
+from include.queue_etl.staging.area import BatchFile, Kind, StagedRun
+from include.queue_etl.staging.stores import LocalFolder, S3Prefix, Store
+from include.queue_etl.transform.batches import RawBatch, ReceiptHandles, RejectedBatch
 
 RAW, RECEIPTS, OTHER = (
     BatchFile("0000-abcdef", Kind.RAW),

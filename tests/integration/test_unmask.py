@@ -13,14 +13,14 @@ import psycopg
 import pytest
 
 from include.contracts.user_logins import CONTRACT
-from include.queue_etl.batches import RawBatch
 from include.queue_etl.cli import app as cli
-from include.queue_etl.keyset import Keyset
-from include.queue_etl.keyset_document import KeysetDocument
-from include.queue_etl.masking import Masker
+from include.queue_etl.keys.keyset import Keyset
+from include.queue_etl.keys.keyset_document import KeysetDocument
 from include.queue_etl.privacy.audit import AuditLog, Entry
 from include.queue_etl.settings import Settings
-from include.queue_etl.transform import mask_batch
+from include.queue_etl.transform.batch import mask_batch
+from include.queue_etl.transform.batches import RawBatch
+from include.queue_etl.transform.masking import Masker
 from tests.integration.scratch import TODAY, open_run
 
 SENT_MS = int(TODAY.strftime("%s")) * 1_000

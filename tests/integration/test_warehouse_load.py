@@ -14,13 +14,14 @@ import psycopg
 import pytest
 
 from include.contracts.user_logins import CONTRACT, LoginEvent
-from include.queue_etl import copytext, postgres
-from include.queue_etl.batches import RejectedBatch, ids_digest
 from include.queue_etl.contract import Contract, SentDay, Text
 from include.queue_etl.errors import WarehouseRefused, WarehouseUnavailable
-from include.queue_etl.loading import BatchCounts
 from include.queue_etl.operations.store import MaintenanceStore
-from include.queue_etl.run_store import RunStore
+from include.queue_etl.postgres import connection as postgres
+from include.queue_etl.postgres.loading import BatchCounts
+from include.queue_etl.postgres.runs import RunStore
+from include.queue_etl.transform import copy_text
+from include.queue_etl.transform.batches import RejectedBatch, ids_digest
 from tests.integration.scratch import (
     TODAY,
     Database,
@@ -395,7 +396,7 @@ def test_any_text_loads_as_it_is(warehouse: RunStore, clean_database: Database, 
     load(warehouse, run_id, seen, "0000")
     messages = sorted([(TODAY, str(uuid4()), text) for text in NASTY])
     events = [LoginEvent(user, "1.2", None, None, None, None) for _, _, user in messages]
-    rows = copytext.row_lines(
+    rows = copy_text.row_lines(
         CONTRACT,
         events,
         [TODAY.isoformat()] * len(events),

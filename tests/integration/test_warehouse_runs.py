@@ -14,12 +14,12 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from include import migrations
 from include.contracts.user_logins import CONTRACT
-from include.queue_etl import postgres, warehouse_checks
 from include.queue_etl.errors import QueueEtlError, WarehouseRefused, WarehouseUnavailable
-from include.queue_etl.run_store import RunState, RunStore
-from include.queue_etl.warehouse_checks import MIGRATE
+from include.queue_etl.postgres import checks, migrations
+from include.queue_etl.postgres import connection as postgres
+from include.queue_etl.postgres.checks import MIGRATE
+from include.queue_etl.postgres.runs import RunState, RunStore
 from tests.integration.scratch import Database, close, load, masked_batch, new_messages, open_run
 from tests.support.resources import open_store
 
@@ -132,7 +132,7 @@ def test_a_key_keeps_the_check_value_of_its_first_use(warehouse: RunStore, clean
     warehouse.add_key_check(2**32 - 1, "second")
     warehouse.add_key_check(1, "other")
     with postgres.Database(clean_database.loader_dsn) as database:
-        assert warehouse_checks.key_checks(database) == {2**32 - 1: "first", 1: "other"}
+        assert checks.key_checks(database) == {2**32 - 1: "first", 1: "other"}
 
 
 # Errors
@@ -335,15 +335,13 @@ def test_what_the_connection_string_says_wins_over_our_defaults(clean_database: 
 
 def problems_of(dsn: str) -> list[str]:
     with postgres.Database(dsn) as database:
-        return warehouse_checks.loading_problems(database, CONTRACT)
+        return checks.loading_problems(database, CONTRACT)
 
 
 def test_a_lock_on_the_table_is_said_before_anything_is_received(
     clean_database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        "include.queue_etl.warehouse_checks.LOCK_PATIENCE", "SET LOCAL lock_timeout = '100ms'"
-    )
+    monkeypatch.setattr("include.queue_etl.postgres.checks.LOCK_PATIENCE", "SET LOCAL lock_timeout = '100ms'")
     with clean_database.owner() as forgetful, forgetful.transaction():
         forgetful.execute("LOCK TABLE user_logins IN SHARE MODE")
         assert problems_of(clean_database.loader_dsn) == [

@@ -14,7 +14,7 @@ import pytest
 from include.contracts.user_logins import CONTRACT
 from include.queue_etl import steps
 from include.queue_etl.contract import Contract
-from include.queue_etl.keyset_document import KeysetDocument
+from include.queue_etl.keys.keyset_document import KeysetDocument
 from include.queue_etl.resources import Resources
 from include.queue_etl.run_context import RunContext
 from include.queue_etl.settings import Settings

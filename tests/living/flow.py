@@ -11,7 +11,7 @@ from typing import Any
 
 from include.queue_etl import steps
 from include.queue_etl.run_context import RunContext
-from include.queue_etl.sqs import Depth
+from include.queue_etl.sqs.client import Depth
 from tests.bench import sqs_stub, stub_process
 from tests.bench.feed import Feed
 from tests.faults import worker

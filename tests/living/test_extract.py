@@ -187,7 +187,7 @@ def test_a_queue_that_fails_in_the_middle_ends_extract(
 def test_a_queue_that_fails_before_the_first_message_fails_extract(
     ground: Ground, fault: Fault, error: type[QueueEtlError], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("include.queue_etl.sqs_transport.FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr("include.queue_etl.sqs.transport.FIRST_PAUSE_SECONDS", 0.01)
     with on_stub(ground, **SETTINGS) as (flow, stub):
         send(flow, stub, 10)
         stub.always[RECEIVE] = fault

@@ -14,9 +14,9 @@ from signal import SIGKILL, SIGTERM, Signals
 
 import pytest
 
-from include.queue_etl.batches import ReceiptHandles
-from include.queue_etl.staging import BatchFile, Kind
+from include.queue_etl.staging.area import BatchFile, Kind
 from include.queue_etl.steps import SEAL_SECONDS
+from include.queue_etl.transform.batches import ReceiptHandles
 from tests.bench.sqs_stub import Stub
 from tests.faults.ground import Ground
 from tests.faults.worker import Ended

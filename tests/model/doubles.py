@@ -12,8 +12,6 @@ from math import inf
 from typing import Any
 from uuid import UUID
 
-from include.queue_etl import copybinary
-from include.queue_etl.batches import MaskedBatch, ReceiptHandles, RejectedBatch
 from include.queue_etl.contract import Contract
 from include.queue_etl.errors import (
     QueueUnavailable,
@@ -21,10 +19,12 @@ from include.queue_etl.errors import (
     WarehouseRefused,
     WarehouseUnavailable,
 )
-from include.queue_etl.loading import BatchCounts
-from include.queue_etl.run_store import RunState, RunTotals
-from include.queue_etl.sqs import Depth, Message, Outcome
-from include.queue_etl.staging import BatchFile, Kind, StagedRun
+from include.queue_etl.postgres.loading import BatchCounts
+from include.queue_etl.postgres.runs import RunState, RunTotals
+from include.queue_etl.sqs.client import Depth, Message, Outcome
+from include.queue_etl.staging.area import BatchFile, Kind, StagedRun
+from include.queue_etl.transform import copy_binary
+from include.queue_etl.transform.batches import MaskedBatch, ReceiptHandles, RejectedBatch
 from tests.model.world import VISIBILITY_SECONDS, World
 from tests.unit.copy_decoder import decoded_entries
 
@@ -227,7 +227,7 @@ class Warehouse:
         if self.tables.runs[run_id] != "running":
             return BatchCounts(0, 0, 0)
         loaded, quarantined = self._insert_unseen(run_id, masked, rejected)
-        duplicates = len(copybinary.statuses(masked.entries)) - loaded - quarantined
+        duplicates = len(copy_binary.statuses(masked.entries)) - loaded - quarantined
         counts = BatchCounts(loaded, quarantined, duplicates)
         self.tables.batches[run_id, batch] = masked.ids_digest, counts
         return counts

@@ -15,11 +15,11 @@ from include.contracts.user_logins import CONTRACT, major
 from include.queue_etl import steps
 from include.queue_etl.contract import Contract, Derived, Rejected
 from include.queue_etl.errors import QueueEtlError, TransientError
-from include.queue_etl.keyset import Keyset
-from include.queue_etl.keyset_document import KeysetDocument
+from include.queue_etl.keys.keyset import Keyset
+from include.queue_etl.keys.keyset_document import KeysetDocument
 from include.queue_etl.run_context import Run, RunContext
 from include.queue_etl.settings import Settings
-from include.queue_etl.staging import Kind, StagingArea
+from include.queue_etl.staging.area import Kind, StagingArea
 from tests.model.doubles import Queue, Store, Tables, Warehouse
 from tests.model.world import CALM, VISIBILITY_SECONDS, Odds, World
 

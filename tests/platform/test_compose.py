@@ -16,7 +16,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from devstack import dotenv, environment, settings
 from devstack.settings import ROOT
-from include.queue_etl.keyset_document import KeysetDocument
+from include.queue_etl.keys.keyset_document import KeysetDocument
 from include.queue_etl.settings import PREFIX, Settings
 
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())

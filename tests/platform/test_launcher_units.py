@@ -39,8 +39,8 @@ from devstack.settings import ROOT
 from devstack.virtualenvs import Virtualenv
 from include.queue_etl.cli import wiring
 from include.queue_etl.errors import SettingsError
-from include.queue_etl.keyset import Keyset
-from include.queue_etl.keyset_document import is_development
+from include.queue_etl.keys.keyset import Keyset
+from include.queue_etl.keys.keyset_document import is_development
 from tests.platform.dev_command import Launcher, clean_environment
 
 COMMANDS = ("demo", "up", "down", "status", "reset", "send", "drain", "run", "psql", "test", "dotenv")

@@ -6,10 +6,10 @@ from contextlib import contextmanager
 import boto3
 
 from include.queue_etl.contract import Contract
-from include.queue_etl.postgres import Database
+from include.queue_etl.postgres.connection import Database
+from include.queue_etl.postgres.runs import RunStore
 from include.queue_etl.resources import Aws, Resources
 from include.queue_etl.run_context import RunContext
-from include.queue_etl.run_store import RunStore
 from include.queue_etl.settings import Settings
 
 

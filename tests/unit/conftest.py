@@ -7,8 +7,8 @@ from hypothesis import settings
 
 from include.contracts.user_logins import CONTRACT
 from include.queue_etl.contract import Contract
-from include.queue_etl.keyset import Keyset
-from include.queue_etl.keyset_document import KeysetDocument
+from include.queue_etl.keys.keyset import Keyset
+from include.queue_etl.keys.keyset_document import KeysetDocument
 
 HERE = Path(__file__).parent
 # No deadline: on a busy machine the first example pays for imports, and a slow one proves nothing.

@@ -1,4 +1,4 @@
-"""Reference decoders of Postgres COPY data, written from the manual and not from `copytext` or `copybinary`.
+"""Reference decoders of Postgres COPY data, written from the manual, not from our own encoders.
 
 https://www.postgresql.org/docs/current/sql-copy.html, sections Text Format and Binary Format
 """
@@ -30,7 +30,7 @@ def value(column: str) -> str | None:
 
 def unescaped(character: str) -> str:
     # Octal and hexadecimal escapes: what is written here has none.
-    assert character not in "01234567x", f"an escape that copytext does not write: {character}"
+    assert character not in "01234567x", f"an escape that copy_text does not write: {character}"
     return SIMPLE.get(character, character)
 
 

@@ -4,7 +4,7 @@ import boto3
 import botocore.httpsession
 import pytest
 
-from include.queue_etl.aws import Access, Credentials, from_environment
+from include.queue_etl.sqs.credentials import Access, Credentials, from_environment
 
 GIVEN = {"AWS_ACCESS_KEY_ID": "AKIA", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "eu-west-1"}
 VARIABLES = (

@@ -4,7 +4,7 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from include.queue_etl.batches import ReceiptHandles, ids_digest
+from include.queue_etl.transform.batches import ReceiptHandles, ids_digest
 
 ids = st.lists(st.uuids().map(str), max_size=8, unique=True)
 

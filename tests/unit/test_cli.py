@@ -13,11 +13,12 @@ from typing import Any
 
 import pytest
 
-from include.queue_etl import keyset_document, steps
+from include.queue_etl import steps
 from include.queue_etl.cli import app as cli
 from include.queue_etl.cli import pipeline, wiring
 from include.queue_etl.errors import RunFailed
-from include.queue_etl.keyset_document import KeysetDocument
+from include.queue_etl.keys import keyset_document
+from include.queue_etl.keys.keyset_document import KeysetDocument
 from include.queue_etl.run_context import Run
 
 HELP = cli._parser().format_help()

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from include.contracts.user_logins import CONTRACT, LoginEvent
-from include.queue_etl import copytext
+from include.queue_etl.transform import copy_text
 from tests.contracts.newsletter_signups import CONTRACT as SIGNUPS
 from tests.contracts.newsletter_signups import SignupEvent
 from tests.unit.copy_decoder import decoded
@@ -27,7 +27,7 @@ def plainly(personal, column, nothing):
 @given(st.lists(events, max_size=6))
 def test_rows_come_back_as_they_were(given_events):
     days = [f"2026-01-{number + 1:02}" for number in range(len(given_events))]
-    lines = copytext.row_lines(CONTRACT, given_events, days, plainly)
+    lines = copy_text.row_lines(CONTRACT, given_events, days, plainly)
     assert decoded(lines) == [
         [
             event.user_id,
@@ -45,42 +45,42 @@ def test_rows_come_back_as_they_were(given_events):
 @given(st.one_of(values, awkward))
 def test_any_text_stays_one_value(text):
     event = LoginEvent(text, None, text, None, None, None)
-    (row,) = decoded(copytext.row_lines(CONTRACT, [event], ["2026-01-01"], plainly))
+    (row,) = decoded(copy_text.row_lines(CONTRACT, [event], ["2026-01-01"], plainly))
     assert row[:2] == [text, text]
 
 
 @pytest.mark.parametrize("text", [r"\N", r"\.", "\\", "\\\\", "a\\", "\\t", "\t", "\r\n", "\\\n"])
 def test_what_means_something_to_copy_is_a_text_all_the_same(text):
     event = LoginEvent(text, None, None, None, text, None)
-    lines = copytext.row_lines(CONTRACT, [event, event], ["2026-01-01"] * 2, plainly)
+    lines = copy_text.row_lines(CONTRACT, [event, event], ["2026-01-01"] * 2, plainly)
     assert [[row[0], row[4]] for row in decoded(lines)] == [[text, text]] * 2
 
 
 def test_null_and_the_empty_text_are_two_things():
     event = LoginEvent("u", None, "", None, None, None)
-    (row,) = decoded(copytext.row_lines(CONTRACT, [event], ["2026-01-01"], plainly))
+    (row,) = decoded(copy_text.row_lines(CONTRACT, [event], ["2026-01-01"], plainly))
     assert (row[1], row[4]) == ("", None)
 
 
 def test_the_columns_stand_in_the_order_of_the_contract():
     event = SignupEvent("ann@example.org", "weekly", "yes")
-    lines = copytext.row_lines(SIGNUPS, [event], ["2026-01-31"], plainly)
+    lines = copy_text.row_lines(SIGNUPS, [event], ["2026-01-31"], plainly)
     assert lines == b"2026-01-31\temail15\tweekly\tt\t\\N\n"
 
 
 def test_no_events_make_no_text():
-    assert copytext.row_lines(CONTRACT, [], [], plainly) == b""
+    assert copy_text.row_lines(CONTRACT, [], [], plainly) == b""
 
 
 @pytest.mark.parametrize("days", [[], ["2026-01-01"] * 2])
 def test_days_that_do_not_match_the_events_are_an_error_not_a_shift(days):
     with pytest.raises(ValueError, match="zip"):
-        copytext.row_lines(CONTRACT, [LoginEvent("u", None, None, None, None, None)], days, plainly)
+        copy_text.row_lines(CONTRACT, [LoginEvent("u", None, None, None, None, None)], days, plainly)
 
 
 def test_tokens_that_do_not_match_the_events_are_an_error_not_a_shift():
     with pytest.raises(ValueError, match="zip"):
-        copytext.row_lines(
+        copy_text.row_lines(
             CONTRACT,
             [LoginEvent("u", None, None, None, None, None)],
             ["2026-01-01"],
@@ -94,7 +94,7 @@ def test_tokens_that_do_not_match_the_events_are_an_error_not_a_shift():
 @given(st.integers(0, 253_402_300_799_999))
 def test_the_sent_day_is_the_utc_date(milliseconds):
     moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=milliseconds)
-    assert copytext.sent_days([milliseconds]) == [moment.date().isoformat()]
+    assert copy_text.sent_days([milliseconds]) == [moment.date().isoformat()]
 
 
 @pytest.mark.parametrize(
@@ -107,4 +107,4 @@ def test_the_sent_day_is_the_utc_date(milliseconds):
     ],
 )
 def test_a_day_ends_at_midnight_utc(milliseconds, day):
-    assert copytext.sent_days([milliseconds]) == [day]
+    assert copy_text.sent_days([milliseconds]) == [day]

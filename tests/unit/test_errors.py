@@ -13,15 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from include.contracts.user_logins import CONTRACT, LoginEvent
-from include.queue_etl import copytext, errors
-from include.queue_etl.batches import MaskedBatch, RawBatch, ReceiptHandles, RejectedBatch
-from include.queue_etl.keyset import Keyset
-from include.queue_etl.keyset_document import KeysetDocument
-from include.queue_etl.masking import Masker
+from include.queue_etl import errors
+from include.queue_etl.keys.keyset import Keyset
+from include.queue_etl.keys.keyset_document import KeysetDocument
 from include.queue_etl.settings import Settings
-from include.queue_etl.staging import BatchFile, Kind, StagedRun
-from include.queue_etl.staging_stores import LocalFolder
-from include.queue_etl.transform import mask_batch
+from include.queue_etl.staging.area import BatchFile, Kind, StagedRun
+from include.queue_etl.staging.stores import LocalFolder
+from include.queue_etl.transform import copy_text
+from include.queue_etl.transform.batch import mask_batch
+from include.queue_etl.transform.batches import MaskedBatch, RawBatch, ReceiptHandles, RejectedBatch
+from include.queue_etl.transform.masking import Masker
 
 KEYSET_JSON = KeysetDocument.new().text
 
@@ -107,7 +108,7 @@ def actions(canary: str, keyset: Keyset, folder: Path) -> dict[str, Callable[[],
         "sealed bytes that are none": lambda: keyset.decrypt(canary.encode(), b""),
         "a staged file of another content": lambda: staging.open(raw, RawBatch),
         "receipts of another content": lambda: staging.open(receipts, MaskedBatch),
-        "rows without a day": lambda: copytext.row_lines(CONTRACT, [event], [], masker.mask),
+        "rows without a day": lambda: copy_text.row_lines(CONTRACT, [event], [], masker.mask),
         "a batch that does not fit together": lambda: mask_batch(
             batch, CONTRACT, keyset, Settings(staging="/"), UUID(int=1)
         ),

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from tink import aead, daead, secret_key_access
 
 from include.queue_etl.errors import KeysetError
-from include.queue_etl.keyset import CHECK_CONTEXT, Keyset
-from include.queue_etl.keyset_document import KeysetDocument
-from include.queue_etl.token_format import key_id
+from include.queue_etl.keys.keyset import CHECK_CONTEXT, Keyset
+from include.queue_etl.keys.keyset_document import KeysetDocument
+from include.queue_etl.keys.token_format import key_id
 
 
 def with_second_key(text: str) -> tuple[str, str]:

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from include.contracts.user_logins import CONTRACT
 from include.queue_etl.contract import Contract, Personal
 from include.queue_etl.errors import KeysetError
-from include.queue_etl.keyset import Keyset
-from include.queue_etl.keyset_document import KeysetDocument
-from include.queue_etl.masking import Masker
+from include.queue_etl.keys.keyset import Keyset
+from include.queue_etl.keys.keyset_document import KeysetDocument
+from include.queue_etl.transform.masking import Masker
 from tests.contracts.newsletter_signups import CONTRACT as SIGNUPS
 
 IP, DEVICE = CONTRACT.personal

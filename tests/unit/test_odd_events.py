@@ -9,12 +9,12 @@ from uuid import UUID
 import pytest
 
 from include.contracts import user_logins
-from include.queue_etl.batches import RawBatch
 from include.queue_etl.contract import Contract
-from include.queue_etl.keyset import Keyset
-from include.queue_etl.masking import Masker
+from include.queue_etl.keys.keyset import Keyset
 from include.queue_etl.settings import Settings
-from include.queue_etl.transform import mask_batch
+from include.queue_etl.transform.batch import mask_batch
+from include.queue_etl.transform.batches import RawBatch
+from include.queue_etl.transform.masking import Masker
 from tests.contracts import newsletter_signups
 from tests.unit.copy_decoder import decoded
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from include.contracts.user_logins import CONTRACT
 from include.queue_etl.contract import Contract, Derived, Rejected
-from include.queue_etl.parsing import Parser
+from include.queue_etl.transform.parsing import Parser
 from tests.contracts.newsletter_signups import CONTRACT as SIGNUPS
 
 REASONS = {

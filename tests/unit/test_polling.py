@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from include.queue_etl.polling import LONGEST_PAUSE_SECONDS, PollController
+from include.queue_etl.sqs.polling import LONGEST_PAUSE_SECONDS, PollController
 
 MOST = 32
 SECONDS = 30.0

@@ -17,15 +17,15 @@ from include.contracts.user_logins import CONTRACT
 from include.queue_etl import production
 from include.queue_etl.contract import Normalization, Personal, Scheme
 from include.queue_etl.errors import KeysetError, PreflightError
-from include.queue_etl.keyset import Keyset
-from include.queue_etl.keyset_document import DEVELOPMENT, KeysetDocument, is_development
-from include.queue_etl.masking import Masker
+from include.queue_etl.keys.keyset import Keyset
+from include.queue_etl.keys.keyset_document import DEVELOPMENT, KeysetDocument, is_development
+from include.queue_etl.keys.keyset_file import KeysetFile
+from include.queue_etl.keys.token_format import TOKEN_PREFIX_CHARS, is_token, token_prefixes
 from include.queue_etl.privacy import unmask
-from include.queue_etl.privacy.keyset_file import KeysetFile
 from include.queue_etl.resources import Aws, Resources
 from include.queue_etl.run_context import RunContext
 from include.queue_etl.settings import Settings
-from include.queue_etl.token_format import TOKEN_PREFIX_CHARS, is_token, token_prefixes
+from include.queue_etl.transform.masking import Masker
 
 DOCUMENT = KeysetDocument.new()
 TEXT = DOCUMENT.text
@@ -363,8 +363,12 @@ def guarded(env: str) -> RunContext:
 
 def test_production_lists_every_reason_at_once_before_it_connects(monkeypatch):
     monkeypatch.delenv("PGSSLMODE", raising=False)
-    monkeypatch.setattr("include.queue_etl.sqs.SqsQueue.connect", lambda *given: pytest.fail("connected"))
-    monkeypatch.setattr("include.queue_etl.postgres.connect", lambda *given: pytest.fail("connected"))
+    monkeypatch.setattr(
+        "include.queue_etl.sqs.client.SqsQueue.connect", lambda *given: pytest.fail("connected")
+    )
+    monkeypatch.setattr(
+        "include.queue_etl.postgres.connection.connect", lambda *given: pytest.fail("connected")
+    )
     context = guarded("production")
     with pytest.raises(PreflightError) as caught:
         context.preflight()

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from include import migrations
 from include.queue_etl.cli.app import _parser
 from include.queue_etl.contract import Scheme
-from include.queue_etl.keyset_document import WRAP_CONTEXT
+from include.queue_etl.keys.keyset_document import WRAP_CONTEXT
+from include.queue_etl.postgres import migrations
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 PRIVACY = (DOCS / "privacy.md").read_text(encoding="utf-8")

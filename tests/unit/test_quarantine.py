@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from include.queue_etl.errors import KeysetError
-from include.queue_etl.keyset_document import KeysetDocument
-from include.queue_etl.quarantine import PayloadCipher, QuarantineLine, decode_lines, encode_lines
+from include.queue_etl.keys.keyset_document import KeysetDocument
+from include.queue_etl.transform.quarantine import PayloadCipher, QuarantineLine, decode_lines, encode_lines
 from tests.unit.copy_decoder import decoded
 
 RUN = UUID("00000000-0000-4000-8000-00000000000a")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from include import migrations
+from include.queue_etl.postgres import migrations
 
 
 @pytest.mark.parametrize(

@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from include.queue_etl import warehouse_checks
-from include.queue_etl.batches import RejectedBatch
 from include.queue_etl.errors import KeysetError, PreflightError, QueueUnavailable
-from include.queue_etl.keyset_document import KeysetDocument
+from include.queue_etl.keys.keyset_document import KeysetDocument
+from include.queue_etl.postgres import checks
 from include.queue_etl.resources import Aws, Resources
 from include.queue_etl.run_context import Run, RunContext
 from include.queue_etl.settings import Settings
-from include.queue_etl.staging import BatchFile, Kind
+from include.queue_etl.staging.area import BatchFile, Kind
+from include.queue_etl.transform.batches import RejectedBatch
 
 SOUND_DSN = "host=h user=u password=long-and-random sslmode=verify-full"
 
@@ -44,10 +44,10 @@ def unread_keyset() -> str:
 def make(keyset_json, tmp_path, logins, monkeypatch):
     """A context whose queue and warehouse answer, or not."""
 
-    def context(*, queue_error=None, problems=(), checks=None, keyset=keyset_json, dsn="", **settings):
+    def context(*, queue_error=None, problems=(), key_checks=None, keyset=keyset_json, dsn="", **settings):
         monkeypatch.setattr(Aws, "queue", lambda *given: FakeQueue(queue_error))
-        monkeypatch.setattr(warehouse_checks, "loading_problems", lambda *given: list(problems))
-        monkeypatch.setattr(warehouse_checks, "key_checks", lambda *given: checks or {})
+        monkeypatch.setattr(checks, "loading_problems", lambda *given: list(problems))
+        monkeypatch.setattr(checks, "key_checks", lambda *given: key_checks or {})
         chosen = Settings(staging=str(tmp_path / "staging"), **settings)
         resources = Resources(chosen, Aws(no_session), warehouse_dsn=dsn, keyset_json=keyset)
         return RunContext(resources, logins, "manual__1")
@@ -77,7 +77,7 @@ def test_what_was_opened_is_closed(make):
 
 
 def test_a_run_whose_parts_are_in_order_starts(make, keyset):
-    make(checks={keyset.primary_key_id: keyset.check_value()}).preflight()
+    make(key_checks={keyset.primary_key_id: keyset.check_value()}).preflight()
 
 
 def test_every_part_that_is_not_ready_is_named_at_once(make, tmp_path):
@@ -121,12 +121,12 @@ def test_a_keyset_is_fetched_once_and_only_when_it_is_needed(make, keyset_json):
 
 def test_a_keyset_that_lacks_a_key_of_earlier_runs_does_not_start(make):
     other = KeysetDocument.new().open()
-    (problem,) = problems_of(make(checks={other.primary_key_id: other.check_value()}))
+    (problem,) = problems_of(make(key_checks={other.primary_key_id: other.check_value()}))
     assert problem.startswith(f"the keyset lacks key {other.primary_key_id}")
 
 
 def test_keys_are_not_looked_at_in_a_warehouse_that_is_not_ready(make):
-    assert problems_of(make(problems=["no schema"], checks={1: "not to be read"})) == ("no schema",)
+    assert problems_of(make(problems=["no schema"], key_checks={1: "not to be read"})) == ("no schema",)
 
 
 def test_a_broken_keyset_is_named_when_it_is_first_needed(make):

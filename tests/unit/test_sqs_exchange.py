@@ -2,7 +2,7 @@
 
 import pytest
 
-from include.queue_etl.sqs_transport import (
+from include.queue_etl.sqs.transport import (
     ATTEMPTS,
     BAD_CERTIFICATE,
     LONGEST_PAUSE_SECONDS,

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from include.queue_etl import sqs_message as wire
 from include.queue_etl.settings import LIMITS
+from include.queue_etl.sqs import wire
 
 ID = "6f1b0f2a-3c4d-4e5f-8a9b-0c1d2e3f4a5b"
 OLD_MS = 21 * 86_400_000

@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from include.queue_etl.batches import RejectedBatch
 from include.queue_etl.errors import StagingUnavailable
-from include.queue_etl.keyset import Keyset
-from include.queue_etl.staging import BatchFile, Kind, StagedRun, batch_name
-from include.queue_etl.staging_stores import LocalFolder
+from include.queue_etl.keys.keyset import Keyset
+from include.queue_etl.staging.area import BatchFile, Kind, StagedRun, batch_name
+from include.queue_etl.staging.stores import LocalFolder
+from include.queue_etl.transform.batches import RejectedBatch
 
 RUN = UUID("00000000-0000-4000-8000-00000000000a")
 FILE = BatchFile("0000-abcdef", Kind.RAW)

@@ -6,7 +6,7 @@ import pytest
 
 from include.queue_etl import steps
 from include.queue_etl.settings import Settings
-from include.queue_etl.sqs import Message
+from include.queue_etl.sqs.client import Message
 from include.queue_etl.steps import SEAL_SECONDS, grouped
 
 SETTINGS = Settings(staging="/x", batch_messages=10, batch_bytes=1_000)

@@ -6,8 +6,8 @@ import pytest
 
 from docs.privacy import tokens
 from include.queue_etl.errors import KeysetError
-from include.queue_etl.keyset_document import KeysetDocument
-from include.queue_etl.masking import Masker
+from include.queue_etl.keys.keyset_document import KeysetDocument
+from include.queue_etl.transform.masking import Masker
 
 
 @pytest.fixture(autouse=True)

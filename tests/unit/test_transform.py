@@ -8,13 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from include.contracts.user_logins import CONTRACT
-from include.queue_etl.batches import RawBatch, ids_digest
 from include.queue_etl.errors import KeysetError
-from include.queue_etl.keyset import Keyset
-from include.queue_etl.keyset_document import KeysetDocument
-from include.queue_etl.quarantine import PayloadCipher
+from include.queue_etl.keys.keyset import Keyset
+from include.queue_etl.keys.keyset_document import KeysetDocument
 from include.queue_etl.settings import Settings
-from include.queue_etl.transform import mask_batch
+from include.queue_etl.transform.batch import mask_batch
+from include.queue_etl.transform.batches import RawBatch, ids_digest
+from include.queue_etl.transform.quarantine import PayloadCipher
 from tests.unit.copy_decoder import decoded, decoded_entries
 
 KEYSET = Keyset.from_json(KeysetDocument.new().text)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from include.contracts.user_logins import CONTRACT, MAX_INT4, LoginEvent, major
 from include.queue_etl.contract import Personal, Rejected
-from include.queue_etl.parsing import Parser
+from include.queue_etl.transform.parsing import Parser
 
 ROOT = Path(__file__).parent.parent.parent
 SAMPLE = ROOT / "include" / "samples" / "login_messages.jsonl"
@@ -57,7 +57,9 @@ def test_the_major_version_is_what_stands_before_the_first_period(text):
 
 
 def test_the_columns_are_those_of_the_table():
-    script = (ROOT / "include" / "migrations" / "versions" / "0001_warehouse.sql").read_text()
+    script = (
+        ROOT / "include" / "queue_etl" / "postgres" / "migrations" / "versions" / "0001_warehouse.sql"
+    ).read_text()
     body = re.search(r"CREATE TABLE public\.user_logins \((.*?)\);", script, re.DOTALL)
     table = re.findall(r"^\s+(\w+)\s+([\w()]+),?$", body[1], re.MULTILINE)
     assert [column.column for column in CONTRACT.columns] == [name for name, _ in table]

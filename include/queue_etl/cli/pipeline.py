@@ -33,7 +33,7 @@ from include.queue_etl.errors import (
     StagedFileDamaged,
 )
 from include.queue_etl.run_context import RunContext
-from include.queue_etl.staging import Kind
+from include.queue_etl.staging.area import Kind
 
 MAX_RECEIVES_BEFORE_DEAD_LETTER = 100  # above max_receives: the quarantine should come first
 RETENTION_SECONDS = 14 * 86_400  # the longest SQS keeps a message
@@ -70,11 +70,11 @@ def add_to(commands: Any) -> None:
 
 def check(arguments: Arguments) -> None:
     """Check everything a run needs; receive no messages."""
-    from include.queue_etl import warehouse_checks
+    from include.queue_etl.postgres import checks
 
     with wiring.resources(wiring.LOADER) as resources:
         RunContext(resources, load_contract(arguments.contract), "check").preflight()
-        _warn(warehouse_checks.log_warnings(resources.database))
+        _warn(checks.log_warnings(resources.database))
     print("ready: queue, warehouse, keyset and staging answer")
 
 
@@ -228,7 +228,7 @@ def _queue_url(client: Any, name: str, attributes: Mapping[str, str]) -> tuple[s
 
 def migrate(arguments: Arguments) -> None:
     """Bring the warehouse's schema, roles and grants up to date, and set the roles' passwords."""
-    from include.migrations import upgrade
+    from include.queue_etl.postgres.migrations import upgrade
 
     variables = {
         "etl_loader": "QUEUE_ETL_LOADER_PASSWORD",

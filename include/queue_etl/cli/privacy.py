@@ -21,7 +21,7 @@ from include.queue_etl.cli.arguments import (
 )
 from include.queue_etl.cli.output import show, show_table
 from include.queue_etl.contract import Contract, Personal
-from include.queue_etl.keyset_document import KeysetDocument
+from include.queue_etl.keys.keyset_document import KeysetDocument
 from include.queue_etl.private_files import new_text_file
 from include.queue_etl.resources import Resources
 

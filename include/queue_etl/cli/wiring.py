@@ -9,18 +9,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from include.contracts import load_contract
-from include.queue_etl.aws import from_environment
 from include.queue_etl.cli.arguments import Arguments
 from include.queue_etl.errors import KeysetError, SettingsError
 from include.queue_etl.resources import BATCH_SILENCE_SECONDS, Aws, Resources
 from include.queue_etl.run_context import RunContext
 from include.queue_etl.settings import Settings, read_all
+from include.queue_etl.sqs.credentials import from_environment
 
 if TYPE_CHECKING:
     from boto3 import Session
 
-    from include.queue_etl.privacy.keyset_file import KeysetFile
-    from include.queue_etl.sqs import SqsQueue
+    from include.queue_etl.keys.keyset_file import KeysetFile
+    from include.queue_etl.sqs.client import SqsQueue
 
 LOADER = ("QUEUE_ETL_WAREHOUSE_DSN", "etl_loader")
 MAINTAINER = ("QUEUE_ETL_MAINTAINER_DSN", "etl_maintainer")
@@ -86,7 +86,7 @@ def session() -> "Session":
 
 def keyset_file() -> "KeysetFile":
     """The file of QUEUE_ETL_KEYSET_FILE, wrapped where a KMS key is set."""
-    from include.queue_etl.privacy.keyset_file import KeysetFile
+    from include.queue_etl.keys.keyset_file import KeysetFile
 
     path, settings = read_all(
         lambda: Path(required_variable(*KEYSET_FILE)),
@@ -118,7 +118,7 @@ def _keyset_json(file: Path) -> str:
 
 def connection_string(name: str, meaning: str) -> str:
     """An environment variable that libpq has to understand; raises SettingsError without quoting it."""
-    from include.queue_etl.postgres import parse_dsn
+    from include.queue_etl.postgres.connection import parse_dsn
 
     value = required_variable(name, meaning)
     if parse_dsn(value) is None:

@@ -15,7 +15,7 @@ from include.queue_etl.counts import in_words
 from include.queue_etl.operations.store import MaintenanceStore
 from include.queue_etl.resources import Resources
 from include.queue_etl.settings import RECEIVE_SHARE
-from include.queue_etl.sqs import Message
+from include.queue_etl.sqs.client import Message
 
 COUNTS = ("messages", "committed", "others", "deleted", "redriven")
 log = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from include.queue_etl.errors import QueueEtlError, RunFailed
 from include.queue_etl.operations.store import KnownRun, MaintenanceStore
 from include.queue_etl.resources import Resources
 from include.queue_etl.run_context import RunContext
-from include.queue_etl.staging import FileList, Kind
+from include.queue_etl.staging.area import FileList, Kind
 
 # Folders of runs the warehouse does not know may be all that is left of messages: after a restore,
 # `reconcile` loads them. 14 days is the longest that SQS keeps a message and `retain_days` a masked file.

@@ -9,16 +9,16 @@ from collections import Counter
 from collections.abc import Mapping
 from uuid import UUID
 
-from include.queue_etl import copybinary
-from include.queue_etl.batches import MaskedBatch, RejectedBatch
 from include.queue_etl.contract import Contract
 from include.queue_etl.counts import in_words
 from include.queue_etl.errors import StagedFileDamaged
 from include.queue_etl.operations.store import MaintenanceStore
-from include.queue_etl.quarantine import decode_lines, encode_lines
+from include.queue_etl.postgres.runs import RunStore, RunTotals
 from include.queue_etl.resources import Resources
-from include.queue_etl.run_store import RunStore, RunTotals
-from include.queue_etl.staging import BatchFile, FileList, Kind
+from include.queue_etl.staging.area import BatchFile, FileList, Kind
+from include.queue_etl.transform import copy_binary
+from include.queue_etl.transform.batches import MaskedBatch, RejectedBatch
+from include.queue_etl.transform.quarantine import decode_lines, encode_lines
 
 COUNTS = ("runs", "missing_runs", "batches", "loaded", "quarantined", "duplicates", "damaged")
 
@@ -80,7 +80,7 @@ def _reconcile_batch(
         log.error("batch %s of run %s stays as it is: %s", batch, run_id, error)
         return Counter(damaged=1)
     run = RunStore(resources.database).open_run(run_id, contract, masked.run_name, {})
-    masked.entries = copybinary.of_queue(run.queue_id, masked.entries)
+    masked.entries = copy_binary.of_queue(run.queue_id, masked.entries)
     rejected.lines = _of_queue(run.queue_id, rejected.lines)
     counts = RunStore(resources.database).load(run_id, contract, batch, masked, rejected)
     log.info("batch %s of run %s: %s", batch, run_id, counts)

@@ -13,18 +13,18 @@ from datetime import UTC, date, datetime
 from time import perf_counter
 from typing import Any
 
-from include.queue_etl import copybinary
-from include.queue_etl.batches import MILLISECONDS_A_DAY, MaskedBatch, RawBatch, RejectedBatch
 from include.queue_etl.contract import Contract
 from include.queue_etl.counts import in_words
 from include.queue_etl.errors import SettingsError
-from include.queue_etl.loading import Load
 from include.queue_etl.operations.store import MaintenanceStore, Selection
-from include.queue_etl.quarantine import PayloadCipher, QuarantinedMessage, decode_lines
+from include.queue_etl.postgres.loading import Load
+from include.queue_etl.postgres.runs import RunTotals
 from include.queue_etl.run_context import RunContext
-from include.queue_etl.run_store import RunTotals
-from include.queue_etl.staging import batch_name
-from include.queue_etl.transform import LOADED, mask_batch
+from include.queue_etl.staging.area import batch_name
+from include.queue_etl.transform import copy_binary
+from include.queue_etl.transform.batch import LOADED, mask_batch
+from include.queue_etl.transform.batches import MILLISECONDS_A_DAY, MaskedBatch, RawBatch, RejectedBatch
+from include.queue_etl.transform.quarantine import PayloadCipher, QuarantinedMessage, decode_lines
 
 EPOCH = date(1970, 1, 1)
 LOADS = "loads"  # the verdict of the contract on a message that is accepted now
@@ -157,7 +157,7 @@ def _decrypt(
 def _verdicts(masked: MaskedBatch, rejected: RejectedBatch) -> list[str]:
     """LOADS or the new reason of each message, in the batch's order."""
     reasons = (line.reason for line in decode_lines(rejected.lines))
-    return [LOADS if status == LOADED else next(reasons) for status in copybinary.statuses(masked.entries)]
+    return [LOADS if status == LOADED else next(reasons) for status in copy_binary.statuses(masked.entries)]
 
 
 def _close(context: RunContext, messages: int, seconds: float) -> None:

@@ -6,10 +6,10 @@ from datetime import datetime
 from typing import LiteralString, NamedTuple
 from uuid import UUID
 
-from include.queue_etl.loading import BatchCounts, Load, Written, load_batch, write_staged
-from include.queue_etl.postgres import Connection, Database
-from include.queue_etl.quarantine import QuarantinedMessage
-from include.queue_etl.run_store import ENSURE_DAYS
+from include.queue_etl.postgres.connection import Connection, Database
+from include.queue_etl.postgres.loading import BatchCounts, Load, Written, load_batch, write_staged
+from include.queue_etl.postgres.runs import ENSURE_DAYS
+from include.queue_etl.transform.quarantine import QuarantinedMessage
 
 DAYS_AHEAD = 2  # the most etl.ensure_ledger_partition makes
 EXPIRED_AT_ONCE = 10_000  # rows deleted in one transaction

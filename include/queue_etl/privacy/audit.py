@@ -13,7 +13,7 @@ from typing import LiteralString, NamedTuple
 from psycopg.types.json import Jsonb
 
 from include.queue_etl.errors import AuditBroken
-from include.queue_etl.postgres import Database
+from include.queue_etl.postgres.connection import Database
 
 PAGE = 10_000  # entries read at once
 REFUSED = " refused"

@@ -17,16 +17,16 @@ from ipaddress import ip_address
 from typing import Any, TypeGuard
 
 from include.queue_etl.contract import Column, Contract, Normalization, Personal, Text
-from include.queue_etl.copytext import NULL, escaped
 from include.queue_etl.counts import in_words
 from include.queue_etl.errors import PreflightError
-from include.queue_etl.keyset_document import KeysetDocument
-from include.queue_etl.masking import Masker
+from include.queue_etl.keys.keyset_document import KeysetDocument
 from include.queue_etl.privacy.audit import AuditLog, Purpose
 from include.queue_etl.privacy.officer_store import USER, OfficerStore
 from include.queue_etl.privacy.retained_files import Change, Row, rewrite
-from include.queue_etl.quarantine import PayloadCipher, QuarantinedMessage
 from include.queue_etl.resources import Resources
+from include.queue_etl.transform.copy_text import NULL, escaped
+from include.queue_etl.transform.masking import Masker
+from include.queue_etl.transform.quarantine import PayloadCipher, QuarantinedMessage
 
 MESSAGES = 100  # quarantined messages in memory at once, of up to 1 MiB each
 _WORDS = re.compile(r"[\s\"'{}\[\],=&<>()/\\]+")

@@ -8,9 +8,9 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from include.queue_etl.contract import Contract, Personal
-from include.queue_etl.postgres import Connection, Database, table_identifier
-from include.queue_etl.quarantine import QuarantinedMessage
-from include.queue_etl.warehouse_checks import table_problems
+from include.queue_etl.postgres.checks import table_problems
+from include.queue_etl.postgres.connection import Connection, Database, table_identifier
+from include.queue_etl.transform.quarantine import QuarantinedMessage
 
 USER = "user_id"  # the column that says whose a row is, where a contract has it
 # What erasing needs, apart from the contract's table: privilege, object

@@ -6,19 +6,19 @@ from uuid import UUID
 
 from psycopg import sql
 
-from include.queue_etl import masked_columns
 from include.queue_etl.contract import Contract, Personal
 from include.queue_etl.errors import KeysetError, WarehouseRefused
-from include.queue_etl.masked_columns import MaskedColumn
-from include.queue_etl.masking import Masker
-from include.queue_etl.postgres import Connection, Database, table_identifier
-from include.queue_etl.quarantine import PayloadCipher, QuarantinedMessage
-from include.queue_etl.token_format import (
+from include.queue_etl.keys.token_format import (
     PREFIX_BYTES,
     TOKEN_PREFIX_CHARS,
     ciphertext_prefix,
     token_prefixes,
 )
+from include.queue_etl.postgres import masked_columns
+from include.queue_etl.postgres.connection import Connection, Database, table_identifier
+from include.queue_etl.postgres.masked_columns import MaskedColumn
+from include.queue_etl.transform.masking import Masker
+from include.queue_etl.transform.quarantine import PayloadCipher, QuarantinedMessage
 
 BLOCKS = 128  # of 8 KiB: about 10,000 rows of user_logins in one transaction
 PAYLOADS = 100  # of up to 1 MiB each

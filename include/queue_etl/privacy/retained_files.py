@@ -5,11 +5,11 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from include.queue_etl.batches import MaskedBatch, RejectedBatch
 from include.queue_etl.contract import Contract
 from include.queue_etl.errors import StagedFileDamaged
-from include.queue_etl.quarantine import QuarantineLine, decode_lines, encode_lines
-from include.queue_etl.staging import RETAINED, BatchFile, Content, Kind, StagedRun
+from include.queue_etl.staging.area import RETAINED, BatchFile, Content, Kind, StagedRun
+from include.queue_etl.transform.batches import MaskedBatch, RejectedBatch
+from include.queue_etl.transform.quarantine import QuarantineLine, decode_lines, encode_lines
 
 Row = list[str]  # COPY text of one row, in the order of the contract's columns
 log = logging.getLogger(__name__)

@@ -14,20 +14,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from include.queue_etl.contract import Contract, Personal, Scheme
-from include.queue_etl.copytext import NULL
 from include.queue_etl.counts import in_words
 from include.queue_etl.errors import KeyInUse
-from include.queue_etl.keyset import Keyset
-from include.queue_etl.keyset_document import KeysetDocument
-from include.queue_etl.masked_columns import MaskedColumn
-from include.queue_etl.masking import Masker
+from include.queue_etl.keys.keyset import Keyset
+from include.queue_etl.keys.keyset_document import KeysetDocument
+from include.queue_etl.keys.token_format import token_prefixes
+from include.queue_etl.postgres.masked_columns import MaskedColumn
 from include.queue_etl.privacy.audit import AuditLog, Purpose
 from include.queue_etl.privacy.remask_store import RemaskStore, reencrypted
 from include.queue_etl.privacy.retained_files import Change, Row, rewrite
-from include.queue_etl.quarantine import PayloadCipher, QuarantinedMessage
 from include.queue_etl.resources import Resources
-from include.queue_etl.staging import BatchFile, StagingArea
-from include.queue_etl.token_format import token_prefixes
+from include.queue_etl.staging.area import BatchFile, StagingArea
+from include.queue_etl.transform.copy_text import NULL
+from include.queue_etl.transform.masking import Masker
+from include.queue_etl.transform.quarantine import PayloadCipher, QuarantinedMessage
 
 Contracts = Mapping[str, Contract]
 log = logging.getLogger(__name__)

@@ -6,11 +6,11 @@ from typing import TextIO
 
 from include.queue_etl.contract import Contract, Personal
 from include.queue_etl.errors import KeysetError, RateExceeded
-from include.queue_etl.masking import Masker
+from include.queue_etl.keys.token_format import is_token
 from include.queue_etl.privacy.audit import REFUSED, AuditLog, Entry, Purpose
 from include.queue_etl.privacy.officer_store import USER
 from include.queue_etl.resources import Resources
-from include.queue_etl.token_format import is_token
+from include.queue_etl.transform.masking import Masker
 
 Tokens = Sequence[tuple[Personal, str]]
 Value = tuple[str, str, str]  # field, token, value

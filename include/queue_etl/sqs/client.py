@@ -1,6 +1,6 @@
 """The queue: receive, delete, release, send, depth.
 
-Every call goes through `sqs_transport`; those made once per ten messages many at once.
+Every call goes through `transport`; those made once per ten messages many at once.
 """
 
 import json
@@ -16,14 +16,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from include.queue_etl import sqs_message as wire
-from include.queue_etl.aws import Access, ca_bundle
 from include.queue_etl.counts import in_words
 from include.queue_etl.errors import QueueEtlError, QueueMissing, QueueRefused, QueueUnavailable
-from include.queue_etl.polling import PollController
 from include.queue_etl.settings import Settings
-from include.queue_etl.sqs_message import Message
-from include.queue_etl.sqs_transport import (
+from include.queue_etl.sqs import wire
+from include.queue_etl.sqs.credentials import Access, ca_bundle
+from include.queue_etl.sqs.polling import PollController
+from include.queue_etl.sqs.transport import (
     TRANSIENT_CODES,
     BotoTransport,
     Call,
@@ -32,6 +31,7 @@ from include.queue_etl.sqs_transport import (
     Reply,
     Transport,
 )
+from include.queue_etl.sqs.wire import Message
 
 if TYPE_CHECKING:
     from boto3 import Session

@@ -15,7 +15,7 @@ import tink
 from tink import aead, daead, secret_key_access
 
 from include.queue_etl.errors import KeysetError
-from include.queue_etl.keyset import Keyset
+from include.queue_etl.keys.keyset import Keyset
 
 WRAP_CONTEXT = b"queue_etl/keyset"  # associated data of a wrapped keyset
 # First byte of the ids of keys made for development. The mark travels with the key wherever it is copied, and

@@ -6,7 +6,7 @@ from typing import NamedTuple, Self
 from uuid import UUID
 
 from include.queue_etl.errors import KeysetError
-from include.queue_etl.keyset import Keyset
+from include.queue_etl.keys.keyset import Keyset
 
 _BYTEA = r"\\x"  # bytea in hex form, `\x`, as COPY text escapes it
 

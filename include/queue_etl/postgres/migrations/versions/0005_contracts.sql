@@ -41,7 +41,8 @@ CREATE TABLE etl.masked_columns (
     first_seen  timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (table_name, column_name, contract, field, scheme)
 );
-COMMENT ON TABLE etl.masked_columns IS 'Every column that ever held tokens; a table that is renamed is entered anew.';
+COMMENT ON TABLE etl.masked_columns IS
+    'Every column that ever held tokens; a table that is renamed is entered anew.';
 
 INSERT INTO etl.masked_columns (contract, table_name, column_name, field, scheme)
 VALUES ('user_logins', 'public.user_logins', 'masked_ip', 'ip', 'recoverable'),

@@ -14,10 +14,10 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 
-from include.queue_etl import masked_columns, server_log
 from include.queue_etl.contract import Contract
 from include.queue_etl.errors import QueueEtlError, WarehouseRefused
-from include.queue_etl.postgres import Connection, connect, to_engine_error
+from include.queue_etl.postgres import masked_columns, server_log
+from include.queue_etl.postgres.connection import Connection, connect, to_engine_error
 
 HERE = Path(__file__).parent
 NOTHING = "0000"  # revision of a database in which none has run
@@ -65,8 +65,8 @@ def _revisions() -> list[Path]:
     for number, path in enumerate(paths, 1):
         if not path.name.startswith(f"{number:04}_"):
             raise ValueError(
-                f"include/migrations/versions/{path.name} should be {number:04}_*.sql: revisions are "
-                "numbered from 0001, without gaps, each number once"
+                f"migrations/versions/{path.name} should be {number:04}_*.sql: revisions are numbered from "
+                "0001, without gaps, each number once"
             )
     return paths
 

@@ -5,14 +5,14 @@ from uuid import UUID
 
 from msgspec import Struct
 
-from include.queue_etl import copybinary, copytext
-from include.queue_etl.batches import MaskedBatch, RawBatch, RejectedBatch, ids_digest
 from include.queue_etl.contract import Contract, Rejected
-from include.queue_etl.keyset import Keyset
-from include.queue_etl.masking import Masker
-from include.queue_etl.parsing import TOO_MANY_RECEIVES, Parser
-from include.queue_etl.quarantine import PayloadCipher, QuarantineLine, encode_lines
+from include.queue_etl.keys.keyset import Keyset
 from include.queue_etl.settings import Settings
+from include.queue_etl.transform import copy_binary, copy_text
+from include.queue_etl.transform.batches import MaskedBatch, RawBatch, RejectedBatch, ids_digest
+from include.queue_etl.transform.masking import Masker
+from include.queue_etl.transform.parsing import TOO_MANY_RECEIVES, Parser
+from include.queue_etl.transform.quarantine import PayloadCipher, QuarantineLine, encode_lines
 
 LOADED, QUARANTINED = "L", "Q"
 
@@ -25,7 +25,7 @@ def mask_batch(
     All lines keep the order of `raw` (by day, then id). The same batch and key give the same result.
     """
     parser, masker = Parser(contract, settings.body_limit_bytes), Masker(contract, keyset)
-    days = copytext.sent_days(raw.sent_ms)
+    days = copy_text.sent_days(raw.sent_ms)
     events: list[Struct] = []
     event_days: list[str] = []
     statuses: list[str] = []
@@ -38,11 +38,11 @@ def mask_batch(
             events.append(verdict)
             event_days.append(days[index])
             statuses.append(LOADED)
-    rows = copytext.row_lines(contract, events, event_days, masker.mask)
+    rows = copy_text.row_lines(contract, events, event_days, masker.mask)
     anomalies = {**masker.anomalies, "unknown_fields": parser.unknown_fields}
     masked = MaskedBatch(
         ids_digest=ids_digest(raw.ids),
-        entries=copybinary.entries(raw.queue_id, run_id, days, raw.ids, statuses),
+        entries=copy_binary.entries(raw.queue_id, run_id, days, raw.ids, statuses),
         rows=rows,
         accepted=len(events),
         rejected=dict(Counter(verdict.reason for _, verdict in rejected)),
@@ -70,7 +70,7 @@ def _quarantine_line(
     message_id, body = raw.ids[index], raw.bodies[index]
     return QuarantineLine(
         queue_id=raw.queue_id,
-        sent_day=copytext.sent_days([raw.sent_ms[index]])[0],
+        sent_day=copy_text.sent_days([raw.sent_ms[index]])[0],
         message_id=message_id,
         run_id=run_id,
         reason=verdict.reason,

@@ -2,7 +2,7 @@
 
 from typing import LiteralString
 
-from include.queue_etl.postgres import Connection
+from include.queue_etl.postgres.connection import Connection
 
 
 def warnings(connection: Connection) -> list[str]:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from include.queue_etl.keyset_document import KeysetDocument, MasterKey
+from include.queue_etl.keys.keyset_document import KeysetDocument, MasterKey
 from include.queue_etl.private_files import create_durably, write_durably
 
 

@@ -11,12 +11,12 @@ from dataclasses import asdict, dataclass
 from typing import Any, LiteralString, NamedTuple
 from uuid import UUID
 
-from include.queue_etl import masked_columns
-from include.queue_etl.batches import MaskedBatch, RejectedBatch
 from include.queue_etl.contract import Contract
 from include.queue_etl.errors import KeysetError, WarehouseRefused
-from include.queue_etl.loading import BatchCounts, Load, copy_all, insert_unseen, load_batch
-from include.queue_etl.postgres import Connection, Database, Deadlocked
+from include.queue_etl.postgres import masked_columns
+from include.queue_etl.postgres.connection import Connection, Database, Deadlocked
+from include.queue_etl.postgres.loading import BatchCounts, Load, copy_all, insert_unseen, load_batch
+from include.queue_etl.transform.batches import MaskedBatch, RejectedBatch
 
 log = logging.getLogger(__name__)
 

@@ -6,11 +6,11 @@ import psycopg
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from include.migrations import head_revision
-from include.queue_etl import server_log
 from include.queue_etl.contract import Contract
 from include.queue_etl.errors import QueueEtlError
-from include.queue_etl.postgres import Connection, Database, table_identifier
+from include.queue_etl.postgres import server_log
+from include.queue_etl.postgres.connection import Connection, Database, table_identifier
+from include.queue_etl.postgres.migrations import head_revision
 
 # What RunStore and `loading` need, apart from the contract's table and what DENIED adds.
 PRIVILEGES = {

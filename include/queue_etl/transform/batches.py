@@ -64,7 +64,7 @@ class MaskedBatch(msgspec.Struct, rename={"anomalies": "odd", "run_name": "airfl
 
     Attributes:
         ids_digest: of all messages of the batch
-        entries: of etl.ledger (copybinary), one a message, sorted by day, then id
+        entries: of etl.ledger (copy_binary), one a message, sorted by day, then id
         rows: COPY text of the contract's table, in the order of the entries of status L
         accepted: number of rows
         rejected: number of rejected messages by reason

@@ -19,9 +19,9 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from include.queue_etl.errors import KeysetError, StagedFileDamaged
-from include.queue_etl.keyset import Keyset
-from include.queue_etl.staging_stores import Store
-from include.queue_etl.token_format import key_id
+from include.queue_etl.keys.keyset import Keyset
+from include.queue_etl.keys.token_format import key_id
+from include.queue_etl.staging.stores import Store
 
 # The format of a file. It changes with what is written; files of OLDER that open are read all the same.
 MAGIC = b"QETL2"

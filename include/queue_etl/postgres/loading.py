@@ -10,13 +10,13 @@ from uuid import UUID
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from include.queue_etl import copybinary
-from include.queue_etl.batches import MaskedBatch, RejectedBatch
-from include.queue_etl.copybinary import LEDGER
 from include.queue_etl.counts import in_words
 from include.queue_etl.errors import WarehouseRefused
-from include.queue_etl.postgres import Connection, table_identifier
-from include.queue_etl.quarantine import QuarantineLine
+from include.queue_etl.postgres.connection import Connection, table_identifier
+from include.queue_etl.transform import copy_binary
+from include.queue_etl.transform.batches import MaskedBatch, RejectedBatch
+from include.queue_etl.transform.copy_binary import LEDGER
+from include.queue_etl.transform.quarantine import QuarantineLine
 
 log = logging.getLogger(__name__)
 
@@ -167,7 +167,7 @@ def copy_all(connection: Connection, load: Load) -> Written:
 
 
 def _copy_entries(connection: Connection, ledger: sql.Identifier, entries: bytes) -> int:
-    return _copy(connection, ledger, LEDGER, copybinary.stream(entries), " (FORMAT binary)")
+    return _copy(connection, ledger, LEDGER, copy_binary.stream(entries), " (FORMAT binary)")
 
 
 def _copy(

@@ -24,8 +24,8 @@ from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 
 from include.queue_etl.contract import Contract, Normalization, Personal, Scheme
 from include.queue_etl.errors import KeysetError
-from include.queue_etl.keyset import Keyset
-from include.queue_etl.token_format import TO_URLSAFE, from_token, to_token
+from include.queue_etl.keys.keyset import Keyset
+from include.queue_etl.keys.token_format import TO_URLSAFE, from_token, to_token
 
 IPV4, IPV6, TEXT, OPAQUE = b"\x04", b"\x06", b"\x01", b"\x00"
 _V4_IN_V6 = b"\x00" * 10 + b"\xff" * 2

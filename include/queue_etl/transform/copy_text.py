@@ -13,8 +13,8 @@ from operator import attrgetter
 
 import msgspec
 
-from include.queue_etl.batches import MILLISECONDS_A_DAY
 from include.queue_etl.contract import Column, Contract, Derived, Personal, SentDay
+from include.queue_etl.transform.batches import MILLISECONDS_A_DAY
 
 NULL = r"\N"
 _ESCAPES = str.maketrans({"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"})

@@ -6,7 +6,7 @@ from typing import LiteralString, NamedTuple
 
 from include.queue_etl.contract import Contract
 from include.queue_etl.errors import WarehouseRefused
-from include.queue_etl.postgres import Connection
+from include.queue_etl.postgres.connection import Connection
 
 log = logging.getLogger(__name__)
 

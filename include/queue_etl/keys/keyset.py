@@ -13,7 +13,7 @@ from tink import daead, secret_key_access
 from tink.proto import tink_pb2
 
 from include.queue_etl.errors import KeysetError
-from include.queue_etl.token_format import PREFIX_BYTES, key_id
+from include.queue_etl.keys.token_format import PREFIX_BYTES, key_id
 
 CHECK_CONTEXT = b"queue_etl/key check"
 CHECK_TEXT = b"this key masked data"

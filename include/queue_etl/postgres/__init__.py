@@ -1,0 +1,1 @@
+"""The warehouse: connection, runs, loading, checks, and the migrations of its schema."""

@@ -1,0 +1,1 @@
+"""The queue: receive, delete, release and send, through libcurl or boto3."""
