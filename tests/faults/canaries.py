@@ -12,7 +12,7 @@ import zstandard
 
 from devstack import postgres
 from tests.faults.bodies import ADDRESS_MARK, DEVICE_MARK
-from tests.faults.ground import Ground
+from tests.faults.servers import Servers
 
 ZSTD_MAGIC, GZIP_MAGIC = b"\x28\xb5\x2f\xfd", b"\x1f\x8b\x08"
 TABLES = """
@@ -94,10 +94,10 @@ def in_files(paths: Iterable[Path]) -> dict[str, int]:
     return found
 
 
-def in_tables(ground: Ground) -> dict[str, int]:
+def in_tables(servers: Servers) -> dict[str, int]:
     """Table -> hits, read as text, of those that have any."""
     found = {}
-    with ground.owner() as connection:
+    with servers.owner() as connection:
         for (table,) in connection.execute(TABLES).fetchall():
             with connection.cursor().copy(f"COPY {table} TO STDOUT") as copy:
                 if count := hits(b"".join(bytes(block) for block in copy)):
@@ -105,9 +105,9 @@ def in_tables(ground: Ground) -> dict[str, int]:
     return found
 
 
-def in_buckets(ground: Ground) -> dict[str, int]:
+def in_buckets(servers: Servers) -> dict[str, int]:
     """Object -> hits, of those that have any."""
-    client, found = ground.client("s3"), {}
+    client, found = servers.client("s3"), {}
     for bucket in client.list_buckets()["Buckets"]:
         for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket["Name"]):
             for item in page.get("Contents", []):
@@ -117,15 +117,15 @@ def in_buckets(ground: Ground) -> dict[str, int]:
     return found
 
 
-def everywhere(ground: Ground) -> dict[str, int]:
+def everywhere(servers: Servers) -> dict[str, int]:
     """Place -> hits: staging, what processes said, tables, Postgres's log, its files with their WAL."""
-    with ground.owner() as connection:
+    with servers.owner() as connection:
         connection.execute("CHECKPOINT")
-    return {**in_files(searched(ground)), **in_tables(ground), **in_buckets(ground)}
+    return {**in_files(searched(servers)), **in_tables(servers), **in_buckets(servers)}
 
 
-def searched(ground: Ground) -> list[Path]:
+def searched(servers: Servers) -> list[Path]:
     """The files that must hold no personal value; not the emulator's, whose messages they are."""
-    folders = [ground.staging, ground.output, postgres.data_folder(ground.settings)]
+    folders = [servers.staging, servers.output, postgres.data_folder(servers.settings)]
     files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
-    return [*files, ground.folder / "postgres.log", ground.folder / "ground.log"]
+    return [*files, servers.folder / "postgres.log", servers.folder / "servers.log"]

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 from tests.faults import worker
 from tests.faults.bodies import Sent, texts
-from tests.faults.doom import random_doom
-from tests.faults.ground import Lane
+from tests.faults.kill_points import random_doom
+from tests.faults.servers import QueueUnderTest
 from tests.faults.worker import Ended
 
 DRIVERS = 2
@@ -56,13 +56,13 @@ class RunOnQueue:
 
 @dataclass
 class Chaos:
-    """Drives runs on one lane until enough have been killed.
+    """Drives runs on one tested until enough have been killed.
 
     Attributes:
         kills: by step, so far
     """
 
-    lane: Lane
+    tested: QueueUnderTest
     plan: Plan
     kills: Counter[str] = field(default_factory=Counter)
     restarts: int = 0
@@ -83,10 +83,10 @@ class Chaos:
     def calm(self) -> None:
         """End what was abandoned, then run without faults until the queue is empty."""
         for run in self.abandoned[::2]:  # the others stay as they are: Airflow forgets runs too
-            self._expect_success(self.lane, "step", "finish", "--run-id", run.name)
-        while self.lane.on_queue():
-            worker.wait_until_visible(self.lane)
-            self._expect_success(self.lane, "drain", "--json", visibility="60")
+            self._expect_success(self.tested, "step", "finish", "--run-id", run.name)
+        while self.tested.on_queue():
+            worker.wait_until_visible(self.tested)
+            self._expect_success(self.tested, "drain", "--json", visibility="60")
 
     @property
     def killed(self) -> int:
@@ -107,7 +107,7 @@ class Chaos:
                 portion = next(portions, [])
             if not portion and self._is_done:
                 return
-            self.lane.send(texts(portion))
+            self.tested.send(texts(portion))
             self._restart_if_due(restarters)
             self._one_run(dice)
             if self.closed and dice.random() < 0.2:
@@ -121,11 +121,11 @@ class Chaos:
             due = self.restarts < int(self.plan.restarts * share + 0.5)
             self.restarts += due
         if due:  # beside the drivers, whose processes are at work meanwhile
-            restarters.submit(self.lane.ground.restart_postgres)
+            restarters.submit(self.tested.servers.restart_postgres)
 
     def _one_run(self, dice: random.Random) -> None:
         with self._lock:
-            run = RunOnQueue(f"{self.lane.tag} chaos {next(self._runs)}")
+            run = RunOnQueue(f"{self.tested.tag} chaos {next(self._runs)}")
         extracted = self._step(run, dice, "extract")
         run.upstream_failed = extracted is None
         run.batches = [one["batch"] for one in extracted or []]
@@ -177,8 +177,10 @@ class Chaos:
 
     def _start(self, arguments: Sequence[str], step: str, dice: random.Random) -> worker.Started:
         doomed = self._is_doomed(step, dice)
-        doom = random_doom(step, dice, self.plan.staging == "s3") if doomed else None
-        return worker.start(self.lane, arguments, doom, QUEUE_ETL_MAX_MESSAGES=str(self.plan.messages_a_run))
+        kill_point = random_doom(step, dice, self.plan.staging == "s3") if doomed else None
+        return worker.start(
+            self.tested, arguments, kill_point, QUEUE_ETL_MAX_MESSAGES=str(self.plan.messages_a_run)
+        )
 
     def _is_doomed(self, step: str, dice: random.Random) -> bool:
         """Rather where few have died so far: mask and load run far more often than extract and finish."""
@@ -198,10 +200,10 @@ class Chaos:
                 self.failures[f"exit {ended.code}: {ended.last_line[:150]}"] += 1
         return ended
 
-    def _expect_success(self, lane: Lane, *arguments: str, visibility: str = "3") -> None:
+    def _expect_success(self, tested: QueueUnderTest, *arguments: str, visibility: str = "3") -> None:
         """Without faults a command may fail only because Postgres is just coming back."""
         for _ in range(max(ATTEMPTS)):
-            ended = worker.run(lane, *arguments, QUEUE_ETL_VISIBILITY_TIMEOUT_SECONDS=visibility)
+            ended = worker.run(tested, *arguments, QUEUE_ETL_VISIBILITY_TIMEOUT_SECONDS=visibility)
             is_finish = arguments[:2] == ("step", "finish")
             if ended.code == 0 or (is_finish and any(line in ended.errors for line in ALSO_AN_END)):
                 return

@@ -6,23 +6,23 @@ from typing import Any
 
 import pytest
 
-from tests.faults import accounts, canaries
-from tests.faults.accounts import Balance
+from tests.faults import canaries, reconciliation
 from tests.faults.bodies import Sent, some, texts
-from tests.faults.figures import Figures
-from tests.faults.ground import Ground, Lane, running
+from tests.faults.reconciliation import Balance
+from tests.faults.report import Report
+from tests.faults.servers import QueueUnderTest, Servers, running
 
-FIGURES = Figures()
+FIGURES = Report()
 # What a worker of pytest-xdist tells the process that prints: a figure of each test, and what was found.
 FIGURE, HITS = "figure", "pii_hits"
 
 
 @pytest.fixture(scope="session")
-def ground(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[Ground]:
+def servers(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[Servers]:
     """A stack of the fault tests' own: they stop its Postgres, and search it for personal values."""
-    with running(tmp_path_factory.mktemp("faults") / "stack") as ground:
-        yield ground
-        hits = canaries.everywhere(ground)
+    with running(tmp_path_factory.mktemp("faults") / "stack") as servers:
+        yield servers
+        hits = canaries.everywhere(servers)
         if hasattr(pytestconfig, "workeroutput"):
             pytestconfig.workeroutput[HITS] = hits
         else:
@@ -33,10 +33,10 @@ def ground(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
 @pytest.fixture(autouse=True)
 def _figures(request: pytest.FixtureRequest) -> Iterator[None]:
     """Keeps the last balance of each test, but of those that are to show mistakes."""
-    before = len(accounts.drawn)
+    before = len(reconciliation.balances)
     yield
-    if len(accounts.drawn) > before and request.path.stem != "test_balance":
-        messages, balance = accounts.drawn[-1]
+    if len(reconciliation.balances) > before and request.path.stem != "test_balance":
+        messages, balance = reconciliation.balances[-1]
         figure = (request.node.originalname, messages, *astuple(balance))
         request.node.user_properties.append((FIGURE, figure))
 
@@ -44,8 +44,8 @@ def _figures(request: pytest.FixtureRequest) -> Iterator[None]:
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Add up the figures of all tests, whichever process ran them."""
     if report.when == "teardown":
-        figures: list[Any] = [value for name, value in report.user_properties if name == FIGURE]
-        for test, messages, *balance in figures:
+        found: list[Any] = [value for name, value in report.user_properties if name == FIGURE]
+        for test, messages, *balance in found:
             FIGURES.add(test, messages, Balance(*balance))
 
 
@@ -63,14 +63,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 @pytest.fixture
-def lane(ground: Ground) -> Lane:
+def tested(servers: Servers) -> QueueUnderTest:
     """An empty queue."""
-    return ground.new_lane()
+    return servers.new_queue()
 
 
 @pytest.fixture
-def sent(lane: Lane) -> list[Sent]:
-    """Thirty messages, which are on the lane's queue: three batches."""
-    messages = some(lane.tag, 30)
-    lane.send(texts(messages))
+def sent(tested: QueueUnderTest) -> list[Sent]:
+    """Thirty messages, which are on the tested's queue: three batches."""
+    messages = some(tested.tag, 30)
+    tested.send(texts(messages))
     return messages

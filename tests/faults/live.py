@@ -30,7 +30,7 @@ from devstack.postgres import AIRFLOW
 from include.contracts.user_logins import CONTRACT
 from tests.bench import stub_process
 from tests.bench.feed import Feed
-from tests.faults.ground import Ground, running
+from tests.faults.servers import Servers, running
 from tests.support.traffic import Sent, traffic
 
 DAG = orchestrator.DAG
@@ -112,7 +112,7 @@ class Soak:
     """A running stack with Airflow, and what is done to it."""
 
     plan: Plan
-    ground: Ground
+    servers: Servers
     queue_url: str
     sqs: Any
     kills: int = 0
@@ -136,7 +136,7 @@ class Soak:
         if self.kills < self.plan.kills and passed > self._next_kill():
             self.kills += self._kill_extract()
         if int(passed) % REPORT_SECONDS == 0:
-            rows = self.ground.rows("SELECT count(*) FROM public.user_logins")[0][0]
+            rows = self.servers.rows("SELECT count(*) FROM public.user_logins")[0][0]
             queued = f"{self._depth():,} on the queue"
             _say(f"{passed:5.0f} s: {sent.count:,} sent, {rows:,} rows, {queued}, DAG runs {self._states()}")
         time.sleep(1 - time.monotonic() % 1)
@@ -151,7 +151,7 @@ class Soak:
 
     def _kill_extract(self) -> bool:
         """Kill the process of an extract that is receiving; whether there was one."""
-        parts = orchestrator.parts(self.ground.settings)
+        parts = orchestrator.parts(self.servers.settings)
         (scheduler,) = [part.pid() for part in parts if part.name == "scheduler"]
         assert scheduler, "the scheduler is gone"
         for (pid,) in self._airflow_rows(RECEIVING, DAG, RECEIVING_SECONDS):
@@ -177,13 +177,13 @@ class Soak:
 
     def _airflow_rows(self, statement: str, *values: object) -> list[tuple]:
         """Of Airflow's metadata database."""
-        with psycopg.connect(postgres.superuser(self.ground.settings).url(AIRFLOW)) as connection:
+        with psycopg.connect(postgres.superuser(self.servers.settings).url(AIRFLOW)) as connection:
             return connection.execute(statement.encode(), values).fetchall()
 
     def _request(self, method: str, path: str, **options: Any) -> httpx.Response:
-        base = f"http://{ports.HOST}:{self.ground.settings.ui_port}"
+        base = f"http://{ports.HOST}:{self.servers.settings.ui_port}"
         if self._api is None:
-            passwords = json.loads(environment.password_file(self.ground.settings).read_text())
+            passwords = json.loads(environment.password_file(self.servers.settings).read_text())
             who = {"username": environment.UI_USER, "password": passwords[environment.UI_USER]}
             token = httpx.post(f"{base}/auth/token", json=who, timeout=60).raise_for_status().json()
             bearer = {"Authorization": f"Bearer {token['access_token']}"}
@@ -191,18 +191,18 @@ class Soak:
         return self._api.request(method, path, **options)
 
     def _result(self, sent: Sent, drained_after: float) -> Result:
-        found = self.ground.rows(TIMES, f"{TAG}-%")
+        found = self.servers.rows(TIMES, f"{TAG}-%")
         rows = dict(found)
         waits = sorted(
             (rows[user] - sent_ms) / 1000 for user, sent_ms in sent.messages.items() if user in rows
         )
-        loading, empty, failed, extract_seconds, oldest = self.ground.rows(RUNS)[0]
+        loading, empty, failed, extract_seconds, oldest = self.servers.rows(RUNS)[0]
         states = self._states()
         return Result(
             sent=sent.count,
             lost=len(sent.messages.keys() - rows.keys()),
             twice=len(found) - len(rows),
-            quarantined=self.ground.rows("SELECT count(*) FROM etl.quarantine")[0][0],
+            quarantined=self.servers.rows("SELECT count(*) FROM etl.quarantine")[0][0],
             left_on_queue=self._depth(),
             failed_dag_runs=states.get("failed", 0),
             failed_runs=failed,
@@ -225,27 +225,27 @@ def soaking(plan: Plan, folder: Path) -> Iterator[Soak]:
     os.environ.setdefault(*VISIBILITY)
     console = Console(sys.stderr)
     with contextlib.ExitStack() as ends:
-        ground = ends.enter_context(running(folder))
-        _record_commit_times(ground)
-        settings, endpoint = ground.settings, ground.environment["AWS_ENDPOINT_URL"]
+        servers = ends.enter_context(running(folder))
+        _record_commit_times(servers)
+        settings, endpoint = servers.settings, servers.environment["AWS_ENDPOINT_URL"]
         stack.ensure(settings, console, airflow_database=True)
         if plan.sqs == "stub":
             stub = stub_process.serving(Feed([], 0), folder, latency_ms=0.0)
             endpoint = ends.enter_context(stub).url
             settings = replace(settings, sqs_endpoint=endpoint)
         stack.ensure_airflow(settings, console)
-        sqs = ground.session().client("sqs", endpoint_url=endpoint)
-        soak = Soak(plan, ground, sqs.get_queue_url(QueueName=CONTRACT.queue)["QueueUrl"], sqs)
+        sqs = servers.session().client("sqs", endpoint_url=endpoint)
+        soak = Soak(plan, servers, sqs.get_queue_url(QueueName=CONTRACT.queue)["QueueUrl"], sqs)
         # The first run finds an empty queue; when it is there, the scheduler knows the DAG.
         assert processes.wait_until(soak.trigger, 300, every=1.0), "Airflow does not know the DAG"
         yield soak
 
 
-def _record_commit_times(ground: Ground) -> None:
+def _record_commit_times(servers: Servers) -> None:
     """The server keeps the time of each commit from now on: exactly when a row was there."""
-    with ground.owner() as connection:
+    with servers.owner() as connection:
         connection.execute("ALTER SYSTEM SET track_commit_timestamp = on")
-    ground.restart_postgres()
+    servers.restart_postgres()
 
 
 def _quantile(ordered: list[float], share: float) -> float:

@@ -18,7 +18,7 @@ from uuid import UUID
 
 from include.queue_etl.postgres.loading import BatchCounts
 from include.queue_etl.postgres.runs import RunStore
-from tests.faults.ground import Ground, running
+from tests.faults.servers import Servers, running
 from tests.integration.scratch import TODAY, Message, load, new_messages, open_run
 from tests.support.resources import open_store
 
@@ -56,20 +56,20 @@ class Result:
         return not any(getattr(self, name) for name in WRONG)
 
 
-def meet(ground: Ground, rounds: int, seed: int) -> Result:
+def meet(servers: Servers, rounds: int, seed: int) -> Result:
     """Let two loaders meet so often."""
     dice, result, started = random.Random(seed), Result(rounds), time.monotonic()
-    before, tag = ground.rows(DEADLOCKS)[0][0], f"meet {seed} {started}"
+    before, tag = servers.rows(DEADLOCKS)[0][0], f"meet {seed} {started}"
     everything: set[Message] = set()
-    with open_store(ground.warehouse_dsn) as one, open_store(ground.warehouse_dsn) as other:
+    with open_store(servers.warehouse_dsn) as one, open_store(servers.warehouse_dsn) as other:
         runs = [(one, open_run(one)), (other, open_run(other))]
         for number in range(rounds):
             shares = _shares(dice, tag)
             everything.update(*shares)
             result.miscounted += not _are_right(_load_both(runs, shares, number), shares)
-    result.deadlocks = ground.rows(DEADLOCKS)[0][0] - before  # both sessions have ended and reported
+    result.deadlocks = servers.rows(DEADLOCKS)[0][0] - before  # both sessions have ended and reported
     result.messages = len(everything)
-    _find(ground, tag, everything, result)
+    _find(servers, tag, everything, result)
     result.seconds = round(time.monotonic() - started, 1)
     return result
 
@@ -101,8 +101,8 @@ def _are_right(counts: list[BatchCounts], shares: list[list[Message]]) -> bool:
     return new == len(set().union(*shares)) and each == [len(share) for share in shares]
 
 
-def _find(ground: Ground, tag: str, everything: set[Message], result: Result) -> None:
-    with ground.owner() as connection:
+def _find(servers: Servers, tag: str, everything: set[Message], result: Result) -> None:
+    with servers.owner() as connection:
         found = [message_id for (message_id,) in connection.execute(PLACES, {"tag": tag})]
     result.lost = len({message_id for _, message_id, _ in everything} - set(found))
     result.duplicate = len(found) - len(set(found))
@@ -115,9 +115,9 @@ def main() -> int:
     options = parser.parse_args()
     with (
         tempfile.TemporaryDirectory(prefix="queue-etl-loaders-") as folder,
-        running(Path(folder, "s")) as ground,
+        running(Path(folder, "s")) as servers,
     ):
-        result = meet(ground, options.rounds, options.seed)
+        result = meet(servers, options.rounds, options.seed)
     for name, value in asdict(result).items():
         print(f"{name:<12}{value:>10}{'   <- should be 0' if name in WRONG and value else ''}")
     return 0 if result.is_good else 1

@@ -13,9 +13,9 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tests.faults import accounts, bodies, canaries
+from tests.faults import bodies, canaries, reconciliation
 from tests.faults.chaos import Chaos, Plan
-from tests.faults.ground import Ground, running
+from tests.faults.servers import Servers, running
 
 WRONG = ("lost", "duplicate", "wrong_kind", "pii_hits", "left_on_queue")
 
@@ -39,19 +39,19 @@ class Result:
         return not any(getattr(self, name) for name in WRONG)
 
 
-def kill_run(ground: Ground, plan: Plan) -> tuple[Result, Chaos, dict[str, int]]:
+def kill_run(servers: Servers, plan: Plan) -> tuple[Result, Chaos, dict[str, int]]:
     """One kill run on a queue of its own; also the places where personal values were found."""
     started = time.monotonic()
-    lane = ground.new_lane()
+    tested = servers.new_queue()
     if plan.staging == "s3":
-        lane = lane.in_bucket()
-    sent = bodies.some(lane.tag, plan.messages)
-    chaos = Chaos(lane, plan)
+        tested = tested.in_bucket()
+    sent = bodies.some(tested.tag, plan.messages)
+    chaos = Chaos(tested, plan)
     chaos.rage(sent)
     chaos.calm()
-    found = canaries.everywhere(ground)
+    found = canaries.everywhere(servers)
     result = Result(
-        **asdict(accounts.balance(lane, sent)),
+        **asdict(reconciliation.balance(tested, sent)),
         pii_hits=sum(found.values()),
         kills=chaos.killed,
         restarts=chaos.restarts,
@@ -66,9 +66,9 @@ def main() -> int:
     plan = Plan(options.kills, options.messages, options.restarts, options.seed, options.staging)
     with (
         tempfile.TemporaryDirectory(prefix="queue-etl-faults-") as folder,
-        running(Path(folder, "s")) as ground,
+        running(Path(folder, "s")) as servers,
     ):
-        result, chaos, found = kill_run(ground, plan)
+        result, chaos, found = kill_run(servers, plan)
     if options.json:
         print(json.dumps(asdict(result)))
     else:

@@ -5,68 +5,73 @@ from typing import Any
 
 from include.queue_etl import steps
 from tests.faults import worker
-from tests.faults.ground import Lane
+from tests.faults.servers import QueueUnderTest
 
 NAME = "run"
 
 
-def extract(lane: Lane, name: str = NAME, **options: Any) -> list[str]:
-    with lane.open_run(name, **options) as context:
+def extract(tested: QueueUnderTest, name: str = NAME, **options: Any) -> list[str]:
+    with tested.open_run(name, **options) as context:
         return [one["batch"] for one in steps.extract(context)]
 
 
-def mask(lane: Lane, batch: str, name: str = NAME, **options: Any) -> dict[str, Any]:
-    with lane.open_run(name, **options) as context:
+def mask(tested: QueueUnderTest, batch: str, name: str = NAME, **options: Any) -> dict[str, Any]:
+    with tested.open_run(name, **options) as context:
         return steps.mask(context, batch)
 
 
-def load(lane: Lane, batch: str, name: str = NAME, **options: Any) -> dict[str, Any]:
-    with lane.open_run(name, **options) as context:
+def load(tested: QueueUnderTest, batch: str, name: str = NAME, **options: Any) -> dict[str, Any]:
+    with tested.open_run(name, **options) as context:
         return steps.load(context, batch)
 
 
 def finish(
-    lane: Lane, name: str = NAME, *, upstream_failed: bool = False, last_attempt: bool = True, **options: Any
+    tested: QueueUnderTest,
+    name: str = NAME,
+    *,
+    upstream_failed: bool = False,
+    last_attempt: bool = True,
+    **options: Any,
 ) -> dict[str, Any]:
-    with lane.open_run(name, **options) as context:
+    with tested.open_run(name, **options) as context:
         return steps.finish(context, upstream_failed=upstream_failed, last_attempt=last_attempt)
 
 
-def up_to_load(lane: Lane, name: str = NAME, **options: Any) -> list[str]:
+def up_to_load(tested: QueueUnderTest, name: str = NAME, **options: Any) -> list[str]:
     """Everything but finish; the batches."""
-    batches = extract(lane, name, **options)
+    batches = extract(tested, name, **options)
     for batch in batches:
-        mask(lane, batch, name, **options)
-        load(lane, batch, name, **options)
+        mask(tested, batch, name, **options)
+        load(tested, batch, name, **options)
     return batches
 
 
-def whole(lane: Lane, name: str = NAME, **options: Any) -> dict[str, Any]:
+def whole(tested: QueueUnderTest, name: str = NAME, **options: Any) -> dict[str, Any]:
     """A run without faults."""
-    up_to_load(lane, name, **options)
-    return finish(lane, name, **options)
+    up_to_load(tested, name, **options)
+    return finish(tested, name, **options)
 
 
-def empty_the_queue(lane: Lane) -> int:
+def empty_the_queue(tested: QueueUnderTest) -> int:
     """Runs without faults until nothing is left; how many messages they found loaded already."""
     duplicates = 0
-    while lane.on_queue():
-        worker.wait_until_visible(lane)
-        duplicates += whole(lane, f"clean {lane.on_queue()} {duplicates}")["duplicates"]
+    while tested.on_queue():
+        worker.wait_until_visible(tested)
+        duplicates += whole(tested, f"clean {tested.on_queue()} {duplicates}")["duplicates"]
     return duplicates
 
 
-def folder(lane: Lane, name: str = NAME) -> Path:
+def folder(tested: QueueUnderTest, name: str = NAME) -> Path:
     """Where the run keeps its batch files."""
-    return lane.staging / str(lane.run(name).id)
+    return tested.staging / str(tested.run(name).id)
 
 
-def files(lane: Lane, name: str = NAME) -> dict[str, bytes]:
+def files(tested: QueueUnderTest, name: str = NAME) -> dict[str, bytes]:
     """Staged files of the run; leftovers of a write that was cut short have names that begin with a dot."""
-    found = folder(lane, name).glob("*")
+    found = folder(tested, name).glob("*")
     return {path.name: path.read_bytes() for path in found if not path.name.startswith(".")}
 
 
-def kinds(lane: Lane, name: str = NAME) -> list[str]:
+def kinds(tested: QueueUnderTest, name: str = NAME) -> list[str]:
     """Kinds of the run's staged files, sorted."""
-    return sorted(file.rpartition(".")[2] for file in files(lane, name))
+    return sorted(file.rpartition(".")[2] for file in files(tested, name))

@@ -9,11 +9,11 @@ from urllib.parse import quote
 import pytest
 import zstandard
 
-from tests.faults import accounts, bodies, canaries, worker
+from tests.faults import bodies, canaries, reconciliation, worker
 from tests.faults.bodies import ADDRESS_MARK, DEVICE_MARK
-from tests.faults.doom import POINTS, STEPS, Doom
-from tests.faults.figures import Figures
-from tests.faults.ground import Lane
+from tests.faults.kill_points import POINTS, STEPS, KillPoint
+from tests.faults.report import Report
+from tests.faults.servers import QueueUnderTest
 
 TEXT = f'{{"ip": "{ADDRESS_MARK}::1", "device_id": "{DEVICE_MARK}-00000001"}}'.encode()
 
@@ -42,87 +42,87 @@ def test_no_canary_is_found_where_there_is_none() -> None:
     assert canaries.hits(os.urandom(500_000)) == 0
 
 
-def test_the_balance_shows_each_kind_of_mistake(lane: Lane) -> None:
-    sent = bodies.some(lane.tag, 20)
-    lane.send(bodies.texts(sent[:10]))
-    assert worker.run(lane, "drain").code == 0
-    lane.send([sent[0].body, sent[10].body])  # one is sent again as another message, one is left alone
+def test_the_balance_shows_each_kind_of_mistake(tested: QueueUnderTest) -> None:
+    sent = bodies.some(tested.tag, 20)
+    tested.send(bodies.texts(sent[:10]))
+    assert worker.run(tested, "drain").code == 0
+    tested.send([sent[0].body, sent[10].body])  # one is sent again as another message, one is left alone
     good = next(one for one in sent[:10] if one.reason is None)
-    lane.ground.rows(
+    tested.servers.rows(
         "INSERT INTO public.user_logins (user_id, masked_ip, masked_device_id)"
         " SELECT 'no-' || user_id, masked_ip, masked_device_id FROM public.user_logins WHERE user_id = %s"
         " RETURNING 1",
         good.user_id,
     )
-    lane.ground.rows(
+    tested.servers.rows(
         "UPDATE public.user_logins SET user_id = substr(user_id, 4) WHERE user_id = %s RETURNING 1",
         f"no-{good.user_id}",
     )
-    lane.ground.rows(
+    tested.servers.rows(
         "UPDATE public.user_logins SET masked_ip ="
         " (SELECT masked_ip FROM public.user_logins WHERE user_id LIKE %s AND user_id <> %s LIMIT 1)"
         " WHERE user_id = %s RETURNING 1",
-        f"{lane.tag}-%",
+        f"{tested.tag}-%",
         good.user_id,
         good.user_id,
     )
 
-    assert accounts.balance(lane, sent) == accounts.Balance(
+    assert reconciliation.balance(tested, sent) == reconciliation.Balance(
         lost=10, duplicate=1, wrong_kind=1, left_on_queue=2
     )
 
 
 def test_the_table_of_all_faults_sums_up_the_mistakes_of_each() -> None:
-    figures = Figures(pii_hits={"a log": 3})
+    report = Report(pii_hits={"a log": 3})
     for test, lost in (("test_one", 0), ("test_other_one", 2), ("test_one", 5)):
-        figures.add(test, 10, accounts.Balance(lost, duplicate=1, wrong_kind=0, left_on_queue=4))
-    assert [line.split(maxsplit=6) for line in figures.lines()[1:4]] == [
+        report.add(test, 10, reconciliation.Balance(lost, duplicate=1, wrong_kind=0, left_on_queue=4))
+    assert [line.split(maxsplit=6) for line in report.lines()[1:4]] == [
         ["2", "20", "5", "2", "0", "8", "one"],
         ["1", "10", "2", "1", "0", "4", "other one"],
         ["3", "30", "7", "3", "0", "12", "all of them"],
     ]
-    assert figures.lines()[4:] == [
+    assert report.lines()[4:] == [
         "pii_hits in staging, logs, tables and Postgres's files: 3",
         "  3 in a log",
     ]
 
 
 def test_what_is_in_a_table_a_log_a_staged_file_or_the_write_ahead_log_is_found(
-    lane: Lane, monkeypatch: pytest.MonkeyPatch
+    tested: QueueUnderTest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Not a canary, which would stay in the write-ahead log, but what every user id here begins with.
-    monkeypatch.setattr(canaries, "NEEDLES", [lane.tag.encode()])
-    lane.send(bodies.texts(bodies.some(lane.tag, 5)))
-    assert worker.run(lane, "drain", "-v").code == 0
-    for folder in (lane.staging, lane.ground.output):
-        (folder / "planted").write_text(lane.tag)
-    bucket = lane.in_bucket().staging_url.split("/")[2]
-    lane.ground.client("s3").put_object(Bucket=bucket, Key="planted", Body=lane.tag.encode())
+    monkeypatch.setattr(canaries, "NEEDLES", [tested.tag.encode()])
+    tested.send(bodies.texts(bodies.some(tested.tag, 5)))
+    assert worker.run(tested, "drain", "-v").code == 0
+    for folder in (tested.staging, tested.servers.output):
+        (folder / "planted").write_text(tested.tag)
+    bucket = tested.in_bucket().staging_url.split("/")[2]
+    tested.servers.client("s3").put_object(Bucket=bucket, Key="planted", Body=tested.tag.encode())
 
-    found = canaries.everywhere(lane.ground)
+    found = canaries.everywhere(tested.servers)
 
     assert {"public.user_logins", "etl.queues"} <= set(found)
     assert f"s3://{bucket}/planted" in found
     places = {str(Path(place).parent.name) for place in found if place.startswith("/")}
-    assert {"output", "pg_wal", lane.tag} <= places
+    assert {"output", "pg_wal", tested.tag} <= places
 
 
 @pytest.mark.parametrize("step", list(STEPS))
-def test_each_step_can_be_killed_at_each_of_its_points(lane: Lane, step: str) -> None:
-    sent = bodies.some(lane.tag, 10)
-    lane.send(bodies.texts(sent))
-    arguments = ["step", "extract", "--run-id", lane.tag]
+def test_each_step_can_be_killed_at_each_of_its_points(tested: QueueUnderTest, step: str) -> None:
+    sent = bodies.some(tested.tag, 10)
+    tested.send(bodies.texts(sent))
+    arguments = ["step", "extract", "--run-id", tested.tag]
     if step != "extract":
-        batch = worker.run(lane, *arguments).output.split('"')[3]
+        batch = worker.run(tested, *arguments).output.split('"')[3]
         before = {"mask": [], "load": ["mask"], "finish": ["mask", "load"]}[step]
         for earlier in before:
-            assert worker.run(lane, "step", earlier, "--run-id", lane.tag, "--batch", batch).code == 0
-        arguments = ["step", step, "--run-id", lane.tag, *(["--batch", batch] if step != "finish" else [])]
+            assert worker.run(tested, "step", earlier, "--run-id", tested.tag, "--batch", batch).code == 0
+        arguments = ["step", step, "--run-id", tested.tag, *(["--batch", batch] if step != "finish" else [])]
 
     survived = [
         point
         for point in STEPS[step]
-        if not worker.start(lane, arguments, Doom(point, 1, "before")).wait().was_killed
+        if not worker.start(tested, arguments, KillPoint(point, 1, "before")).wait().was_killed
     ]
     assert survived == []
     assert set(STEPS[step]) <= set(POINTS)

@@ -29,10 +29,9 @@ from include.queue_etl.errors import (
 )
 from tests.bench import sqs_stub
 from tests.faults import worker
-from tests.faults.accounts import Balance, balance, ledger_entries
 from tests.faults.bodies import Sent, login, some, texts
-from tests.faults.doom import Doom
-from tests.faults.ground import Lane
+from tests.faults.kill_points import KillPoint
+from tests.faults.reconciliation import Balance, balance, ledger_entries
 from tests.faults.runs import (
     NAME,
     empty_the_queue,
@@ -46,132 +45,141 @@ from tests.faults.runs import (
     up_to_load,
     whole,
 )
+from tests.faults.servers import QueueUnderTest
 from tests.faults.worker import Ended
 
 GOOD = Balance(lost=0, duplicate=0, wrong_kind=0, left_on_queue=0)
 LONG: dict[str, Any] = {"visibility_timeout_seconds": 300, "receive_seconds": 30}
 
 
-def die_at(lane: Lane, step: str, doom: Doom, *options: str, **environment: str) -> None:
+def die_at(
+    tested: QueueUnderTest, step: str, kill_point: KillPoint, *options: str, **environment: str
+) -> None:
     """Run a step of the run NAME as a process that dies there."""
-    ended = start(lane, step, *options, doom=doom, **environment).wait()
+    ended = start(tested, step, *options, kill_point=kill_point, **environment).wait()
     assert ended.was_killed, f"it survived: {ended}"
 
 
 def start(
-    lane: Lane, step: str, *options: str, doom: Doom | None = None, **environment: str
+    tested: QueueUnderTest, step: str, *options: str, kill_point: KillPoint | None = None, **environment: str
 ) -> worker.Started:
-    name = lane.run(NAME).name
-    return worker.start(lane, ["step", step, "--run-id", name, *options], doom, **environment)
+    name = tested.run(NAME).name
+    return worker.start(tested, ["step", step, "--run-id", name, *options], kill_point, **environment)
 
 
 # extract ------------------------------------------------------------------------------------------
 
 
-def test_messages_of_an_extract_killed_before_it_sealed_them_come_back(lane: Lane, sent: list[Sent]) -> None:
-    die_at(lane, "extract", Doom("file write", 2, "half"))  # the first write is the probe of preflight
+def test_messages_of_an_extract_killed_before_it_sealed_them_come_back(
+    tested: QueueUnderTest, sent: list[Sent]
+) -> None:
+    die_at(tested, "extract", KillPoint("file write", 2, "half"))  # the first write is the probe of preflight
 
-    assert kinds(lane) == []
-    assert lane.queue().depth().in_flight > 0
-    assert empty_the_queue(lane) == 0
-    assert balance(lane, sent) == GOOD
+    assert kinds(tested) == []
+    assert tested.queue().depth().in_flight > 0
+    assert empty_the_queue(tested) == 0
+    assert balance(tested, sent) == GOOD
 
 
-def test_an_extract_killed_between_two_batches_goes_on_where_it_was(lane: Lane, sent: list[Sent]) -> None:
+def test_an_extract_killed_between_two_batches_goes_on_where_it_was(
+    tested: QueueUnderTest, sent: list[Sent]
+) -> None:
     # The probe, then receipts and raw of two batches.
-    die_at(lane, "extract", Doom("file rename", 5, "after"))
-    sealed = files(lane)
-    assert kinds(lane) == ["raw", "raw", "receipts", "receipts"]
-    worker.wait_until_visible(lane)
+    die_at(tested, "extract", KillPoint("file rename", 5, "after"))
+    sealed = files(tested)
+    assert kinds(tested) == ["raw", "raw", "receipts", "receipts"]
+    worker.wait_until_visible(tested)
 
-    batches = extract(lane, **LONG)
+    batches = extract(tested, **LONG)
 
     assert {name.partition(".")[0] for name in sealed} < set(batches)
-    assert {name: files(lane)[name] for name in sealed} == sealed
+    assert {name: files(tested)[name] for name in sealed} == sealed
     for batch in batches:
-        mask(lane, batch)
-        load(lane, batch)
-    finish(lane)
-    empty_the_queue(lane)
-    assert balance(lane, sent) == GOOD
+        mask(tested, batch)
+        load(tested, batch)
+    finish(tested)
+    empty_the_queue(tested)
+    assert balance(tested, sent) == GOOD
 
 
 def test_messages_whose_receipts_alone_were_sealed_are_given_back_by_the_retry(
-    lane: Lane, sent: list[Sent]
+    tested: QueueUnderTest, sent: list[Sent]
 ) -> None:
     hidden = {"QUEUE_ETL_VISIBILITY_TIMEOUT_SECONDS": "300", "QUEUE_ETL_MAX_MESSAGES": "10"}
-    die_at(lane, "extract", Doom("file rename", 2, "after"), **hidden)
-    assert kinds(lane) == ["receipts"]
+    die_at(tested, "extract", KillPoint("file rename", 2, "after"), **hidden)
+    assert kinds(tested) == ["receipts"]
 
-    batches = extract(lane, **LONG)
+    batches = extract(tested, **LONG)
 
     assert len(batches) == 3
-    assert kinds(lane) == ["raw"] * 3 + ["receipts"] * 3
+    assert kinds(tested) == ["raw"] * 3 + ["receipts"] * 3
     for batch in batches:
-        mask(lane, batch)
-        load(lane, batch)
-    finish(lane)
-    assert balance(lane, sent) == GOOD
+        mask(tested, batch)
+        load(tested, batch)
+    finish(tested)
+    assert balance(tested, sent) == GOOD
 
 
-def test_a_stopped_extract_gives_its_messages_back_at_once(lane: Lane, sent: list[Sent]) -> None:
+def test_a_stopped_extract_gives_its_messages_back_at_once(tested: QueueUnderTest, sent: list[Sent]) -> None:
     # SIGTERM, which the command line turns into SystemExit.
     with (
         mock.patch.object(steps, "_seal", side_effect=SystemExit(143)),
         pytest.raises(SystemExit),
     ):
-        extract(lane, **LONG)
+        extract(tested, **LONG)
 
-    assert lane.queue().depth().visible == len(sent)
+    assert tested.queue().depth().visible == len(sent)
 
 
-def test_two_attempts_of_every_task_at_once_do_not_disturb_each_other(lane: Lane, sent: list[Sent]) -> None:
+def test_two_attempts_of_every_task_at_once_do_not_disturb_each_other(
+    tested: QueueUnderTest, sent: list[Sent]
+) -> None:
     def twice(step: str, *options: str) -> list[Ended]:
-        return [attempt.wait() for attempt in [start(lane, step, *options) for _ in range(2)]]
+        return [attempt.wait() for attempt in [start(tested, step, *options) for _ in range(2)]]
 
     extracted = twice("extract")
     assert [one.code for one in extracted] == [0, 0]
-    for batch in sorted({name.partition(".")[0] for name in files(lane)}):
+    for batch in sorted({name.partition(".")[0] for name in files(tested)}):
         for step in ("mask", "load"):
             assert [one.code for one in twice(step, "--batch", batch)] == [0, 0]
     assert [one.code for one in twice("finish")] == [0, 0]
 
-    empty_the_queue(lane)
-    assert balance(lane, sent) == GOOD
+    empty_the_queue(tested)
+    assert balance(tested, sent) == GOOD
 
 
 # mask ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "doom",
+    "kill_point",
     [
-        Doom("file write", 1, "half"),
-        Doom("file rename", 1, "after"),
-        Doom("file rename", 2, "before"),
-        Doom("file rename", 2, "after"),
+        KillPoint("file write", 1, "half"),
+        KillPoint("file rename", 1, "after"),
+        KillPoint("file rename", 2, "before"),
+        KillPoint("file rename", 2, "after"),
     ],
     ids=str,
 )
 def test_a_mask_that_was_killed_is_done_again_and_gives_one_output(
-    lane: Lane, sent: list[Sent], doom: Doom
+    tested: QueueUnderTest, sent: list[Sent], kill_point: KillPoint
 ) -> None:
-    batches = extract(lane, **LONG)
-    die_at(lane, "mask", doom, "--batch", batches[0])
-    survived = {name: text for name, text in files(lane).items() if name.endswith("masked")}
+    batches = extract(tested, **LONG)
+    die_at(tested, "mask", kill_point, "--batch", batches[0])
+    survived = {name: text for name, text in files(tested).items() if name.endswith("masked")}
 
-    counts = mask(lane, batches[0])
+    counts = mask(tested, batches[0])
 
-    once = files(lane)
-    assert kinds(lane).count("masked") == 1
+    once = files(tested)
+    assert kinds(tested).count("masked") == 1
     assert {name: once[name] for name in survived} == survived
-    assert mask(lane, batches[0]) == counts
-    assert files(lane) == once, "a re-run wrote a sealed file again"
+    assert mask(tested, batches[0]) == counts
+    assert files(tested) == once, "a re-run wrote a sealed file again"
     for batch in batches:
-        mask(lane, batch)
-        load(lane, batch)
-    finish(lane)
-    assert balance(lane, sent) == GOOD
+        mask(tested, batch)
+        load(tested, batch)
+    finish(tested)
+    assert balance(tested, sent) == GOOD
 
 
 # load ---------------------------------------------------------------------------------------------
@@ -179,80 +187,82 @@ def test_a_mask_that_was_killed_is_done_again_and_gives_one_output(
 LOADS_COMMIT = 5  # after those of `is_closed`, of the ledger's days, and two of the key
 
 
-def test_a_load_killed_before_its_commit_leaves_nothing(lane: Lane, sent: list[Sent]) -> None:
-    batches = extract(lane, **LONG)
+def test_a_load_killed_before_its_commit_leaves_nothing(tested: QueueUnderTest, sent: list[Sent]) -> None:
+    batches = extract(tested, **LONG)
     for batch in batches:
-        mask(lane, batch)
-        die_at(lane, "load", Doom("commit", LOADS_COMMIT, "before"), "--batch", batch)
-    assert ledger_entries(lane) == 0
-    assert balance(lane, sent).lost == len(sent)
+        mask(tested, batch)
+        die_at(tested, "load", KillPoint("commit", LOADS_COMMIT, "before"), "--batch", batch)
+    assert ledger_entries(tested) == 0
+    assert balance(tested, sent).lost == len(sent)
 
-    assert sum(load(lane, batch)["duplicates"] for batch in batches) == 0
-    finish(lane)
-    assert balance(lane, sent) == GOOD
-
-
-def _kill_server(lane: Lane) -> None:
-    lane.ground.stop_postgres()
+    assert sum(load(tested, batch)["duplicates"] for batch in batches) == 0
+    finish(tested)
+    assert balance(tested, sent) == GOOD
 
 
-def _kill_session(lane: Lane) -> None:
-    lane.ground.rows(
+def _kill_server(tested: QueueUnderTest) -> None:
+    tested.servers.stop_postgres()
+
+
+def _kill_session(tested: QueueUnderTest) -> None:
+    tested.servers.rows(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE starts_with(query, 'COPY')"
     )
 
 
 @pytest.mark.parametrize("kill", [_kill_server, _kill_session], ids=["the server", "the session"])
 def test_postgres_killed_in_the_middle_of_a_copy_leaves_nothing(
-    lane: Lane, sent: list[Sent], kill: Callable[[Lane], None]
+    tested: QueueUnderTest, sent: list[Sent], kill: Callable[[QueueUnderTest], None]
 ) -> None:
-    batches = extract(lane, **LONG)
+    batches = extract(tested, **LONG)
     for batch in batches:
-        mask(lane, batch)
+        mask(tested, batch)
     original = psycopg.Copy.write
 
     def cut_off(copy: psycopg.Copy, lines: bytes) -> None:
         original(copy, lines[: len(lines) // 2])
-        kill(lane)
+        kill(tested)
         original(copy, lines[len(lines) // 2 :])
 
     with (
         mock.patch.object(psycopg.Copy, "write", cut_off),
         pytest.raises(WarehouseUnavailable) as raised,
     ):
-        load(lane, batches[0])
-    lane.ground.start_postgres()
+        load(tested, batches[0])
+    tested.servers.start_postgres()
 
     assert raised.value.__cause__ is raised.value.__context__ is None
-    assert ledger_entries(lane) == 0
-    assert balance(lane, sent).lost == len(sent)
+    assert ledger_entries(tested) == 0
+    assert balance(tested, sent).lost == len(sent)
     for batch in batches:
-        assert load(lane, batch)["duplicates"] == 0
-    finish(lane)
-    assert balance(lane, sent) == GOOD
+        assert load(tested, batch)["duplicates"] == 0
+    finish(tested)
+    assert balance(tested, sent) == GOOD
 
 
 def test_a_load_killed_between_commit_and_its_answer_loads_nothing_the_second_time(
-    lane: Lane, sent: list[Sent]
+    tested: QueueUnderTest, sent: list[Sent]
 ) -> None:
-    batches = extract(lane, **LONG)
+    batches = extract(tested, **LONG)
     for batch in batches:
-        mask(lane, batch)
-        die_at(lane, "load", Doom("commit", LOADS_COMMIT, "after"), "--batch", batch)
-    assert ledger_entries(lane) == len(sent)
+        mask(tested, batch)
+        die_at(tested, "load", KillPoint("commit", LOADS_COMMIT, "after"), "--batch", batch)
+    assert ledger_entries(tested) == len(sent)
 
-    again = [load(lane, batch) for batch in batches]
+    again = [load(tested, batch) for batch in batches]
 
     assert sum(one["loaded"] + one["quarantined"] for one in again) == len(sent)  # counts of the first time
-    assert ledger_entries(lane) == len(sent)
-    assert finish(lane)["duplicates"] == 0
-    assert balance(lane, sent) == GOOD
+    assert ledger_entries(tested) == len(sent)
+    assert finish(tested)["duplicates"] == 0
+    assert balance(tested, sent) == GOOD
 
 
-def test_a_commit_whose_answer_is_lost_is_retried_without_effect(lane: Lane, sent: list[Sent]) -> None:
-    batches = extract(lane, **LONG)
+def test_a_commit_whose_answer_is_lost_is_retried_without_effect(
+    tested: QueueUnderTest, sent: list[Sent]
+) -> None:
+    batches = extract(tested, **LONG)
     for batch in batches:
-        mask(lane, batch)
+        mask(tested, batch)
     original = psycopg.Transaction.__exit__
 
     def answer_lost(transaction: psycopg.Transaction, *error: Any) -> None:
@@ -266,127 +276,133 @@ def test_a_commit_whose_answer_is_lost_is_retried_without_effect(lane: Lane, sen
     with mock.patch.object(psycopg.Transaction, "__exit__", answer_lost):
         for batch in batches:
             with pytest.raises(WarehouseUnavailable):
-                load(lane, batch)
-    assert ledger_entries(lane) > 0
+                load(tested, batch)
+    assert ledger_entries(tested) > 0
 
     for batch in batches:
-        load(lane, batch)
-    finish(lane)
-    assert balance(lane, sent) == GOOD
-    assert ledger_entries(lane) == len(sent)
+        load(tested, batch)
+    finish(tested)
+    assert balance(tested, sent) == GOOD
+    assert ledger_entries(tested) == len(sent)
 
 
 # finish -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "doom",
+    "kill_point",
     [
-        Doom("request", 1, "before"),
-        Doom("answer", 1, "after"),
-        Doom("answer", 2, "before"),
-        Doom("commit", 3, "before"),  # the deletes are done, the run is still open
-        Doom("commit", 3, "after"),
-        Doom("file removal", 1, "before"),
-        Doom("file removal", 3, "after"),
+        KillPoint("request", 1, "before"),
+        KillPoint("answer", 1, "after"),
+        KillPoint("answer", 2, "before"),
+        KillPoint("commit", 3, "before"),  # the deletes are done, the run is still open
+        KillPoint("commit", 3, "after"),
+        KillPoint("file removal", 1, "before"),
+        KillPoint("file removal", 3, "after"),
     ],
     ids=str,
 )
-def test_a_finish_that_was_killed_is_finished_by_its_retry(lane: Lane, sent: list[Sent], doom: Doom) -> None:
-    up_to_load(lane, **LONG)
-    die_at(lane, "finish", doom)
+def test_a_finish_that_was_killed_is_finished_by_its_retry(
+    tested: QueueUnderTest, sent: list[Sent], kill_point: KillPoint
+) -> None:
+    up_to_load(tested, **LONG)
+    die_at(tested, "finish", kill_point)
 
-    summary = finish(lane)
+    summary = finish(tested)
 
     assert summary["state"] == "succeeded"
     assert summary["loaded"] + summary["quarantined"] == len(sent)
-    assert set(kinds(lane)) == {"masked", "rejected"}
-    assert balance(lane, sent) == GOOD
+    assert set(kinds(tested)) == {"masked", "rejected"}
+    assert balance(tested, sent) == GOOD
 
 
-def test_a_failed_run_whose_finish_was_killed_does_not_look_successful(lane: Lane, sent: list[Sent]) -> None:
-    extract(lane, **LONG)
-    die_at(lane, "finish", Doom("file removal", 1, "before"), "--upstream-failed")
+def test_a_failed_run_whose_finish_was_killed_does_not_look_successful(
+    tested: QueueUnderTest, sent: list[Sent]
+) -> None:
+    extract(tested, **LONG)
+    die_at(tested, "finish", KillPoint("file removal", 1, "before"), "--upstream-failed")
 
     with pytest.raises(RunFailed):
-        finish(lane, upstream_failed=True)
+        finish(tested, upstream_failed=True)
 
-    assert kinds(lane) == []
-    empty_the_queue(lane)
-    assert balance(lane, sent) == GOOD
+    assert kinds(tested) == []
+    empty_the_queue(tested)
+    assert balance(tested, sent) == GOOD
 
 
 def test_a_run_that_a_killed_finish_closed_as_failed_is_failed_for_its_retry_too(
-    lane: Lane, sent: list[Sent]
+    tested: QueueUnderTest, sent: list[Sent]
 ) -> None:
-    batches = up_to_load(lane)
-    _flip(folder(lane) / f"{batches[0]}.receipts", Path())
-    die_at(lane, "finish", Doom("file removal", 1, "before"))
+    batches = up_to_load(tested)
+    _flip(folder(tested) / f"{batches[0]}.receipts", Path())
+    die_at(tested, "finish", KillPoint("file removal", 1, "before"))
 
     with pytest.raises(RunFailed, match="the run failed"):
-        finish(lane)
+        finish(tested)
 
-    assert empty_the_queue(lane) == 10
-    assert balance(lane, sent) == GOOD
+    assert empty_the_queue(tested) == 10
+    assert balance(tested, sent) == GOOD
 
 
 def test_messages_that_sqs_did_not_delete_come_back_count_as_duplicates_and_are_deleted(
-    lane: Lane,
+    tested: QueueUnderTest,
 ) -> None:
-    sent = some(lane.tag, 10)
+    sent = some(tested.tag, 10)
     with _stub(sent) as stub:
         fault = sqs_stub.Fault(fail_entries=3, code="InvalidReceipt", sender_fault=True)
         stub.plan("DeleteMessageBatch", fault)
         options: dict[str, Any] = {"endpoint_url": stub.url, "queue": sqs_stub.QUEUE, **LONG}
 
-        first = whole(lane, "first", **options)
+        first = whole(tested, "first", **options)
         _let_expire(stub)
-        second = whole(lane, "second", **options)
+        second = whole(tested, "second", **options)
 
         assert (first["deleted"], first["delete_failed"], first["duplicates"]) == (7, 3, 0)
         assert (second["received"], second["duplicates"], second["deleted"]) == (3, 3, 3)
         assert len(stub.queue.deleted) == 10
-    assert _on_table(lane) == sum(one.reason is None for one in sent)
+    assert _on_table(tested) == sum(one.reason is None for one in sent)
 
 
-def test_a_run_that_may_not_delete_is_closed_as_failed_and_its_messages_come_back(lane: Lane) -> None:
-    sent = some(lane.tag, 30)
+def test_a_run_that_may_not_delete_is_closed_as_failed_and_its_messages_come_back(
+    tested: QueueUnderTest,
+) -> None:
+    sent = some(tested.tag, 30)
     with _stub(sent) as stub:
         stub.always["DeleteMessageBatch"] = sqs_stub.DENIED
         options: dict[str, Any] = {"endpoint_url": stub.url, "queue": sqs_stub.QUEUE, **LONG}
-        up_to_load(lane, **options)
+        up_to_load(tested, **options)
 
         with pytest.raises(RunFailed):
-            finish(lane, **options)
+            finish(tested, **options)
 
-        assert "raw" not in kinds(lane)
+        assert "raw" not in kinds(tested)
         stub.always.clear()
         _let_expire(stub)
-        assert whole(lane, "second", **options)["duplicates"] == 30
+        assert whole(tested, "second", **options)["duplicates"] == 30
         assert len(stub.queue.deleted) == 30
-    assert _on_table(lane) == sum(one.reason is None for one in sent)
+    assert _on_table(tested) == sum(one.reason is None for one in sent)
 
 
 def test_without_sqs_a_finish_is_retried_and_at_last_closes_the_run_as_failed(
-    lane: Lane, caplog: pytest.LogCaptureFixture
+    tested: QueueUnderTest, caplog: pytest.LogCaptureFixture
 ) -> None:
-    sent = some(lane.tag, 20)
+    sent = some(tested.tag, 20)
     with _stub(sent) as stub:
         options: dict[str, Any] = {"endpoint_url": stub.url, "queue": sqs_stub.QUEUE, **LONG}
-        up_to_load(lane, **options)
+        up_to_load(tested, **options)
         stub.always["DeleteMessageBatch"] = sqs_stub.UNAVAILABLE
         with mock.patch("include.queue_etl.sqs.transport.ATTEMPTS", 2):
             with pytest.raises(QueueUnavailable):
-                finish(lane, last_attempt=False, **options)
+                finish(tested, last_attempt=False, **options)
             with pytest.raises(RunFailed):
-                finish(lane, last_attempt=True, **options)
+                finish(tested, last_attempt=True, **options)
         # It does not wait for SQS once a batch.
         assert "and 1 after it: queue" in caplog.text
         assert caplog.text.count("messages come back by") == 1
         stub.always.clear()
         _let_expire(stub)
 
-        assert whole(lane, "second", **options)["duplicates"] == 20
+        assert whole(tested, "second", **options)["duplicates"] == 20
         assert len(stub.queue.deleted) == 20
 
 
@@ -395,125 +411,131 @@ def test_without_sqs_a_finish_is_retried_and_at_last_closes_the_run_as_failed(
 
 @pytest.mark.parametrize("late", ["before the other run loads", "after the other run has loaded"])
 def test_a_message_that_another_run_took_meanwhile_is_one_row(
-    lane: Lane, sent: list[Sent], late: str
+    tested: QueueUnderTest, sent: list[Sent], late: str
 ) -> None:
-    slow = extract(lane, "slow", visibility_timeout_seconds=2)
-    worker.wait_until_visible(lane)
-    quick = extract(lane, "quick", **LONG)  # the receipts of the slow run are superseded from now on
+    slow = extract(tested, "slow", visibility_timeout_seconds=2)
+    worker.wait_until_visible(tested)
+    quick = extract(tested, "quick", **LONG)  # the receipts of the slow run are superseded from now on
     order = [("slow", slow), ("quick", quick)]
     for name, batches in order if late.startswith("before") else reversed(order):
         for batch in batches:
-            mask(lane, batch, name)
-            load(lane, batch, name)
+            mask(tested, batch, name)
+            load(tested, batch, name)
     # As on AWS: deleting with a superseded receipt may fail, or seem to succeed without effect.
-    summaries = [finish(lane, name) for name in ("slow", "quick")]
+    summaries = [finish(tested, name) for name in ("slow", "quick")]
 
     assert sum(one["duplicates"] for one in summaries) == len(sent)
     assert {one["state"] for one in summaries} == {"succeeded"}
-    empty_the_queue(lane)
-    assert balance(lane, sent) == GOOD
+    empty_the_queue(tested)
+    assert balance(tested, sent) == GOOD
 
 
-def test_a_slow_run_whose_messages_came_back_gives_nothing_away_twice(lane: Lane, sent: list[Sent]) -> None:
-    extract(lane, "slow", visibility_timeout_seconds=2)
-    worker.wait_until_visible(lane)
-    up_to_load(lane, "quick", **LONG)
+def test_a_slow_run_whose_messages_came_back_gives_nothing_away_twice(
+    tested: QueueUnderTest, sent: list[Sent]
+) -> None:
+    extract(tested, "slow", visibility_timeout_seconds=2)
+    worker.wait_until_visible(tested)
+    up_to_load(tested, "quick", **LONG)
     with pytest.raises(RunFailed):
-        finish(lane, "slow", upstream_failed=True)  # it releases messages that are another run's now
-    finish(lane, "quick")
+        finish(tested, "slow", upstream_failed=True)  # it releases messages that are another run's now
+    finish(tested, "quick")
 
-    empty_the_queue(lane)
-    assert balance(lane, sent) == GOOD
+    empty_the_queue(tested)
+    assert balance(tested, sent) == GOOD
 
 
-def test_a_message_that_sqs_returns_after_its_deletion_is_one_row(lane: Lane) -> None:
-    sent = some(lane.tag, 10)
+def test_a_message_that_sqs_returns_after_its_deletion_is_one_row(tested: QueueUnderTest) -> None:
+    sent = some(tested.tag, 10)
     with _stub(sent) as stub:
         options: dict[str, Any] = {"endpoint_url": stub.url, "queue": sqs_stub.QUEUE}
-        whole(lane, "first", **options)
+        whole(tested, "first", **options)
         stub.queue.waiting.extend(sorted(stub.queue.deleted))
 
-        again = whole(lane, "second", **options)
+        again = whole(tested, "second", **options)
 
         assert (again["received"], again["loaded"], again["duplicates"]) == (10, 0, 10)
         assert (again["deleted"], stub.queue.visible, len(stub.queue.in_flight)) == (10, 0, 0)
-    assert _on_table(lane) == sum(one.reason is None for one in sent)
+    assert _on_table(tested) == sum(one.reason is None for one in sent)
 
 
 @pytest.mark.parametrize("attribute", ["dedup-id", "x-origin-message-id"])
-def test_a_copy_that_names_its_original_is_one_row(lane: Lane, attribute: str) -> None:
-    sent = [login(lane.tag, number) for number in range(3)]
-    client, url = lane.client(), _url(lane)
-    original = {"DataType": "String", "StringValue": f"order {lane.tag}"}
+def test_a_copy_that_names_its_original_is_one_row(tested: QueueUnderTest, attribute: str) -> None:
+    sent = [login(tested.tag, number) for number in range(3)]
+    client, url = tested.client(), _url(tested)
+    original = {"DataType": "String", "StringValue": f"order {tested.tag}"}
     for one in sent[:1] * 3:
         client.send_message(
             QueueUrl=url, MessageBody=one.body.decode(), MessageAttributes={attribute: original}
         )
-    lane.send(texts(sent[1:]))
+    tested.send(texts(sent[1:]))
 
-    summary = whole(lane)
+    summary = whole(tested)
 
     assert (summary["received"], summary["loaded"], summary["duplicates"]) == (5, 3, 2)
-    assert balance(lane, sent) == GOOD
+    assert balance(tested, sent) == GOOD
 
 
 @pytest.mark.parametrize("moment", ["1", "0", "-5", "99999999999999", "999999999999999", "x", "946684800000"])
-def test_a_forged_time_of_origin_does_not_keep_a_batch_out(lane: Lane, moment: str) -> None:
-    sent = some(lane.tag, 9)
-    lane.send(texts(sent))
-    forged = login(lane.tag, 9)
+def test_a_forged_time_of_origin_does_not_keep_a_batch_out(tested: QueueUnderTest, moment: str) -> None:
+    sent = some(tested.tag, 9)
+    tested.send(texts(sent))
+    forged = login(tested.tag, 9)
     attributes = {"x-origin-sent-timestamp": {"DataType": "String", "StringValue": moment}}
-    lane.client().send_message(
-        QueueUrl=_url(lane), MessageBody=forged.body.decode(), MessageAttributes=attributes
+    tested.client().send_message(
+        QueueUrl=_url(tested), MessageBody=forged.body.decode(), MessageAttributes=attributes
     )
 
-    whole(lane)
+    whole(tested)
 
-    assert balance(lane, [*sent, forged]) == GOOD
+    assert balance(tested, [*sent, forged]) == GOOD
 
 
-def test_tasks_of_a_closed_run_change_nothing_even_without_its_files(lane: Lane, sent: list[Sent]) -> None:
-    batches = up_to_load(lane)
-    summary = finish(lane)
-    shutil.rmtree(lane.staging)
-    more = some(lane.tag, 10, first=100)
-    lane.send(texts(more))
+def test_tasks_of_a_closed_run_change_nothing_even_without_its_files(
+    tested: QueueUnderTest, sent: list[Sent]
+) -> None:
+    batches = up_to_load(tested)
+    summary = finish(tested)
+    shutil.rmtree(tested.staging)
+    more = some(tested.tag, 10, first=100)
+    tested.send(texts(more))
 
-    assert extract(lane) == []
+    assert extract(tested) == []
     for batch in batches:
-        assert mask(lane, batch)["accepted"] == 0
-        assert load(lane, batch)["loaded"] == 0
-    assert finish(lane) == summary
+        assert mask(tested, batch)["accepted"] == 0
+        assert load(tested, batch)["loaded"] == 0
+    assert finish(tested) == summary
 
-    assert lane.queue().depth().visible == len(more)
-    empty_the_queue(lane)
-    assert balance(lane, [*sent, *more]) == GOOD
+    assert tested.queue().depth().visible == len(more)
+    empty_the_queue(tested)
+    assert balance(tested, [*sent, *more]) == GOOD
 
 
-def test_what_an_extract_that_outlives_its_run_takes_is_given_back(lane: Lane, sent: list[Sent]) -> None:
+def test_what_an_extract_that_outlives_its_run_takes_is_given_back(
+    tested: QueueUnderTest, sent: list[Sent]
+) -> None:
     original = steps._seal
 
     def seal_late(*arguments: Any) -> None:
-        finish(lane)  # the run is closed, and this attempt does not know it
+        finish(tested)  # the run is closed, and this attempt does not know it
         steps._seal = original
         original(*arguments)
 
     with mock.patch.object(steps, "_seal", seal_late):
-        late = extract(lane, **LONG)
-    assert [load(lane, batch)["loaded"] for batch in late] == [0] * len(late)
-    finish(lane)
+        late = extract(tested, **LONG)
+    assert [load(tested, batch)["loaded"] for batch in late] == [0] * len(late)
+    finish(tested)
 
-    assert lane.queue().depth().visible == len(sent)
-    assert kinds(lane) == []
-    empty_the_queue(lane)
-    assert balance(lane, sent) == GOOD
+    assert tested.queue().depth().visible == len(sent)
+    assert kinds(tested) == []
+    empty_the_queue(tested)
+    assert balance(tested, sent) == GOOD
 
 
 def test_a_producers_copy_is_known_on_the_day_of_sending_and_new_on_the_next(
-    lane: Lane, monkeypatch: pytest.MonkeyPatch
+    tested: QueueUnderTest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    named = {"dedup-id": {"DataType": "String", "StringValue": lane.tag}}
-    one = login(lane.tag, 0)
+    named = {"dedup-id": {"DataType": "String", "StringValue": tested.tag}}
+    one = login(tested.tag, 0)
     with _stub([]) as stub:
         for name, days in (("first", 0), ("same day", 0), ("next day", 1)):
             clock = SimpleNamespace(
@@ -521,55 +543,59 @@ def test_a_producers_copy_is_known_on_the_day_of_sending_and_new_on_the_next(
             )
             monkeypatch.setattr(sqs_stub, "time", clock)
             stub.queue.send(one.body, named)
-            whole(lane, name, endpoint_url=stub.url, queue=sqs_stub.QUEUE)
-    assert _on_table(lane) == 2  # the key of the ledger holds the day: a limit that ARCHITECTURE.md states
+            whole(tested, name, endpoint_url=stub.url, queue=sqs_stub.QUEUE)
+    assert _on_table(tested) == 2  # the key of the ledger holds the day: a limit that ARCHITECTURE.md states
 
 
 # Postgres away ------------------------------------------------------------------------------------
 
 
-def test_without_postgres_a_run_does_not_start_and_receives_nothing(lane: Lane, sent: list[Sent]) -> None:
-    with lane.ground.without_postgres(), pytest.raises(PreflightError, match="nothing received"):
-        extract(lane)
+def test_without_postgres_a_run_does_not_start_and_receives_nothing(
+    tested: QueueUnderTest, sent: list[Sent]
+) -> None:
+    with tested.servers.without_postgres(), pytest.raises(PreflightError, match="nothing received"):
+        extract(tested)
 
-    depth = lane.queue().depth()
+    depth = tested.queue().depth()
     assert (depth.visible, depth.in_flight) == (len(sent), 0)
-    assert set(_receive_counts(lane)) == {1}, "somebody received them before"
-    empty_the_queue(lane)
-    assert balance(lane, sent) == GOOD
+    assert set(_receive_counts(tested)) == {1}, "somebody received them before"
+    empty_the_queue(tested)
+    assert balance(tested, sent) == GOOD
 
 
-def test_a_finish_that_postgres_refuses_gives_the_messages_back_at_once(lane: Lane, sent: list[Sent]) -> None:
-    extract(lane, **LONG)
-    refused = make_conninfo(lane.ground.warehouse_dsn, password="not the password")
+def test_a_finish_that_postgres_refuses_gives_the_messages_back_at_once(
+    tested: QueueUnderTest, sent: list[Sent]
+) -> None:
+    extract(tested, **LONG)
+    refused = make_conninfo(tested.servers.warehouse_dsn, password="not the password")
 
-    with pytest.raises(WarehouseRefused), lane.open_run(NAME, dsn=refused, **LONG) as context:
+    with pytest.raises(WarehouseRefused), tested.open_run(NAME, dsn=refused, **LONG) as context:
         steps.finish(context, upstream_failed=True, last_attempt=False)
 
-    depth = lane.queue().depth()
+    depth = tested.queue().depth()
     assert (depth.visible, depth.in_flight) == (len(sent), 0)
-    empty_the_queue(lane)
-    assert balance(lane, sent) == GOOD
+    empty_the_queue(tested)
+    assert balance(tested, sent) == GOOD
 
 
 def test_without_postgres_later_on_the_last_attempt_gives_the_messages_back(
-    lane: Lane, sent: list[Sent]
+    tested: QueueUnderTest, sent: list[Sent]
 ) -> None:
-    batches = extract(lane, **LONG)
-    mask(lane, batches[0])
-    load(lane, batches[0])
-    mask(lane, batches[1])
-    with lane.ground.without_postgres():
-        for attempt in (lambda: load(lane, batches[1]), lambda: finish(lane, last_attempt=False)):
+    batches = extract(tested, **LONG)
+    mask(tested, batches[0])
+    load(tested, batches[0])
+    mask(tested, batches[1])
+    with tested.servers.without_postgres():
+        for attempt in (lambda: load(tested, batches[1]), lambda: finish(tested, last_attempt=False)):
             with pytest.raises(WarehouseUnavailable):
                 attempt()
-        assert lane.queue().depth().in_flight == len(sent), "given back although there are retries"
+        assert tested.queue().depth().in_flight == len(sent), "given back although there are retries"
         with pytest.raises(WarehouseUnavailable):
-            finish(lane, last_attempt=True)
-        assert lane.queue().depth().visible == len(sent)
+            finish(tested, last_attempt=True)
+        assert tested.queue().depth().visible == len(sent)
 
-    assert empty_the_queue(lane) == 10
-    assert balance(lane, sent) == GOOD
+    assert empty_the_queue(tested) == 10
+    assert balance(tested, sent) == GOOD
 
 
 # Staging ------------------------------------------------------------------------------------------
@@ -601,49 +627,51 @@ def small_files(staging: Path) -> Iterator[None]:
 
 @pytest.mark.parametrize(("full", "messages"), [(small_disk, 2_000), (small_files, 300)])
 def test_on_a_full_disk_no_partial_file_is_accepted_and_the_messages_are_given_back(
-    lane: Lane, full: Callable[[Path], Any], messages: int
+    tested: QueueUnderTest, full: Callable[[Path], Any], messages: int
 ) -> None:
-    sent = some(lane.tag, messages)
-    lane.send(texts(sent))
-    with full(lane.staging):
+    sent = some(tested.tag, messages)
+    tested.send(texts(sent))
+    with full(tested.staging):
         with pytest.raises(StagingUnavailable):
-            extract(lane, **LONG)
-        whole_batches = kinds(lane).count("raw")
+            extract(tested, **LONG)
+        whole_batches = kinds(tested).count("raw")
         assert (whole_batches > 50) == (full is small_disk), "it was not in the middle"
-        assert lane.queue().depth().in_flight <= 10 * whole_batches, "messages without a file stay hidden"
+        assert tested.queue().depth().in_flight <= 10 * whole_batches, "messages without a file stay hidden"
         with pytest.raises(RunFailed):
-            finish(lane, upstream_failed=True)
-        assert lane.queue().depth().visible == len(sent)
-        assert kinds(lane) == []
+            finish(tested, upstream_failed=True)
+        assert tested.queue().depth().visible == len(sent)
+        assert kinds(tested) == []
 
-    assert empty_the_queue(lane) == 0
-    assert balance(lane, sent) == GOOD
+    assert empty_the_queue(tested) == 0
+    assert balance(tested, sent) == GOOD
 
 
-def test_on_a_disk_that_mask_fills_up_what_is_masked_loads_and_the_rest_is_given_back(lane: Lane) -> None:
-    sent = some(lane.tag, 900)
-    lane.send(texts(sent))
-    with small_disk(lane.staging):
-        batches = extract(lane, **LONG)
+def test_on_a_disk_that_mask_fills_up_what_is_masked_loads_and_the_rest_is_given_back(
+    tested: QueueUnderTest,
+) -> None:
+    sent = some(tested.tag, 900)
+    tested.send(texts(sent))
+    with small_disk(tested.staging):
+        batches = extract(tested, **LONG)
         with pytest.raises(StagingUnavailable):
-            _mask_all(lane, batches)
-        masked = [file.partition(".")[0] for file in files(lane) if file.endswith(".masked")]
+            _mask_all(tested, batches)
+        masked = [file.partition(".")[0] for file in files(tested) if file.endswith(".masked")]
         assert 0 < len(masked) < len(batches)
         for batch in masked:
-            load(lane, batch)
+            load(tested, batch)
         with pytest.raises(RunFailed):
-            finish(lane, upstream_failed=True)
-        depth = lane.queue().depth()
-        assert (depth.visible, depth.in_flight) == (len(sent) - ledger_entries(lane), 0)
-        assert ledger_entries(lane) == 10 * len(masked)
+            finish(tested, upstream_failed=True)
+        depth = tested.queue().depth()
+        assert (depth.visible, depth.in_flight) == (len(sent) - ledger_entries(tested), 0)
+        assert ledger_entries(tested) == 10 * len(masked)
 
-    assert empty_the_queue(lane) == 0
-    assert balance(lane, sent) == GOOD
+    assert empty_the_queue(tested) == 0
+    assert balance(tested, sent) == GOOD
 
 
-def _mask_all(lane: Lane, batches: list[str]) -> None:
+def _mask_all(tested: QueueUnderTest, batches: list[str]) -> None:
     for batch in batches:
-        mask(lane, batch)
+        mask(tested, batch)
 
 
 def _flip(path: Path, other: Path) -> None:
@@ -669,107 +697,115 @@ def _lose(path: Path, other: Path) -> None:
 @pytest.mark.parametrize("kind", ["raw", "masked", "rejected"])
 @pytest.mark.parametrize("harm", [_flip, _truncate, _swap, _lose], ids=lambda harm: harm.__name__[1:])
 def test_a_damaged_batch_is_not_loaded_and_its_messages_are_given_back(
-    lane: Lane, sent: list[Sent], kind: str, harm: Callable[[Path, Path], None]
+    tested: QueueUnderTest, sent: list[Sent], kind: str, harm: Callable[[Path, Path], None]
 ) -> None:
-    batches = extract(lane, **LONG)
+    batches = extract(tested, **LONG)
     if kind != "raw":
         for batch in batches:
-            mask(lane, batch)
-            (folder(lane) / f"{batch}.raw").unlink()
-    harm(*(folder(lane) / f"{batch}.{kind}" for batch in batches[:2]))
+            mask(tested, batch)
+            (folder(tested) / f"{batch}.raw").unlink()
+    harm(*(folder(tested) / f"{batch}.{kind}" for batch in batches[:2]))
 
     # A re-run of mask does not mend a masked file that is gone, nor look at rejected messages.
     task = mask if kind == "raw" else load
     with pytest.raises(StagedFileDamaged) as raised:
-        task(lane, batches[0])
+        task(tested, batches[0])
     with pytest.raises(RunFailed):
-        finish(lane, upstream_failed=True)
+        finish(tested, upstream_failed=True)
 
-    assert lane.tag not in str(raised.value).replace(str(lane.staging), "")
-    assert lane.queue().depth().visible == len(sent)
-    empty_the_queue(lane)
-    assert balance(lane, sent) == GOOD
+    assert tested.tag not in str(raised.value).replace(str(tested.staging), "")
+    assert tested.queue().depth().visible == len(sent)
+    empty_the_queue(tested)
+    assert balance(tested, sent) == GOOD
 
 
-def test_a_batch_of_another_run_is_not_loaded(lane: Lane, sent: list[Sent]) -> None:
-    foreign = extract(lane, "foreign", max_messages=10, **LONG)[0]
-    own = extract(lane, **LONG)[0]
-    shutil.copy(folder(lane, "foreign") / f"{foreign}.raw", folder(lane) / f"{own}.raw")
+def test_a_batch_of_another_run_is_not_loaded(tested: QueueUnderTest, sent: list[Sent]) -> None:
+    foreign = extract(tested, "foreign", max_messages=10, **LONG)[0]
+    own = extract(tested, **LONG)[0]
+    shutil.copy(folder(tested, "foreign") / f"{foreign}.raw", folder(tested) / f"{own}.raw")
 
     with pytest.raises(StagedFileDamaged):
-        mask(lane, own)
+        mask(tested, own)
     for name in ("foreign", NAME):
         with pytest.raises(RunFailed):
-            finish(lane, name, upstream_failed=True)
-    empty_the_queue(lane)
-    assert balance(lane, sent) == GOOD
+            finish(tested, name, upstream_failed=True)
+    empty_the_queue(tested)
+    assert balance(tested, sent) == GOOD
 
 
-def test_messages_whose_receipts_are_damaged_come_back_by_themselves(lane: Lane, sent: list[Sent]) -> None:
-    batches = up_to_load(lane)
-    _flip(folder(lane) / f"{batches[0]}.receipts", Path())
+def test_messages_whose_receipts_are_damaged_come_back_by_themselves(
+    tested: QueueUnderTest, sent: list[Sent]
+) -> None:
+    batches = up_to_load(tested)
+    _flip(folder(tested) / f"{batches[0]}.receipts", Path())
 
     with pytest.raises(RunFailed):
-        finish(lane)
+        finish(tested)
 
-    assert empty_the_queue(lane) == 10
-    assert balance(lane, sent) == GOOD
+    assert empty_the_queue(tested) == 10
+    assert balance(tested, sent) == GOOD
 
 
 # Messages that harm, and none ---------------------------------------------------------------------
 
 
-def test_a_message_that_kills_every_worker_is_quarantined_unparsed(lane: Lane) -> None:
-    poison = login(lane.tag, 0)
-    lane.send([poison.body])
+def test_a_message_that_kills_every_worker_is_quarantined_unparsed(tested: QueueUnderTest) -> None:
+    poison = login(tested.tag, 0)
+    tested.send([poison.body])
     for _ in range(3):
-        ended = worker.start(lane, ["drain"], Doom("parse", 1, "before"), QUEUE_ETL_MAX_RECEIVES="3").wait()
+        ended = worker.start(
+            tested, ["drain"], KillPoint("parse", 1, "before"), QUEUE_ETL_MAX_RECEIVES="3"
+        ).wait()
         assert ended.was_killed
-        worker.wait_until_visible(lane)
+        worker.wait_until_visible(tested)
 
-    ended = worker.start(lane, ["drain"], Doom("parse", 1, "before"), QUEUE_ETL_MAX_RECEIVES="3").wait()
+    ended = worker.start(
+        tested, ["drain"], KillPoint("parse", 1, "before"), QUEUE_ETL_MAX_RECEIVES="3"
+    ).wait()
 
     assert ended.code == 0, ended.errors
-    reasons = lane.ground.rows(
+    reasons = tested.servers.rows(
         "SELECT reason, receive_count FROM etl.quarantine JOIN etl.queues USING (queue_id) WHERE name = %s",
-        lane.contract.queue,
+        tested.contract.queue,
     )
     assert reasons == [("too_many_receives", 4)]
-    assert lane.on_queue() == 0
+    assert tested.on_queue() == 0
 
 
 @pytest.mark.parametrize("wait_seconds", [0, 1])
-def test_a_run_on_an_empty_queue_succeeds_with_nothing(lane: Lane, wait_seconds: int) -> None:
-    summary = whole(lane, wait_seconds=wait_seconds)
+def test_a_run_on_an_empty_queue_succeeds_with_nothing(tested: QueueUnderTest, wait_seconds: int) -> None:
+    summary = whole(tested, wait_seconds=wait_seconds)
 
     assert (summary["state"], summary["received"], summary["visible_after"]) == ("succeeded", 0, 0)
 
 
 @pytest.mark.parametrize("code", ["OverLimit", ""], ids=["refused", "answered with nothing"])
-def test_a_queue_without_room_for_messages_in_flight_is_not_taken_for_empty(lane: Lane, code: str) -> None:
-    sent = some(lane.tag, 10)
+def test_a_queue_without_room_for_messages_in_flight_is_not_taken_for_empty(
+    tested: QueueUnderTest, code: str
+) -> None:
+    sent = some(tested.tag, 10)
     with _stub(sent) as stub:
         no_room = sqs_stub.Fault(status=403, code=code) if code else sqs_stub.Fault(raw=b"{}")
         stub.always["ReceiveMessage"] = no_room
         options: dict[str, Any] = {"endpoint_url": stub.url, "queue": sqs_stub.QUEUE}
 
-        summary = whole(lane, "no room", **options)
+        summary = whole(tested, "no room", **options)
 
         assert (summary["state"], summary["received"], summary["visible_after"]) == ("succeeded", 0, 10)
         stub.always.clear()
-        assert whole(lane, "room", **options)["received"] == 10
+        assert whole(tested, "room", **options)["received"] == 10
 
 
-def test_no_failure_leaves_a_task_with_an_error_that_is_none_of_ours(lane: Lane) -> None:
-    with _stub(some(lane.tag, 10)) as stub:
+def test_no_failure_leaves_a_task_with_an_error_that_is_none_of_ours(tested: QueueUnderTest) -> None:
+    with _stub(some(tested.tag, 10)) as stub:
         stub.always["ReceiveMessage"] = sqs_stub.Fault(raw=b"<html>not SQS</html>")
         with pytest.raises(QueueEtlError) as raised:
-            whole(lane, endpoint_url=stub.url, queue=sqs_stub.QUEUE)
+            whole(tested, endpoint_url=stub.url, queue=sqs_stub.QUEUE)
     assert raised.value.__cause__ is None
 
 
-def _url(lane: Lane) -> str:
-    return str(lane.client().get_queue_url(QueueName=lane.contract.queue)["QueueUrl"])
+def _url(tested: QueueUnderTest) -> str:
+    return str(tested.client().get_queue_url(QueueName=tested.contract.queue)["QueueUrl"])
 
 
 @contextlib.contextmanager
@@ -786,14 +822,14 @@ def _let_expire(stub: sqs_stub.Stub) -> None:
         stub.queue.release(number)
 
 
-def _on_table(lane: Lane) -> int:
+def _on_table(tested: QueueUnderTest) -> int:
     statement = "SELECT count(*) FROM public.user_logins WHERE user_id LIKE %s"
-    return int(lane.ground.rows(statement, f"{lane.tag}-%")[0][0])
+    return int(tested.servers.rows(statement, f"{tested.tag}-%")[0][0])
 
 
-def _receive_counts(lane: Lane) -> list[int]:
+def _receive_counts(tested: QueueUnderTest) -> list[int]:
     """Receives every message once and gives it back; how often each has been received by now."""
-    with contextlib.closing(lane.queue(**LONG)) as queue:
+    with contextlib.closing(tested.queue(**LONG)) as queue:
         messages = [message for ten in queue.receive(1_000, 60) for message in ten]
         queue.release([message.receipt_handle for message in messages])
     return [message.receive_count for message in messages]

@@ -6,19 +6,19 @@ import pytest
 
 from include.contracts.user_logins import CONTRACT
 from tests.faults import loaders
-from tests.faults.ground import Ground
+from tests.faults.servers import Servers
 from tests.integration.scratch import masked_batch
 
 
-def test_two_loaders_whose_messages_overlap_never_wait_for_each_other(ground: Ground) -> None:
-    result = loaders.meet(ground, rounds=60, seed=3)
+def test_two_loaders_whose_messages_overlap_never_wait_for_each_other(servers: Servers) -> None:
+    result = loaders.meet(servers, rounds=60, seed=3)
 
     assert result.is_good, result
     assert result.messages > 60 * loaders.BATCH
 
 
 def test_loaders_that_do_not_sort_are_seen_to_deadlock(
-    ground: Ground, monkeypatch: pytest.MonkeyPatch
+    servers: Servers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs: list[Any] = []
 
@@ -32,4 +32,4 @@ def test_loaders_that_do_not_sort_are_seen_to_deadlock(
     monkeypatch.setattr(loaders, "load", load_unsorted)
 
     # Whether two meet in the middle is a matter of luck, so they get several chances.
-    assert any(loaders.meet(ground, rounds=5, seed=seed).deadlocks for seed in range(4, 44))
+    assert any(loaders.meet(servers, rounds=5, seed=seed).deadlocks for seed in range(4, 44))

@@ -14,10 +14,10 @@ from include.queue_etl import steps
 from include.queue_etl.errors import PreflightError, RunFailed, StagingUnavailable, WarehouseUnavailable
 from include.queue_etl.postgres import connection as postgres
 from tests.faults import canaries, proxy, runs, worker
-from tests.faults.accounts import Balance, balance
 from tests.faults.bodies import Sent, some, texts
-from tests.faults.ground import Lane
 from tests.faults.proxy import Proxy
+from tests.faults.reconciliation import Balance, balance
+from tests.faults.servers import QueueUnderTest
 from tests.faults.worker import Ended
 
 GOOD = Balance(lost=0, duplicate=0, wrong_kind=0, left_on_queue=0)
@@ -34,33 +34,33 @@ PARTS = ("sqs", "s3", "postgres")
 
 
 @contextlib.contextmanager
-def bad_network(lane: Lane, part: str, **how: Any) -> Iterator[tuple[Proxy, dict[str, str]]]:
+def bad_network(tested: QueueUnderTest, part: str, **how: Any) -> Iterator[tuple[Proxy, dict[str, str]]]:
     """A proxy before one part, and the variables that lead there."""
-    settings = lane.ground.settings
+    settings = tested.servers.settings
     with proxy.serving(settings.postgres_port if part == "postgres" else settings.sqs_port, **how) as between:
-        yield between, {**HASTE, **_places(lane, part, between)}
+        yield between, {**HASTE, **_places(tested, part, between)}
 
 
-def _places(lane: Lane, part: str, between: Proxy) -> dict[str, str]:
+def _places(tested: QueueUnderTest, part: str, between: Proxy) -> dict[str, str]:
     if part == "postgres":
-        dsn = make_conninfo(lane.ground.warehouse_dsn, port=between.port, connect_timeout=2)
+        dsn = make_conninfo(tested.servers.warehouse_dsn, port=between.port, connect_timeout=2)
         return {"QUEUE_ETL_WAREHOUSE_DSN": dsn}
     if part == "sqs":
         return {"AWS_ENDPOINT_URL_SQS": between.url}
-    return {"AWS_ENDPOINT_URL_S3": between.url, "QUEUE_ETL_STAGING": lane.in_bucket().staging_url}
+    return {"AWS_ENDPOINT_URL_S3": between.url, "QUEUE_ETL_STAGING": tested.in_bucket().staging_url}
 
 
 @pytest.fixture
-def sent(lane: Lane) -> list[Sent]:
-    messages = some(lane.tag, MESSAGES)
-    lane.send(texts(messages))
+def sent(tested: QueueUnderTest) -> list[Sent]:
+    messages = some(tested.tag, MESSAGES)
+    tested.send(texts(messages))
     return messages
 
 
-def drain(lane: Lane, environment: dict[str, str], seconds: float) -> Ended:
+def drain(tested: QueueUnderTest, environment: dict[str, str], seconds: float) -> Ended:
     """A run that must end in that time, and say why in one line if it fails."""
     started = time.monotonic()
-    ended = worker.run(lane, "drain", **environment)
+    ended = worker.run(tested, "drain", **environment)
     took = time.monotonic() - started
     assert took < seconds, f"{took:.1f} s: {ended.last_line}"
     assert ended.code in (0, 1), ended.errors[-2000:]
@@ -69,12 +69,12 @@ def drain(lane: Lane, environment: dict[str, str], seconds: float) -> Ended:
     return ended
 
 
-def drain_the_rest(lane: Lane, sent: list[Sent]) -> None:
+def drain_the_rest(tested: QueueUnderTest, sent: list[Sent]) -> None:
     """Without faults: then every message must be in its place."""
-    while lane.on_queue():
-        worker.wait_until_visible(lane)
-        assert worker.run(lane, "drain").code == 0
-    assert balance(lane, sent) == GOOD
+    while tested.on_queue():
+        worker.wait_until_visible(tested)
+        assert worker.run(tested, "drain").code == 0
+    assert balance(tested, sent) == GOOD
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -82,92 +82,97 @@ def drain_the_rest(lane: Lane, sent: list[Sent]) -> None:
     "how", [{"latency_seconds": 0.02}, {"bytes_a_second": 100_000}], ids=["late", "trickling"]
 )
 def test_a_slow_network_costs_time_and_nothing_else(
-    lane: Lane, sent: list[Sent], part: str, how: dict[str, Any]
+    tested: QueueUnderTest, sent: list[Sent], part: str, how: dict[str, Any]
 ) -> None:
-    with bad_network(lane, part, **how) as (between, places):
-        ended = drain(lane, places, seconds=90)
+    with bad_network(tested, part, **how) as (between, places):
+        ended = drain(tested, places, seconds=90)
         assert between.opened
 
     assert ended.code == 0, ended.last_line
-    assert balance(lane, sent) == GOOD
+    assert balance(tested, sent) == GOOD
 
 
 @pytest.mark.parametrize("part", ["sqs", "s3"])
 def test_connections_that_are_reset_are_opened_again_by_the_run_itself(
-    lane: Lane, sent: list[Sent], part: str
+    tested: QueueUnderTest, sent: list[Sent], part: str
 ) -> None:
-    with bad_network(lane, part, reset_after_bytes=900, resets=3) as (between, places):
-        ended = drain(lane, {**places, **SOON}, seconds=90)
+    with bad_network(tested, part, reset_after_bytes=900, resets=3) as (between, places):
+        ended = drain(tested, {**places, **SOON}, seconds=90)
 
     assert between.harmed == 3
     assert ended.code == 0, ended.last_line
-    drain_the_rest(lane, sent)
+    drain_the_rest(tested, sent)
 
 
 @pytest.mark.parametrize("after_bytes", [0, 1_000, 3_000, 4_000])
 def test_a_reset_connection_to_postgres_fails_the_run_in_one_line_and_gives_the_messages_back(
-    lane: Lane, sent: list[Sent], after_bytes: int
+    tested: QueueUnderTest, sent: list[Sent], after_bytes: int
 ) -> None:
-    with bad_network(lane, "postgres", reset_after_bytes=after_bytes, resets=1) as (between, places):
-        ended = drain(lane, places, seconds=90)
+    with bad_network(tested, "postgres", reset_after_bytes=after_bytes, resets=1) as (between, places):
+        ended = drain(tested, places, seconds=90)
 
     assert between.harmed == 1
     assert ended.code == 1
     assert "Postgres" in ended.last_line
-    assert lane.queue().depth().in_flight == 0
-    drain_the_rest(lane, sent)
+    assert tested.queue().depth().in_flight == 0
+    drain_the_rest(tested, sent)
 
 
-def test_a_dead_network_before_sqs_ends_the_run_in_bounded_time(lane: Lane, sent: list[Sent]) -> None:
-    with bad_network(lane, "sqs", mute_after_bytes=0) as (between, places):
-        ended = drain(lane, places, seconds=90)
+def test_a_dead_network_before_sqs_ends_the_run_in_bounded_time(
+    tested: QueueUnderTest, sent: list[Sent]
+) -> None:
+    with bad_network(tested, "sqs", mute_after_bytes=0) as (between, places):
+        ended = drain(tested, places, seconds=90)
 
     assert between.harmed
     assert ended.code == 1
-    drain_the_rest(lane, sent)
+    drain_the_rest(tested, sent)
 
 
-def test_answers_of_sqs_that_never_come_are_asked_for_again(lane: Lane, sent: list[Sent]) -> None:
-    with bad_network(lane, "sqs", mute_after_bytes=3_000, mutes=3) as (between, places):
-        ended = drain(lane, {**places, **SOON}, seconds=90)
+def test_answers_of_sqs_that_never_come_are_asked_for_again(tested: QueueUnderTest, sent: list[Sent]) -> None:
+    with bad_network(tested, "sqs", mute_after_bytes=3_000, mutes=3) as (between, places):
+        ended = drain(tested, {**places, **SOON}, seconds=90)
 
     assert between.harmed == 3
     assert ended.code == 0, ended.last_line
-    drain_the_rest(lane, sent)
+    drain_the_rest(tested, sent)
 
 
 def test_an_sqs_that_falls_silent_before_finish_is_waited_for_once_and_its_messages_come_back(
-    lane: Lane, sent: list[Sent], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tested: QueueUnderTest,
+    sent: list[Sent],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr("include.queue_etl.sqs.transport.ATTEMPTS", 2)
-    with bad_network(lane, "sqs") as (between, _):
+    with bad_network(tested, "sqs") as (between, _):
         options: Any = {"endpoint_url": between.url, "request_timeout_seconds": 1}
-        runs.up_to_load(lane, **options)
+        runs.up_to_load(tested, **options)
         between.mute_after_bytes = 0
         started = time.monotonic()
         with pytest.raises(RunFailed):
-            runs.finish(lane, **options)
+            runs.finish(tested, **options)
         # Two attempts of 1 s each and the pauses between; the rest is for other work on the machine.
         assert time.monotonic() - started < 30
 
     assert "and 2 after it" in caplog.text
-    drain_the_rest(lane, sent)
+    drain_the_rest(tested, sent)
 
 
 def test_a_postgres_that_accepts_and_never_answers_stops_the_run_before_it_receives(
-    lane: Lane, sent: list[Sent]
+    tested: QueueUnderTest, sent: list[Sent]
 ) -> None:
-    with bad_network(lane, "postgres", mute_after_bytes=0) as (_, places):
-        ended = drain(lane, places, seconds=90)
+    with bad_network(tested, "postgres", mute_after_bytes=0) as (_, places):
+        ended = drain(tested, places, seconds=90)
 
     assert "nothing received" in ended.errors
-    assert lane.queue().depth().visible == len(sent)
-    drain_the_rest(lane, sent)
+    assert tested.queue().depth().visible == len(sent)
+    drain_the_rest(tested, sent)
 
 
 @pytest.mark.parametrize("silent", ["for one connection", "for good"])
 def test_a_postgres_that_falls_silent_ends_the_run_in_bounded_time_and_its_messages_come_back(
-    lane: Lane,
+    tested: QueueUnderTest,
     sent: list[Sent],
     silent: str,
     monkeypatch: pytest.MonkeyPatch,
@@ -175,44 +180,44 @@ def test_a_postgres_that_falls_silent_ends_the_run_in_bounded_time_and_its_messa
 ) -> None:
     # The network says that all is well, so no time-out of TCP ends it: a stopped pooler looks so.
     monkeypatch.setattr(postgres, "BATCH_SILENCE_SECONDS", 1.0)  # in place of two minutes
-    with bad_network(lane, "postgres", mute_after_bytes=3_000, mutes=1) as (between, places):
+    with bad_network(tested, "postgres", mute_after_bytes=3_000, mutes=1) as (between, places):
         options: Any = {"dsn": places["QUEUE_ETL_WAREHOUSE_DSN"], "visibility_timeout_seconds": 300}
         started = time.monotonic()
         with pytest.raises(WarehouseUnavailable, match="has not answered for 1 s"):
-            all_in_one(lane, **options)
+            all_in_one(tested, **options)
         assert between.harmed == 1
         if silent == "for good":
             between.mute_after_bytes, between.mutes = 0, 1_000_000
         with pytest.raises(RunFailed if between.mutes == 0 else WarehouseUnavailable):
-            runs.finish(lane, upstream_failed=True, **options)
+            runs.finish(tested, upstream_failed=True, **options)
         assert time.monotonic() - started < 60
 
-    assert lane.queue().depth().in_flight == 0
+    assert tested.queue().depth().in_flight == 0
     assert "gave back" in caplog.text
-    drain_the_rest(lane, sent)
+    drain_the_rest(tested, sent)
 
 
-def all_in_one(lane: Lane, **options: Any) -> None:
+def all_in_one(tested: QueueUnderTest, **options: Any) -> None:
     """Every step but the last over the same connections, as `drain` does it."""
-    with lane.open_run(runs.NAME, **options) as context:
+    with tested.open_run(runs.NAME, **options) as context:
         for batch in steps.extract(context):
             steps.load(context, steps.mask(context, batch["batch"])["batch"])
 
 
 def test_a_bucket_that_accepts_and_never_answers_stops_the_run_before_it_receives(
-    lane: Lane, sent: list[Sent], monkeypatch: pytest.MonkeyPatch
+    tested: QueueUnderTest, sent: list[Sent], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with bad_network(lane, "s3", mute_after_bytes=0) as (between, places):
+    with bad_network(tested, "s3", mute_after_bytes=0) as (between, places):
         _hurry(monkeypatch, places, attempts=4)
         started = time.monotonic()
-        run = lane.open_run(staging=places["QUEUE_ETL_STAGING"])
+        run = tested.open_run(staging=places["QUEUE_ETL_STAGING"])
         with run as context, pytest.raises(PreflightError, match="ReadTimeoutError"):
             context.preflight()
         assert time.monotonic() - started < 60
         assert between.harmed == 4
 
-    assert lane.queue().depth().visible == len(sent)
-    drain_the_rest(lane, sent)
+    assert tested.queue().depth().visible == len(sent)
+    drain_the_rest(tested, sent)
 
 
 # In the second batch, but for finish, which then cannot even say which batches there are.
@@ -226,26 +231,30 @@ IN_STEP = {
 
 @pytest.mark.parametrize("step", IN_STEP)
 def test_a_bucket_that_falls_silent_in_mid_run_ends_it_in_bounded_time_and_its_messages_come_back(
-    lane: Lane, sent: list[Sent], step: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tested: QueueUnderTest,
+    sent: list[Sent],
+    step: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    with bad_network(lane, "s3") as (between, places):
+    with bad_network(tested, "s3") as (between, places):
         _hurry(monkeypatch, places, attempts=2)
         _silence_at(*IN_STEP[step], between, monkeypatch)
         options: Any = {"staging": places["QUEUE_ETL_STAGING"], "visibility_timeout_seconds": 300}
         started = time.monotonic()
         with pytest.raises(StagingUnavailable, match="ReadTimeoutError"):
-            runs.whole(lane, runs.NAME, **options)
+            runs.whole(tested, runs.NAME, **options)
         with pytest.raises(StagingUnavailable):
-            runs.finish(lane, upstream_failed=True, **options)
+            runs.finish(tested, upstream_failed=True, **options)
         assert time.monotonic() - started < 60
         assert "its messages come back by 20" in caplog.text
 
         between.mute_after_bytes = None
         with pytest.raises(RunFailed):  # somebody clears it, or maintenance does
-            runs.finish(lane, upstream_failed=True, **options)
+            runs.finish(tested, upstream_failed=True, **options)
 
-    assert lane.queue().depth().in_flight == 0
-    drain_the_rest(lane, sent)
+    assert tested.queue().depth().in_flight == 0
+    drain_the_rest(tested, sent)
 
 
 def _silence_at(name: str, call: int, between: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from tests.faults import canaries, worker
-from tests.faults.accounts import Balance, balance
 from tests.faults.bodies import ADDRESS_MARK, DEVICE_MARK, Sent, login, some, texts
-from tests.faults.doom import Doom
-from tests.faults.ground import Lane
+from tests.faults.kill_points import KillPoint
+from tests.faults.reconciliation import Balance, balance
 from tests.faults.runs import empty_the_queue
+from tests.faults.servers import QueueUnderTest
 
 GOOD = Balance(lost=0, duplicate=0, wrong_kind=0, left_on_queue=0)
 
@@ -81,18 +81,18 @@ def _changed(one: Sent, **fields: object) -> str:
 
 
 @pytest.fixture
-def messages(lane: Lane) -> list[Sent]:
+def messages(tested: QueueUnderTest) -> list[Sent]:
     """Of every kind, on the queue."""
-    sent = [*some(lane.tag, 100), *odd(lane.tag), *hostile(lane.tag)]
-    lane.send(texts(sent))
+    sent = [*some(tested.tag, 100), *odd(tested.tag), *hostile(tested.tag)]
+    tested.send(texts(sent))
     return sent
 
 
 def test_what_boto3_would_log_of_messages_stays_out_of_logs(
-    lane: Lane, caplog: pytest.LogCaptureFixture
+    tested: QueueUnderTest, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    lane.send(texts(some(lane.tag, 10)))
+    tested.send(texts(some(tested.tag, 10)))
 
     assert [record for record in caplog.records if record.name.startswith("botocore")]
     assert not canaries.hits(caplog.text.encode())
@@ -100,72 +100,80 @@ def test_what_boto3_would_log_of_messages_stays_out_of_logs(
 
 @pytest.mark.parametrize("client", ["pycurl", "boto3"])
 def test_no_personal_value_is_readable_after_a_run_that_says_all_it_can(
-    lane: Lane, messages: list[Sent], client: str
+    tested: QueueUnderTest, messages: list[Sent], client: str
 ) -> None:
-    ended = worker.run(lane, "drain", "-v", "--json", QUEUE_ETL_SQS_CLIENT=client)
+    ended = worker.run(tested, "drain", "-v", "--json", QUEUE_ETL_SQS_CLIENT=client)
 
     assert ended.code == 0, ended.errors
     if client == "boto3":
         assert "DEBUG:botocore" in ended.errors, "the log shows less than it could"
-    assert canaries.everywhere(lane.ground) == {}
-    assert balance(lane, messages) == GOOD
+    assert canaries.everywhere(tested.servers) == {}
+    assert balance(tested, messages) == GOOD
 
 
 def test_no_personal_value_is_readable_while_a_run_is_half_way_or_after_it_died(
-    lane: Lane, messages: list[Sent]
+    tested: QueueUnderTest, messages: list[Sent]
 ) -> None:
-    name = lane.run("half way").name
+    name = tested.run("half way").name
     run = ["--run-id", name]
-    assert worker.start(lane, ["step", "extract", *run], Doom("file write", 9, "half")).wait().was_killed
-    worker.wait_until_visible(lane)
-    extracted = worker.run(lane, "step", "extract", *run)
+    assert (
+        worker.start(tested, ["step", "extract", *run], KillPoint("file write", 9, "half")).wait().was_killed
+    )
+    worker.wait_until_visible(tested)
+    extracted = worker.run(tested, "step", "extract", *run)
     batches = [one["batch"] for one in json.loads(extracted.output)]
     for batch in batches:
-        assert worker.run(lane, "step", "mask", *run, "--batch", batch).code == 0
-    worker.start(lane, ["step", "load", *run, "--batch", batches[0]], Doom("commit", 3, "before")).wait()
+        assert worker.run(tested, "step", "mask", *run, "--batch", batch).code == 0
+    worker.start(
+        tested, ["step", "load", *run, "--batch", batches[0]], KillPoint("commit", 3, "before")
+    ).wait()
 
-    assert any(path.suffix == ".raw" for path in lane.staging.rglob("*"))
-    assert canaries.everywhere(lane.ground) == {}
-    assert all(path.stat().st_mode & 0o077 == 0 for path in lane.staging.rglob("*"))
-    assert worker.run(lane, "step", "finish", *run, "--upstream-failed").code == 1
-    empty_the_queue(lane)
-    assert balance(lane, messages) == GOOD
+    assert any(path.suffix == ".raw" for path in tested.staging.rglob("*"))
+    assert canaries.everywhere(tested.servers) == {}
+    assert all(path.stat().st_mode & 0o077 == 0 for path in tested.staging.rglob("*"))
+    assert worker.run(tested, "step", "finish", *run, "--upstream-failed").code == 1
+    empty_the_queue(tested)
+    assert balance(tested, messages) == GOOD
 
 
-def test_no_personal_value_is_in_an_error_of_postgres_or_its_log(lane: Lane, messages: list[Sent]) -> None:
+def test_no_personal_value_is_in_an_error_of_postgres_or_its_log(
+    tested: QueueUnderTest, messages: list[Sent]
+) -> None:
     # Every row is refused, after the whole batch went through COPY.
     column = "ALTER TABLE public.user_logins {} CONSTRAINT refuses_all {}"
-    with lane.ground.owner() as connection:
+    with tested.servers.owner() as connection:
         connection.execute(column.format("ADD", "CHECK (device_type = 'none') NOT VALID"))
     try:
-        ended = worker.run(lane, "drain", "-v")
+        ended = worker.run(tested, "drain", "-v")
     finally:
-        with lane.ground.owner() as connection:
+        with tested.servers.owner() as connection:
             connection.execute(column.format("DROP", ""))
 
     assert ended.code == 1
     assert "refuses_all" in ended.errors
-    assert lane.tag not in ended.last_line
-    assert canaries.everywhere(lane.ground) == {}
-    log = (lane.ground.folder / "postgres.log").read_text(errors="replace")
-    assert lane.tag not in log, "the log quotes rows: not even user ids belong there"
-    empty_the_queue(lane)
-    assert balance(lane, messages) == GOOD
+    assert tested.tag not in ended.last_line
+    assert canaries.everywhere(tested.servers) == {}
+    log = (tested.servers.folder / "postgres.log").read_text(errors="replace")
+    assert tested.tag not in log, "the log quotes rows: not even user ids belong there"
+    empty_the_queue(tested)
+    assert balance(tested, messages) == GOOD
 
 
-def test_the_officer_gets_every_value_back(lane: Lane, messages: list[Sent], tmp_path: Path) -> None:
-    assert worker.run(lane, "drain").code == 0
+def test_the_officer_gets_every_value_back(
+    tested: QueueUnderTest, messages: list[Sent], tmp_path: Path
+) -> None:
+    assert worker.run(tested, "drain").code == 0
     column = {"ip": "masked_ip", "device_id": "masked_device_id"}
     for name, masked in column.items():
         tokens = dict(
-            lane.ground.rows(
+            tested.servers.rows(
                 f"SELECT user_id, {masked} FROM public.user_logins WHERE user_id LIKE %s",  # noqa: S608
-                f"{lane.tag}-%",
+                f"{tested.tag}-%",
             )
         )
         file = tmp_path / f"{name}.csv"
         ended = worker.run(
-            lane, "unmask", "--field", name, "--reason", "test", "--ticket", "T-1", "--output", str(file),
+            tested, "unmask", "--field", name, "--reason", "test", "--ticket", "T-1", "--output", str(file),
             *sorted(set(tokens.values())),
         )  # fmt: skip
         assert ended.code == 0, ended.errors
@@ -175,16 +183,16 @@ def test_the_officer_gets_every_value_back(lane: Lane, messages: list[Sent], tmp
         expected = {one.user_id: getattr(one, name) for one in messages if one.reason is None}
         assert {user: values[token] for user, token in tokens.items()} == expected
         assert file.stat().st_mode & 0o077 == 0
-    assert canaries.everywhere(lane.ground) == {}, "unmask left a value somewhere"
+    assert canaries.everywhere(tested.servers) == {}, "unmask left a value somewhere"
 
 
 def test_what_the_engine_logs_at_debug_level_names_no_user(
-    lane: Lane, messages: list[Sent], caplog: pytest.LogCaptureFixture
+    tested: QueueUnderTest, messages: list[Sent], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    empty_the_queue(lane)
+    empty_the_queue(tested)
 
     said = [record.getMessage() for record in caplog.records if record.name.startswith("include")]
     assert said
-    assert not [line for line in said if f"{lane.tag}-0" in line]
+    assert not [line for line in said if f"{tested.tag}-0" in line]
     assert not canaries.hits(caplog.text.encode())

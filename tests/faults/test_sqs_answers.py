@@ -9,9 +9,9 @@ import pytest
 from tests.bench import sqs_stub
 from tests.bench.sqs_stub import Fault, Stub
 from tests.faults import canaries, worker
-from tests.faults.accounts import Balance, balance
 from tests.faults.bodies import Sent, some, texts
-from tests.faults.ground import Lane
+from tests.faults.reconciliation import Balance, balance
+from tests.faults.servers import QueueUnderTest
 from tests.support.wait import wait_until
 
 GOOD = Balance(lost=0, duplicate=0, wrong_kind=0, left_on_queue=0)
@@ -38,15 +38,15 @@ CALLS = 8  # of each action, of which half go wrong
 
 
 @pytest.fixture
-def sent(lane: Lane) -> list[Sent]:
-    """On the stub, not on the lane's own queue."""
-    return some(lane.tag, 60)
+def sent(tested: QueueUnderTest) -> list[Sent]:
+    """On the stub, not on the tested's own queue."""
+    return some(tested.tag, 60)
 
 
 @pytest.fixture
-def stub(lane: Lane, sent: list[Sent]) -> Iterator[Stub]:
-    """A queue of the lane's name that holds the messages."""
-    with sqs_stub.serving(texts(sent), name=lane.queue_name) as stub:
+def stub(tested: QueueUnderTest, sent: list[Sent]) -> Iterator[Stub]:
+    """A queue of the tested's name that holds the messages."""
+    with sqs_stub.serving(texts(sent), name=tested.queue_name) as stub:
         stub.queue.seed = secrets.randbits(40)
         yield stub
 
@@ -62,10 +62,10 @@ def left(stub: Stub) -> int:
     return stub.queue.visible + len(stub.queue.in_flight)
 
 
-def run_until_empty(lane: Lane, stub: Stub) -> int:
+def run_until_empty(tested: QueueUnderTest, stub: Stub) -> int:
     """How many runs it took; each succeeds, or fails in order."""
     for number in range(1, MOST_RUNS):
-        ended = worker.run(lane, "drain", **OPTIONS, AWS_ENDPOINT_URL_SQS=stub.url)
+        ended = worker.run(tested, "drain", **OPTIONS, AWS_ENDPOINT_URL_SQS=stub.url)
         assert ended.code in (0, 1), ended.errors[-2000:]
         assert "Traceback" not in ended.errors
         assert not canaries.hits(ended.errors.encode())
@@ -83,20 +83,22 @@ def _expired(stub: Stub) -> bool:
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_whatever_sqs_answers_every_message_is_in_one_place_once(
-    lane: Lane, sent: list[Sent], stub: Stub, fault: str
+    tested: QueueUnderTest, sent: list[Sent], stub: Stub, fault: str
 ) -> None:
     plan(stub, [FAULTS[fault]])
 
-    run_until_empty(lane, stub)
+    run_until_empty(tested, stub)
 
     assert len(stub.faults["DeleteMessageBatch"]) < CALLS, "nothing went wrong"
     assert len(stub.faults["ReceiveMessage"]) < CALLS, "nothing went wrong"
-    assert balance(lane, sent) == GOOD
+    assert balance(tested, sent) == GOOD
 
 
-def test_all_that_sqs_may_answer_together_loses_nothing(lane: Lane, sent: list[Sent], stub: Stub) -> None:
+def test_all_that_sqs_may_answer_together_loses_nothing(
+    tested: QueueUnderTest, sent: list[Sent], stub: Stub
+) -> None:
     plan(stub, list(FAULTS.values()))
 
-    run_until_empty(lane, stub)
+    run_until_empty(tested, stub)
 
-    assert balance(lane, sent) == GOOD
+    assert balance(tested, sent) == GOOD

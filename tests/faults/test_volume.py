@@ -6,11 +6,11 @@ from uuid import uuid4
 
 from tests.bench.feed import feed
 from tests.faults import volume
-from tests.faults.ground import Ground
+from tests.faults.servers import Servers
 
 
-def test_a_large_run_leaves_only_masked_and_rejected_files(ground: Ground) -> None:
-    result = volume.drain_all(feed(20_000), ground.environment["QUEUE_ETL_OWNER_DSN"])
+def test_a_large_run_leaves_only_masked_and_rejected_files(servers: Servers) -> None:
+    result = volume.drain_all(feed(20_000), servers.environment["QUEUE_ETL_OWNER_DSN"])
 
     assert result.problems == []
     assert set(result.left) == {"masked", "rejected"}

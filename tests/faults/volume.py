@@ -20,7 +20,7 @@ from tests.bench.checks import problems_of_bookkeeping, problems_of_rows
 from tests.bench.contenders import Race
 from tests.bench.feed import Feed, feed
 from tests.bench.scratch import Database, Server
-from tests.faults.ground import running
+from tests.faults.servers import running
 
 LOOK_EVERY_SECONDS = 0.1
 
@@ -151,9 +151,9 @@ def main() -> int:
     options = parser.parse_args()
     with (
         tempfile.TemporaryDirectory(prefix="queue-etl-volume-stack-") as folder,
-        running(Path(folder, "s")) as ground,
+        running(Path(folder, "s")) as servers,
     ):
-        result = drain_all(feed(options.messages), ground.environment["QUEUE_ETL_OWNER_DSN"])
+        result = drain_all(feed(options.messages), servers.environment["QUEUE_ETL_OWNER_DSN"])
     _show(result)
     return 1 if result.problems else 0
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from include.contracts import user_logins
 from include.queue_etl.cli import app as command_line
-from tests.faults.doom import Doom
-from tests.faults.ground import Lane
+from tests.faults.kill_points import KillPoint
+from tests.faults.servers import QueueUnderTest
 from tests.support.wait import wait_until
 
 # A fork of a process that has imported everything costs a hundredth of a fresh interpreter.
@@ -79,12 +79,20 @@ class Started:
         return bool(connection.wait([self.process.sentinel], seconds))
 
 
-def start(lane: Lane, arguments: Sequence[str], doom: Doom | None = None, **environment: str) -> Started:
-    """Start a command on the lane's queue; with doom, it is to die there."""
-    files = lane.ground.output / f"{next(_numbers):05d}-{lane.tag}-{'-'.join(arguments[:2])}"
+def start(
+    tested: QueueUnderTest, arguments: Sequence[str], kill_point: KillPoint | None = None, **environment: str
+) -> Started:
+    """Start a command on the queue under test; with a kill point it dies there."""
+    files = tested.servers.output / f"{next(_numbers):05d}-{tested.tag}-{'-'.join(arguments[:2])}"
     process = _processes.Process(
         target=_run,
-        args=(list(arguments), {**lane.environment, **environment}, lane.contract.queue, doom, str(files)),
+        args=(
+            list(arguments),
+            {**tested.environment, **environment},
+            tested.contract.queue,
+            kill_point,
+            str(files),
+        ),
     )
     for suffix in (".out", ".err"):
         files.with_suffix(suffix).touch()
@@ -93,13 +101,13 @@ def start(lane: Lane, arguments: Sequence[str], doom: Doom | None = None, **envi
     return Started(process, files)
 
 
-def run(lane: Lane, *arguments: str, **environment: str) -> Ended:
+def run(tested: QueueUnderTest, *arguments: str, **environment: str) -> Ended:
     """Run a command to its end."""
-    return start(lane, arguments, None, **environment).wait()
+    return start(tested, arguments, None, **environment).wait()
 
 
 def _run(
-    arguments: list[str], environment: dict[str, str], queue: str, doom: Doom | None, files: str
+    arguments: list[str], environment: dict[str, str], queue: str, kill_point: KillPoint | None, files: str
 ) -> None:
     os.environ.clear()
     os.environ.update(environment)
@@ -108,12 +116,12 @@ def _run(
     # All that any library would ever say: the search for personal values reads it.
     logging.basicConfig(stream=sys.stderr, level=logging.DEBUG)
     user_logins.CONTRACT = replace(user_logins.CONTRACT, queue=queue)
-    if doom is not None:
-        doom.await_it()
+    if kill_point is not None:
+        kill_point.await_it()
     sys.exit(command_line.main(arguments))
 
 
-def wait_until_visible(lane: Lane) -> None:
-    """Until no message of the lane is in flight."""
-    with contextlib.closing(lane.queue()) as queue:
+def wait_until_visible(tested: QueueUnderTest) -> None:
+    """Until no message of the queue is in flight."""
+    with contextlib.closing(tested.queue()) as queue:
         wait_until(lambda: not queue.depth().in_flight)

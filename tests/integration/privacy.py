@@ -20,15 +20,15 @@ from include.queue_etl.privacy.audit import Purpose
 from include.queue_etl.resources import Resources
 from include.queue_etl.settings import Settings
 from include.queue_etl.transform.masking import Masker
+from tests.integration.project import Project, login
 from tests.integration.scratch import Database
-from tests.integration.upkeep import Project, login
 
 WHY = ("--reason", "request of the person", "--ticket", "DPO-17")
 PURPOSE = Purpose("request of the person", "DPO-17")
 
 
 @dataclass(frozen=True)
-class Office(Project):
+class PrivacyProject(Project):
     """A project whose keyset is what the file says at the moment."""
 
     key_file: Path = Path()
@@ -69,7 +69,9 @@ class Office(Project):
 
 
 @pytest.fixture
-def office(clean_database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Office]:
+def project(
+    clean_database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[PrivacyProject]:
     contract = replace(CONTRACT, queue=f"privacy-{secrets.token_hex(4)}")
     settings = Settings(staging=str(tmp_path / "staging"), wait_seconds=0, batch_messages=100)
     key_file = tmp_path / "keyset.json"
@@ -91,7 +93,7 @@ def office(clean_database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyP
         client.create_queue(QueueName=name)["QueueUrl"]
         for name in (contract.queue, contract.dead_letter_queue)
     ]
-    yield Office(clean_database, contract, settings, key_file)
+    yield PrivacyProject(clean_database, contract, settings, key_file)
     for url in urls:
         client.delete_queue(QueueUrl=url)
 
@@ -104,4 +106,4 @@ def logins(prefix: str, count: int) -> dict[bytes, tuple[str, str, str]]:
     return {login(user, ip=ip, device_id=device): (user, ip, device) for user, ip, device in facts}
 
 
-__all__ = ["PURPOSE", "WHY", "Office", "login", "logins", "office"]
+__all__ = ["PURPOSE", "WHY", "PrivacyProject", "login", "logins", "project"]

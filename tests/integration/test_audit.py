@@ -14,9 +14,9 @@ from include.queue_etl.postgres.connection import Database as Connected
 from include.queue_etl.privacy import audit, unmask
 from include.queue_etl.privacy.audit import AuditLog, Purpose
 from include.queue_etl.privacy.officer_store import OfficerStore
-from tests.integration.privacy import PURPOSE, WHY, Office, login, office
+from tests.integration.privacy import PURPOSE, WHY, PrivacyProject, login, project
 
-__all__ = ["office"]
+__all__ = ["project"]
 
 
 @pytest.fixture
@@ -175,34 +175,34 @@ def test_two_at_once_cannot_share_one_allowance(clean_database):
 # Through the commands ---------------------------------------------------------------------------------------
 
 
-def test_over_the_allowance_nothing_is_opened(office: Office, monkeypatch, capsys):
-    office.send(login("u1", ip="192.0.2.77"))
-    office.drain()
+def test_over_the_allowance_nothing_is_opened(project: PrivacyProject, monkeypatch, capsys):
+    project.send(login("u1", ip="192.0.2.77"))
+    project.drain()
     monkeypatch.setenv("QUEUE_ETL_UNMASK_PER_HOUR", "1")
-    assert office.command("unmask", *WHY, "--stdout", "--user-id", "u1") == 1
+    assert project.command("unmask", *WHY, "--stdout", "--user-id", "u1") == 1
     shown = capsys.readouterr()
     assert shown.out == ""
     assert "2 tokens are more than this hour has room for (QUEUE_ETL_UNMASK_PER_HOUR=1)" in shown.err
-    assert [action for action, _ in office.audit()] == ["unmask refused"]
+    assert [action for action, _ in project.audit()] == ["unmask refused"]
 
 
-def test_refused_is_an_error_of_its_own(office: Office):
-    tokens = [(office.contract.personal[0], "x")] * 1_001
-    with office.officer() as resources, pytest.raises(RateExceeded, match="audit entry 1 says so"):
-        unmask.unmask(resources, AuditLog(resources.database), office.contract, tokens, PURPOSE)
+def test_refused_is_an_error_of_its_own(project: PrivacyProject):
+    tokens = [(project.contract.personal[0], "x")] * 1_001
+    with project.officer() as resources, pytest.raises(RateExceeded, match="audit entry 1 says so"):
+        unmask.unmask(resources, AuditLog(resources.database), project.contract, tokens, PURPOSE)
 
 
-def test_the_command_prints_the_mark_and_takes_it(office: Office, capsys, clean_database):
-    office.send(login("u1"))
-    office.drain()
-    path = office.key_file.with_name("out.csv")
-    assert office.command("unmask", *WHY, "--output", str(path), "--user-id", "u1") == 0
+def test_the_command_prints_the_mark_and_takes_it(project: PrivacyProject, capsys, clean_database):
+    project.send(login("u1"))
+    project.drain()
+    path = project.key_file.with_name("out.csv")
+    assert project.command("unmask", *WHY, "--output", str(path), "--user-id", "u1") == 0
     mark = re.search(r"audit entry (1:[0-9a-f]{64})\n", capsys.readouterr().err)[1]
-    assert office.command("audit", "verify", "--mark", mark) == 0
+    assert project.command("audit", "verify", "--mark", mark) == 0
     assert capsys.readouterr().out == f"the audit is whole; last entry {mark}\n"
     with clean_database.owner() as connection:
         connection.execute("UPDATE pii.audit SET ticket = 'other'")
-    assert office.command("audit", "verify") == 1
+    assert project.command("audit", "verify") == 1
     assert capsys.readouterr() == ("", "audit verify: audit entry 1 was changed\n")
 
 
@@ -217,47 +217,49 @@ AUDITED = {
 
 @pytest.mark.parametrize("action", AUDITED)
 def test_every_audited_command_prints_its_mark_apart_from_its_result(
-    action, office: Office, capsys, monkeypatch
+    action, project: PrivacyProject, capsys, monkeypatch
 ):
-    old = office.document().key_ids[0]
-    office.promote_new_key()
+    old = project.document().key_ids[0]
+    project.promote_new_key()
     monkeypatch.setattr("sys.stdin", io.StringIO("192.0.2.77\n"))
     command = [part.format(old=old) for part in AUDITED[action]]
-    assert office.command(*command, *WHY) == 0
+    assert project.command(*command, *WHY) == 0
     shown = capsys.readouterr()
     (mark,) = re.findall(r"^audit entry (\S+)$", shown.err, re.MULTILINE)
     assert "audit entry" not in shown.out
-    marks = office.database.rows("SELECT action, id || ':' || encode(hash, 'hex') FROM pii.audit ORDER BY id")
+    marks = project.database.rows(
+        "SELECT action, id || ':' || encode(hash, 'hex') FROM pii.audit ORDER BY id"
+    )
     assert marks[-1] == (action, mark)
-    assert office.command("audit", "verify", "--mark", mark) == 0
+    assert project.command("audit", "verify", "--mark", mark) == 0
 
 
 @pytest.mark.parametrize("command", [("keys", "destroy", "{primary}")])
-def test_what_left_no_entry_prints_no_mark(command, office: Office, capsys, monkeypatch):
+def test_what_left_no_entry_prints_no_mark(command, project: PrivacyProject, capsys, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO("192.0.2.77\n"))
-    primary = office.document().key_ids[0]
-    office.command(*(part.format(primary=primary) for part in command), *WHY)
+    primary = project.document().key_ids[0]
+    project.command(*(part.format(primary=primary) for part in command), *WHY)
     assert "audit entry" not in capsys.readouterr().err
-    assert office.audit() == []
+    assert project.audit() == []
 
 
-def test_the_mark_is_printed_also_where_the_deed_fails(office: Office, capsys, monkeypatch):
+def test_the_mark_is_printed_also_where_the_deed_fails(project: PrivacyProject, capsys, monkeypatch):
     def fail(*_: object) -> None:
         raise WarehouseUnavailable("the connection to Postgres was lost")
 
     monkeypatch.setattr(OfficerStore, "overwrite", fail)
     monkeypatch.setattr("sys.stdin", io.StringIO("192.0.2.77\n"))
-    assert office.command("erase", "--by", "ip", "--apply", *WHY) == 1
+    assert project.command("erase", "--by", "ip", "--apply", *WHY) == 1
     assert re.fullmatch(r"audit entry 1:[0-9a-f]{64}\nerase: the connection .*\n", capsys.readouterr().err)
 
 
-def test_tokens_may_come_from_a_file(office: Office, capsys, tmp_path):
-    office.send(login("u1", ip="192.0.2.77"))
-    office.drain()
-    ((token,),) = office.database.rows("SELECT masked_ip FROM public.user_logins")
+def test_tokens_may_come_from_a_file(project: PrivacyProject, capsys, tmp_path):
+    project.send(login("u1", ip="192.0.2.77"))
+    project.drain()
+    ((token,),) = project.database.rows("SELECT masked_ip FROM public.user_logins")
     (tmp_path / "tokens").write_text(f"{token}\n\n")
     assert (
-        office.command("unmask", *WHY, "--stdout", "--field", "ip", "--file", str(tmp_path / "tokens")) == 0
+        project.command("unmask", *WHY, "--stdout", "--field", "ip", "--file", str(tmp_path / "tokens")) == 0
     )
     assert "192.0.2.77" in capsys.readouterr().out
 

@@ -11,7 +11,7 @@ from include.queue_etl import steps
 from include.queue_etl.errors import QueueUnavailable
 from include.queue_etl.operations.dead_letters import redrive_dead_letters
 from include.queue_etl.sqs.wire import ORIGIN_ATTRIBUTE, SENT_ATTRIBUTE, Message
-from tests.integration.upkeep import Killed, Project, killed_at, login, project
+from tests.integration.project import Killed, Project, killed_at, login, project
 from tests.support.wait import wait_until
 
 __all__ = ["project"]

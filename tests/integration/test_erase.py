@@ -18,9 +18,9 @@ from include.queue_etl.privacy.erase import Subject, erase
 from include.queue_etl.privacy.remask_store import RemaskStore
 from include.queue_etl.staging.area import BatchFile, Kind
 from include.queue_etl.transform.batches import MaskedBatch, RejectedBatch
-from tests.integration.privacy import PURPOSE, WHY, Office, login, office
+from tests.integration.privacy import PURPOSE, WHY, PrivacyProject, login, project
 
-__all__ = ["office"]
+__all__ = ["project"]
 CONTRIBUTING = Path(__file__).parents[2] / "CONTRIBUTING.md"
 ADDRESS, DEVICE = "192.0.2.7", "dévice, 7"
 BODIES = [
@@ -53,35 +53,35 @@ EXPECTED = {  # field, value -> rows, quarantined messages
 
 
 @pytest.fixture
-def loaded(office: Office) -> Office:
-    office.send(*BODIES)
-    summary = office.drain("loaded")
+def loaded(project: PrivacyProject) -> PrivacyProject:
+    project.send(*BODIES)
+    summary = project.drain("loaded")
     assert (summary["loaded"], summary["quarantined"]) == (ROWS, QUARANTINED)
-    return office
+    return project
 
 
-def run(office: Office, field: str, value: str, *, dry_run: bool = False) -> dict:
-    with office.officer() as resources:
+def run(project: PrivacyProject, field: str, value: str, *, dry_run: bool = False) -> dict:
+    with project.officer() as resources:
         return erase(
             resources,
             AuditLog(resources.database),
-            Subject(office.contract, field, value),
+            Subject(project.contract, field, value),
             PURPOSE,
             dry_run=dry_run,
         )
 
 
-def snapshot(office: Office) -> tuple:
-    rows = office.database.rows("SELECT * FROM public.user_logins ORDER BY 1, 2, 3, 4")
+def snapshot(project: PrivacyProject) -> tuple:
+    rows = project.database.rows("SELECT * FROM public.user_logins ORDER BY 1, 2, 3, 4")
     return (
         rows,
-        office.database.rows("SELECT message_id, payload FROM etl.quarantine ORDER BY 1"),
-        staged(office),
+        project.database.rows("SELECT message_id, payload FROM etl.quarantine ORDER BY 1"),
+        staged(project),
     )
 
 
-def staged(office: Office, name: str = "loaded") -> tuple[bytes, bytes]:
-    with office.open_run(name) as context:
+def staged(project: PrivacyProject, name: str = "loaded") -> tuple[bytes, bytes]:
+    with project.open_run(name) as context:
         (batch,) = context.staging.batches(Kind.MASKED)
         masked = context.staging.open(BatchFile(batch, Kind.MASKED), MaskedBatch)
         rejected = context.staging.open(BatchFile(batch, Kind.REJECTED), RejectedBatch)
@@ -89,7 +89,7 @@ def staged(office: Office, name: str = "loaded") -> tuple[bytes, bytes]:
 
 
 @pytest.mark.parametrize(("field", "value"), EXPECTED)
-def test_a_dry_run_counts_and_changes_nothing(field, value, loaded: Office):
+def test_a_dry_run_counts_and_changes_nothing(field, value, loaded: PrivacyProject):
     rows, quarantined = EXPECTED[field, value]
     before = snapshot(loaded)
     counts = run(loaded, field, value, dry_run=True)
@@ -101,7 +101,7 @@ def test_a_dry_run_counts_and_changes_nothing(field, value, loaded: Office):
 
 
 @pytest.mark.parametrize(("field", "value"), EXPECTED)
-def test_what_was_counted_is_erased_everywhere_and_nothing_else(field, value, loaded: Office):
+def test_what_was_counted_is_erased_everywhere_and_nothing_else(field, value, loaded: PrivacyProject):
     rows, quarantined = EXPECTED[field, value]
     others = {row for row in loaded.originals() if not is_of(row, field, value)}
     counts = run(loaded, field, value)
@@ -120,7 +120,7 @@ def is_of(row, field: str, value: str) -> bool:
     return row[("user_id", "ip", "device_id").index(field)] == canonical
 
 
-def test_of_a_user_all_that_is_personal_goes_and_the_login_stays_countable(loaded: Office):
+def test_of_a_user_all_that_is_personal_goes_and_the_login_stays_countable(loaded: PrivacyProject):
     run(loaded, "user_id", "anna")
     empty = loaded.database.rows(
         "SELECT user_id, masked_ip, masked_device_id, device_type, app_version FROM public.user_logins"
@@ -129,7 +129,7 @@ def test_of_a_user_all_that_is_personal_goes_and_the_login_stays_countable(loade
     assert empty == [(None, None, None, "ios", 2)] * 3
 
 
-def test_the_audit_says_what_was_done_without_the_value(loaded: Office):
+def test_the_audit_says_what_was_done_without_the_value(loaded: PrivacyProject):
     run(loaded, "ip", ADDRESS)
     (first, asked), (second, done) = loaded.audit()
     assert (first, second) == ("erase", "erased")
@@ -138,7 +138,7 @@ def test_the_audit_says_what_was_done_without_the_value(loaded: Office):
     assert ADDRESS not in str(loaded.database.rows("SELECT * FROM pii.audit"))
 
 
-def test_tokens_under_every_key_are_found(loaded: Office):
+def test_tokens_under_every_key_are_found(loaded: PrivacyProject):
     loaded.promote_new_key()
     loaded.send(login("emil", ip=ADDRESS))
     loaded.drain()
@@ -146,22 +146,22 @@ def test_tokens_under_every_key_are_found(loaded: Office):
 
 
 @pytest.mark.parametrize("scheme", [Scheme.ONE_WAY, Scheme.SHA256, Scheme.MD5])
-def test_values_masked_one_way_are_found_too(scheme, office: Office):
+def test_values_masked_one_way_are_found_too(scheme, project: PrivacyProject):
     columns = tuple(
         replace(column, scheme=scheme, allow_weak=True)
         if isinstance(column, Personal) and column.column == "masked_ip"
         else column
-        for column in office.contract.columns
+        for column in project.contract.columns
     )
-    office = replace(office, contract=replace(office.contract, columns=columns))
-    office.send(login("a", ip=ADDRESS), login("b", ip="10.0.0.1"))
-    office.drain()
-    assert run(office, "ip", ADDRESS)["rows"] == 1
-    left = office.database.rows("SELECT user_id FROM public.user_logins WHERE masked_ip IS NOT NULL")
+    project = replace(project, contract=replace(project.contract, columns=columns))
+    project.send(login("a", ip=ADDRESS), login("b", ip="10.0.0.1"))
+    project.drain()
+    assert run(project, "ip", ADDRESS)["rows"] == 1
+    left = project.database.rows("SELECT user_id FROM public.user_logins WHERE masked_ip IS NOT NULL")
     assert left == [("b",)]
 
 
-def test_after_a_restore_reconcile_brings_back_nothing_that_was_erased(loaded: Office):
+def test_after_a_restore_reconcile_brings_back_nothing_that_was_erased(loaded: PrivacyProject):
     run(loaded, "ip", ADDRESS)
     with loaded.database.owner() as connection:  # the database is restored to before the run
         connection.execute("TRUNCATE public.user_logins, etl.ledger, etl.quarantine, etl.batches, etl.runs")
@@ -173,7 +173,7 @@ def test_after_a_restore_reconcile_brings_back_nothing_that_was_erased(loaded: O
     assert loaded.quarantined().count("erased") == 3
 
 
-def test_files_of_an_open_run_are_left_alone_and_counted(loaded: Office):
+def test_files_of_an_open_run_are_left_alone_and_counted(loaded: PrivacyProject):
     loaded.send(login("anna"))
     with loaded.open_run("open") as context:
         for batch in steps.extract(context):
@@ -186,14 +186,14 @@ def test_files_of_an_open_run_are_left_alone_and_counted(loaded: Office):
     assert (again["open_runs"], again["rows"], again["file_rows"]) == (0, 1, 1)
 
 
-def damage_one_file(office: Office, kind: Kind = Kind.MASKED) -> Path:
+def damage_one_file(project: PrivacyProject, kind: Kind = Kind.MASKED) -> Path:
     """The first file of this kind of the oldest run."""
-    path = min(Path(office.settings.staging).glob(f"*/*.{kind}"))
+    path = min(Path(project.settings.staging).glob(f"*/*.{kind}"))
     path.write_bytes(path.read_bytes()[:-1])
     return path
 
 
-def test_a_damaged_file_holds_up_nothing_and_is_counted(loaded: Office):
+def test_a_damaged_file_holds_up_nothing_and_is_counted(loaded: PrivacyProject):
     whole = run(loaded, "ip", ADDRESS, dry_run=True)
     damage_one_file(loaded)
     counts = run(loaded, "ip", ADDRESS)
@@ -204,7 +204,7 @@ def test_a_damaged_file_holds_up_nothing_and_is_counted(loaded: Office):
 
 
 @pytest.mark.parametrize(("damaged", "erased"), [(Kind.MASKED, (0, 3)), (Kind.REJECTED, (3, 0))])
-def test_what_lies_beside_a_damaged_file_is_erased(damaged, erased, loaded: Office):
+def test_what_lies_beside_a_damaged_file_is_erased(damaged, erased, loaded: PrivacyProject):
     path = damage_one_file(loaded, damaged)
     before = path.read_bytes()
     counts = run(loaded, "ip", ADDRESS)
@@ -214,7 +214,7 @@ def test_what_lies_beside_a_damaged_file_is_erased(damaged, erased, loaded: Offi
     assert path.read_bytes() == before
 
 
-def test_a_rejected_file_that_lies_alone_is_erased(loaded: Office):
+def test_a_rejected_file_that_lies_alone_is_erased(loaded: PrivacyProject):
     min(Path(loaded.settings.staging).glob("*/*.masked")).unlink()
     counts = run(loaded, "ip", ADDRESS)
     assert (counts["files"], counts["file_messages"], counts["damaged"]) == (1, 3, 0)
@@ -222,7 +222,7 @@ def test_a_rejected_file_that_lies_alone_is_erased(loaded: Office):
 
 
 @pytest.mark.parametrize("kind", [Kind.MASKED, Kind.REJECTED])
-def test_a_damaged_file_keeps_its_key_and_holds_up_no_remask(kind, loaded: Office):
+def test_a_damaged_file_keeps_its_key_and_holds_up_no_remask(kind, loaded: PrivacyProject):
     new = loaded.promote_new_key()
     damage_one_file(loaded, kind)
     with loaded.remasker() as resources:
@@ -231,14 +231,14 @@ def test_a_damaged_file_keeps_its_key_and_holds_up_no_remask(kind, loaded: Offic
     assert (counts["damaged"], counts["left"]) == (1, 1)
 
 
-def test_a_payload_that_does_not_open_is_counted_and_stays(loaded: Office):
+def test_a_payload_that_does_not_open_is_counted_and_stays(loaded: PrivacyProject):
     with loaded.database.owner() as connection:
         connection.execute("UPDATE etl.quarantine SET payload = payload || '\\x00' WHERE reason = 'bad_json'")
     counts = run(loaded, "ip", ADDRESS)
     assert (counts["unopened"], counts["quarantined"]) == (1, 2)
 
 
-def test_a_redrive_brings_back_nothing_that_was_erased(loaded: Office):
+def test_a_redrive_brings_back_nothing_that_was_erased(loaded: PrivacyProject):
     from include.queue_etl.contract import Derived
     from include.queue_etl.operations.redrive import redrive
     from include.queue_etl.operations.store import Selection
@@ -254,7 +254,7 @@ def test_a_redrive_brings_back_nothing_that_was_erased(loaded: Office):
     assert "anna" not in loaded.users()
 
 
-def test_erasing_and_remasking_at_once_leaves_neither_undone(loaded: Office):
+def test_erasing_and_remasking_at_once_leaves_neither_undone(loaded: PrivacyProject):
     loaded.promote_new_key()
     real = RemaskStore.move_rows
 
@@ -276,9 +276,9 @@ def test_erasing_and_remasking_at_once_leaves_neither_undone(loaded: Office):
     ("device_type", "ios", "no field 'device_type' to erase by"),
     ("ip", " ", "the value is blank"),
 ])  # fmt: skip
-def test_what_cannot_be_erased_by_is_said(field, value, told, office: Office):
+def test_what_cannot_be_erased_by_is_said(field, value, told, project: PrivacyProject):
     with pytest.raises(ValueError, match=told):
-        Subject(office.contract, field, value)
+        Subject(project.contract, field, value)
 
 
 # What the role may -----------------------------------------------------------------------------------------
@@ -324,7 +324,7 @@ MISSING = {  # field to erase by, what is taken away, the remedy that the refusa
 
 
 @pytest.fixture(params=MISSING)
-def lacking(request, loaded: Office):
+def lacking(request, loaded: PrivacyProject):
     """A project whose officer lacks something; the field that shows it, and the statement that mends it."""
     field, taken, remedy = MISSING[request.param]
     with loaded.database.owner() as connection:
@@ -336,24 +336,24 @@ def lacking(request, loaded: Office):
 
 @pytest.mark.parametrize("dry_run", [True, False])
 def test_what_the_role_may_not_is_named_with_its_remedy_before_anything_is_touched(dry_run, lacking):
-    office, field, remedy = lacking
-    before = snapshot(office)
+    project, field, remedy = lacking
+    before = snapshot(project)
     with pytest.raises(PreflightError) as caught:
-        run(office, field, {"user_id": "anna", "ip": ADDRESS}[field], dry_run=dry_run)
+        run(project, field, {"user_id": "anna", "ip": ADDRESS}[field], dry_run=dry_run)
     (problem,) = caught.value.problems
     assert problem.endswith(f": {remedy}")
-    assert snapshot(office) == before
-    assert office.audit() == []
+    assert snapshot(project) == before
+    assert project.audit() == []
 
 
 def test_the_remedy_that_is_named_is_enough(lacking):
-    office, field, remedy = lacking
-    with office.database.owner() as connection:
+    project, field, remedy = lacking
+    with project.database.owner() as connection:
         connection.execute(remedy)
-    assert run(office, field, {"user_id": "anna", "ip": ADDRESS}[field])["rows"] == 3
+    assert run(project, field, {"user_id": "anna", "ip": ADDRESS}[field])["rows"] == 3
 
 
-def test_all_that_is_missing_is_named_at_once(loaded: Office):
+def test_all_that_is_missing_is_named_at_once(loaded: PrivacyProject):
     columns = "user_id, masked_ip, masked_device_id"
     with loaded.database.owner() as connection:
         connection.execute(f"REVOKE UPDATE ({columns}) ON public.user_logins FROM pii_officer")
@@ -365,23 +365,23 @@ def test_all_that_is_missing_is_named_at_once(loaded: Office):
     assert len(caught.value.problems) == 3
 
 
-def test_a_table_that_is_not_there_is_said(office: Office):
-    office = replace(office, contract=replace(office.contract, table="public.signups"))
+def test_a_table_that_is_not_there_is_said(project: PrivacyProject):
+    project = replace(project, contract=replace(project.contract, table="public.signups"))
     with pytest.raises(PreflightError, match=r"there is no table public\.signups"):
-        run(office, "ip", ADDRESS, dry_run=True)
+        run(project, "ip", ADDRESS, dry_run=True)
 
 
-def test_a_table_made_as_contributing_says_can_be_erased_from(office: Office):
+def test_a_table_made_as_contributing_says_can_be_erased_from(project: PrivacyProject):
     statements = re.search(r"```sql\n(.*?)```", CONTRIBUTING.read_text(encoding="utf-8"), re.DOTALL)[1]
     contract = replace(
-        office.contract,
+        project.contract,
         table="public.signups",
         columns=(SentDay("day"), Personal("email_token", "device_id"), Text("newsletter", "device_type")),
     )
-    with office.database.owner() as connection:
+    with project.database.owner() as connection:
         connection.execute(statements)
         try:
-            counts = run(replace(office, contract=contract), "device_id", "ann@example.org")
+            counts = run(replace(project, contract=contract), "device_id", "ann@example.org")
         finally:
             connection.execute("DROP TABLE public.signups")
     assert counts["rows"] == 0
@@ -391,7 +391,7 @@ def test_a_table_made_as_contributing_says_can_be_erased_from(office: Office):
 
 
 def test_the_command_counts_first_and_takes_the_value_from_standard_input(
-    loaded: Office, capsys, monkeypatch
+    loaded: PrivacyProject, capsys, monkeypatch
 ):
     monkeypatch.setattr("sys.stdin", io.StringIO(f"{ADDRESS}\n"))
     assert loaded.command("erase", "--by", "ip", *WHY, "--json") == 0
@@ -405,7 +405,7 @@ def test_the_command_counts_first_and_takes_the_value_from_standard_input(
     assert ADDRESS not in shown.out + shown.err
 
 
-def test_the_command_wants_exactly_one_value(loaded: Office, capsys, monkeypatch):
+def test_the_command_wants_exactly_one_value(loaded: PrivacyProject, capsys, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO("a\nb\n"))
     assert loaded.command("erase", "--by", "ip", *WHY) == 1
     assert capsys.readouterr().err == "erase: give one value, on a line of its own: there are 2\n"

@@ -27,113 +27,113 @@ from include.queue_etl.privacy.audit import AuditLog
 from include.queue_etl.privacy.remask_store import RemaskStore
 from include.queue_etl.staging.area import Kind
 from include.queue_etl.transform.masking import Masker
-from tests.integration.privacy import PURPOSE, WHY, Office, login, logins, office
-from tests.integration.upkeep import Killed
+from tests.integration.privacy import PURPOSE, WHY, PrivacyProject, login, logins, project
+from tests.integration.project import Killed
 
-__all__ = ["office"]
+__all__ = ["project"]
 BAD = [b'{"user_id": "bad1", "ip": "192.0.2.200"', login("bad2", app_version="v2", ip="192.0.2.201")]
 
 
-def primary(office: Office) -> int:
-    return office.document().key_ids[0]
+def primary(project: PrivacyProject) -> int:
+    return project.document().key_ids[0]
 
 
-def tokens_of(office: Office, key: int) -> int:
+def tokens_of(project: PrivacyProject, key: int) -> int:
     heads = "', '".join(token_prefixes(key))
-    return office.database.rows(
+    return project.database.rows(
         f"SELECT count(*) FILTER (WHERE left(masked_ip, 7) IN ('{heads}')) + count(*) FILTER"  # noqa: S608
         f" (WHERE left(masked_device_id, 7) IN ('{heads}')) FROM public.user_logins"
     )[0][0]
 
 
-def rotate(office: Office) -> tuple[int, int]:
+def rotate(project: PrivacyProject) -> tuple[int, int]:
     """Add a key and promote it; the old and the new one."""
-    old = primary(office)
-    assert office.command("keys", "add") == 0
-    new = office.document().key_ids[1]
-    assert office.command("keys", "promote", str(new)) == 0
+    old = primary(project)
+    assert project.command("keys", "add") == 0
+    new = project.document().key_ids[1]
+    assert project.command("keys", "promote", str(new)) == 0
     return old, new
 
 
-def remask(office: Office) -> dict[str, int]:
-    with office.remasker() as resources:
-        return rotation.remask(resources, AuditLog(resources.database), office.contracts(), PURPOSE)
+def remask(project: PrivacyProject) -> dict[str, int]:
+    with project.remasker() as resources:
+        return rotation.remask(resources, AuditLog(resources.database), project.contracts(), PURPOSE)
 
 
 # The drill --------------------------------------------------------------------------------------------------
 
 
-def test_the_drill(office: Office, capsys):
+def test_the_drill(project: PrivacyProject, capsys):
     """Create, load, add, promote, load, remask, destroy: all originals back, the old key useless."""
-    office.key_file.unlink()
-    assert office.command("keys", "create") == 0
-    assert stat.S_IMODE(office.key_file.stat().st_mode) == 0o600
+    project.key_file.unlink()
+    assert project.command("keys", "create") == 0
+    assert stat.S_IMODE(project.key_file.stat().st_mode) == 0o600
     first, later = logins("a", 250), logins("b", 150)
-    office.send(*first, *BAD)
-    office.drain()
-    stolen = office.database.rows("SELECT masked_ip FROM public.user_logins LIMIT 1")[0][0]
-    with_old_key = office.key_file.read_text()
+    project.send(*first, *BAD)
+    project.drain()
+    stolen = project.database.rows("SELECT masked_ip FROM public.user_logins LIMIT 1")[0][0]
+    with_old_key = project.key_file.read_text()
 
-    old, new = rotate(office)
-    office.send(*later)
-    office.drain()
-    assert (tokens_of(office, old), tokens_of(office, new)) == (500, 300)
+    old, new = rotate(project)
+    project.send(*later)
+    project.drain()
+    assert (tokens_of(project, old), tokens_of(project, new)) == (500, 300)
     capsys.readouterr()
-    assert office.command("keys", "destroy", str(old), *WHY) == 1
+    assert project.command("keys", "destroy", str(old), *WHY) == 1
     refusal = capsys.readouterr().err
     for place in ("masked_ip: 250", "masked_device_id: 250", "quarantined messages: 2", "staged files: "):
         assert place in refusal
 
-    assert office.command("remask", *WHY, "--json") == 0
+    assert project.command("remask", *WHY, "--json") == 0
     moved = json.loads(capsys.readouterr().out)
     assert moved["rows"] == 250
     assert moved["payloads"] == 2
     assert moved["files"] > 0
     assert moved["left"] == moved["unopened"] == moved["one_way"] == moved["open_runs"] == 0
-    assert (tokens_of(office, old), tokens_of(office, new)) == (0, 800)
-    assert office.command("keys", "destroy", str(old), *WHY) == 0
-    assert office.document().key_ids == [new]
+    assert (tokens_of(project, old), tokens_of(project, new)) == (0, 800)
+    assert project.command("keys", "destroy", str(old), *WHY) == 0
+    assert project.document().key_ids == [new]
 
-    assert office.originals() == {*first.values(), *later.values()}
-    column = office.contract.personal[0]
-    assert Masker(office.contract, Keyset.from_json(with_old_key)).unmask(column, stolen).startswith("10.0.")
+    assert project.originals() == {*first.values(), *later.values()}
+    column = project.contract.personal[0]
+    assert Masker(project.contract, Keyset.from_json(with_old_key)).unmask(column, stolen).startswith("10.0.")
     with pytest.raises(KeysetError, match=f"key id {old}"):
-        Masker(office.contract, Keyset.from_json(office.key_file.read_text())).unmask(column, stolen)
-    selection = Selection(office.contract.queue)
-    with office.open_redrive() as context:  # the quarantine opens with the new key alone
+        Masker(project.contract, Keyset.from_json(project.key_file.read_text())).unmask(column, stolen)
+    selection = Selection(project.contract.queue)
+    with project.open_redrive() as context:  # the quarantine opens with the new key alone
         assert redrive(context, selection)["messages"] == 2
         assert "does not open" not in json.dumps(redrive(context, selection))
-    assert [action for action, _ in office.audit()] == ["remask", "destroy key"]
+    assert [action for action, _ in project.audit()] == ["remask", "destroy key"]
     # The pipeline goes on with the keyset that lacks the old key, and refuses the one that has it as primary.
-    office.send(login("c1"))
-    assert office.drain()["loaded"] == 1
-    office.key_file.write_text(with_old_key)
+    project.send(login("c1"))
+    assert project.drain()["loaded"] == 1
+    project.key_file.write_text(with_old_key)
     with pytest.raises(PreflightError, match=f"lacks key {new}"):
-        office.drain()
+        project.drain()
 
 
 # What keeps a key -------------------------------------------------------------------------------------------
 
 
-def retire(office: Office, key: int, **options: bool) -> KeysetDocument:
-    with office.remasker() as resources:
+def retire(project: PrivacyProject, key: int, **options: bool) -> KeysetDocument:
+    with project.remasker() as resources:
         return rotation.retire(
-            resources, AuditLog(resources.database), office.contracts(), key, PURPOSE, **options
+            resources, AuditLog(resources.database), project.contracts(), key, PURPOSE, **options
         )
 
 
-def is_retired(office: Office, key: int) -> bool:
-    return office.database.rows(f"SELECT retired_at IS NOT NULL FROM etl.keys WHERE key_id = {key}")[0][0]  # noqa: S608
+def is_retired(project: PrivacyProject, key: int) -> bool:
+    return project.database.rows(f"SELECT retired_at IS NOT NULL FROM etl.keys WHERE key_id = {key}")[0][0]  # noqa: S608
 
 
-def test_a_primary_key_is_never_destroyed(office: Office):
+def test_a_primary_key_is_never_destroyed(project: PrivacyProject):
     with pytest.raises(KeysetError, match="promote another one first"):
-        retire(office, primary(office))
+        retire(project, primary(project))
 
 
-def test_a_key_that_is_not_there_is_not_destroyed(office: Office):
+def test_a_key_that_is_not_there_is_not_destroyed(project: PrivacyProject):
     with pytest.raises(KeysetError, match="has no key 5"):
-        retire(office, 5)
+        retire(project, 5)
 
 
 @pytest.mark.parametrize(
@@ -145,165 +145,171 @@ def test_a_key_that_is_not_there_is_not_destroyed(office: Office):
         ("TRUNCATE public.user_logins, etl.quarantine", "staged files: 2 are encrypted with it"),
     ],
 )
-def test_whatever_still_bears_the_key_keeps_it(last, told, office: Office):
-    office.send(login("u1"), *BAD)
-    office.drain()
-    old, _ = rotate(office)
-    with office.database.owner() as connection:
+def test_whatever_still_bears_the_key_keeps_it(last, told, project: PrivacyProject):
+    project.send(login("u1"), *BAD)
+    project.drain()
+    old, _ = rotate(project)
+    with project.database.owner() as connection:
         connection.execute(last)
     with pytest.raises(KeyInUse, match=told):
-        retire(office, old)
-    assert not is_retired(office, old)
+        retire(project, old)
+    assert not is_retired(project, old)
 
 
-def test_an_open_run_keeps_every_key(office: Office):
-    office.send(login("u1"))
-    with office.open_run("open") as context:
+def test_an_open_run_keeps_every_key(project: PrivacyProject):
+    project.send(login("u1"))
+    with project.open_run("open") as context:
         steps.extract(context)
-    old, _ = rotate(office)
+    old, _ = rotate(project)
     with pytest.raises(KeyInUse, match="1 runs are open"):
-        retire(office, old)
-    assert not is_retired(office, old)
+        retire(project, old)
+    assert not is_retired(project, old)
 
 
-def test_a_run_that_is_late_with_its_keyset_is_refused_and_its_messages_come_back(office: Office):
+def test_a_run_that_is_late_with_its_keyset_is_refused_and_its_messages_come_back(project: PrivacyProject):
     """It was given the keyset before the new key was promoted, and starts after the old one was destroyed."""
-    stale = office.open_run("late")  # has read the keyset
-    old, _ = rotate(office)
-    office.key_file.write_text(retire(office, old).text)
-    office.send(login("u1"))
+    stale = project.open_run("late")  # has read the keyset
+    old, _ = rotate(project)
+    project.key_file.write_text(retire(project, old).text)
+    project.send(login("u1"))
     with stale as context, pytest.raises(KeysetError, match=f"key {old} is retired"):
         steps.extract(context)
-    assert office.waiting() == (1, 0)
-    assert office.drain("fresh")["loaded"] == 1
+    assert project.waiting() == (1, 0)
+    assert project.drain("fresh")["loaded"] == 1
 
 
 @pytest.fixture
-def retired(office: Office) -> Iterator[tuple[int, str]]:
+def retired(project: PrivacyProject) -> Iterator[tuple[int, str]]:
     """A key that only the table of a pipeline whose file is gone still needs, and that table."""
     table = f"public.retired_{secrets.token_hex(4)}"
-    own = replace(office.contract, name="retired", table=table)
-    with office.database.owner() as connection:
+    own = replace(project.contract, name="retired", table=table)
+    with project.database.owner() as connection:
         connection.execute(f"CREATE TABLE {table} (LIKE public.user_logins)")
         connection.execute(
             "SELECT etl.grant_contract(%s::regclass, '{masked_ip, masked_device_id}')", [table]
         )
-    office.send(login("u1"), login("u2"), *BAD)
-    assert replace(office, contract=own).drain()["loaded"] == 2
-    with office.database.owner() as connection:
+    project.send(login("u1"), login("u2"), *BAD)
+    assert replace(project, contract=own).drain()["loaded"] == 2
+    with project.database.owner() as connection:
         connection.execute("TRUNCATE etl.quarantine")
         connection.execute(f"UPDATE {table} SET masked_ip = NULL")  # noqa: S608
-    shutil.rmtree(office.settings.staging)
-    old, _ = rotate(office)
+    shutil.rmtree(project.settings.staging)
+    old, _ = rotate(project)
     yield old, table
-    with office.database.owner() as connection:
+    with project.database.owner() as connection:
         connection.execute(f"DROP TABLE IF EXISTS {table}")
         connection.execute("DELETE FROM etl.masked_columns WHERE contract = 'retired'")
 
 
-def test_rows_of_a_pipeline_that_is_gone_keep_their_key(office: Office, retired: tuple[int, str], capsys):
+def test_rows_of_a_pipeline_that_is_gone_keep_their_key(
+    project: PrivacyProject, retired: tuple[int, str], capsys
+):
     """Its file, quarantine and staged files are gone; its rows are not."""
     old, table = retired
     remedy = "bring back the file of contract retired and remask, or drop the column"
     told = f"{table}.masked_device_id: 2 are encrypted with it: no contract masks it today; {remedy}"
-    assert office.command("keys", "destroy", str(old), *WHY) == 1
+    assert project.command("keys", "destroy", str(old), *WHY) == 1
     assert capsys.readouterr().err == f"keys destroy: the key stays:\n  - {told}\n"
-    assert not is_retired(office, old)
-    assert old in office.document().key_ids
-    assert office.command("keys", "status", "--json") == 0
+    assert not is_retired(project, old)
+    assert old in project.document().key_ids
+    assert project.command("keys", "status", "--json") == 0
     shown = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert {key["key_id"]: key["in_use"] for key in shown}[old] == {f"{table}.masked_device_id": 2}
-    assert remask(office)["left"] == 2
+    assert remask(project)["left"] == 2
 
 
-def test_a_table_that_was_dropped_needs_no_key(office: Office, retired: tuple[int, str], caplog):
+def test_a_table_that_was_dropped_needs_no_key(project: PrivacyProject, retired: tuple[int, str], caplog):
     old, table = retired
-    with office.database.owner() as connection:
+    with project.database.owner() as connection:
         connection.execute(f"DROP TABLE {table}")
-    assert office.command("keys", "destroy", str(old), *WHY) == 0
+    assert project.command("keys", "destroy", str(old), *WHY) == 0
     gone = "of contract retired does not exist any more: it holds nothing"
     assert [f"{table}.{column} {gone}" for column in ("masked_device_id", "masked_ip")] == caplog.messages
 
 
-def test_a_column_that_may_not_be_read_keeps_every_key(office: Office, retired: tuple[int, str], capsys):
+def test_a_column_that_may_not_be_read_keeps_every_key(
+    project: PrivacyProject, retired: tuple[int, str], capsys
+):
     old, table = retired
-    with office.database.owner() as connection:
+    with project.database.owner() as connection:
         connection.execute(f"REVOKE ALL ON {table} FROM etl_remasker")
-    assert office.command("keys", "destroy", str(old), *WHY) == 1
+    assert project.command("keys", "destroy", str(old), *WHY) == 1
     told = capsys.readouterr().err
     assert f"role etl_remasker may not read {table}.masked_device_id" in told
     assert f"GRANT SELECT (masked_device_id) ON {table} TO etl_remasker" in told
-    assert not is_retired(office, old)
+    assert not is_retired(project, old)
 
 
-def test_no_key_is_destroyed_while_a_contract_is_broken(office: Office, monkeypatch, capsys):
+def test_no_key_is_destroyed_while_a_contract_is_broken(project: PrivacyProject, monkeypatch, capsys):
     problem = "include/contracts/orders.py, line 9: contract orders: no such event field: total"
-    loaded = LoadedContracts(office.contracts(), {"orders": problem})
+    loaded = LoadedContracts(project.contracts(), {"orders": problem})
     monkeypatch.setattr(privacy_commands, "load_contracts", lambda: loaded)
-    office.send(login("u1"))
-    office.drain()
-    old, _ = rotate(office)
-    assert remask(office)["left"] == 0
+    project.send(login("u1"))
+    project.drain()
+    old, _ = rotate(project)
+    assert remask(project)["left"] == 0
     capsys.readouterr()
-    assert office.command("keys", "destroy", str(old), *WHY) == 1
+    assert project.command("keys", "destroy", str(old), *WHY) == 1
     assert capsys.readouterr().err == f"keys destroy: contracts to mend:\n  - {problem}\n"
-    assert old in office.document().key_ids
+    assert old in project.document().key_ids
 
 
-def test_remask_goes_on_without_a_broken_contract_and_says_so(office: Office, monkeypatch, capsys, caplog):
-    loaded = LoadedContracts(office.contracts(), {"orders": "include/contracts/orders.py: it is empty"})
+def test_remask_goes_on_without_a_broken_contract_and_says_so(
+    project: PrivacyProject, monkeypatch, capsys, caplog
+):
+    loaded = LoadedContracts(project.contracts(), {"orders": "include/contracts/orders.py: it is empty"})
     monkeypatch.setattr(privacy_commands, "load_contracts", lambda: loaded)
-    office.send(login("u1"))
-    office.drain()
-    rotate(office)
+    project.send(login("u1"))
+    project.drain()
+    rotate(project)
     capsys.readouterr()
-    assert office.command("remask", *WHY, "--json") == 0
+    assert project.command("remask", *WHY, "--json") == 0
     assert json.loads(capsys.readouterr().out)["rows"] == 1
     assert "contract orders is left out: include/contracts/orders.py: it is empty" in caplog.messages
 
 
-def test_a_token_that_does_not_open_stays_and_keeps_its_key(office: Office):
-    office.send(login("u1"), login("u2"))
-    office.drain()
-    old, _ = rotate(office)
-    with office.database.owner() as connection:
+def test_a_token_that_does_not_open_stays_and_keeps_its_key(project: PrivacyProject):
+    project.send(login("u1"), login("u2"))
+    project.drain()
+    old, _ = rotate(project)
+    with project.database.owner() as connection:
         connection.execute(
             "UPDATE public.user_logins SET masked_ip = left(masked_ip, 30) || 'AAAAAAAAAAAAAAAAAAAAA'"
             " WHERE user_id = 'u1'"
         )
-    counts = remask(office)
+    counts = remask(project)
     assert (counts["rows"], counts["unopened"], counts["left"]) == (2, 1, 1)
-    assert remask(office)["rows"] == 0
+    assert remask(project)["rows"] == 0
     with pytest.raises(KeyInUse, match="masked_ip: 1 are encrypted with it"):
-        retire(office, old)
+        retire(project, old)
 
 
-def test_one_way_tokens_keep_their_key_unless_they_are_abandoned(office: Office):
+def test_one_way_tokens_keep_their_key_unless_they_are_abandoned(project: PrivacyProject):
     columns = tuple(
         replace(column, scheme=Scheme.ONE_WAY)
         if isinstance(column, Personal) and column.column == "masked_ip"
         else column
-        for column in office.contract.columns
+        for column in project.contract.columns
     )
-    office = replace(office, contract=replace(office.contract, columns=columns))
-    office.send(login("u1"), login("u2"))
-    office.drain()
-    old, _ = rotate(office)
-    counts = remask(office)
+    project = replace(project, contract=replace(project.contract, columns=columns))
+    project.send(login("u1"), login("u2"))
+    project.drain()
+    old, _ = rotate(project)
+    counts = remask(project)
     assert (counts["rows"], counts["one_way"], counts["left"]) == (2, 2, 0)
     with pytest.raises(KeyInUse, match=r"masked_ip \(one-way\): 2 are encrypted with it"):
-        retire(office, old)
-    assert retire(office, old, abandon_one_way=True).key_ids == [primary(office)]
+        retire(project, old)
+    assert retire(project, old, abandon_one_way=True).key_ids == [primary(project)]
 
 
 # Remask -----------------------------------------------------------------------------------------------------
 
 
-def test_remask_goes_on_where_it_was_stopped(office: Office, monkeypatch):
+def test_remask_goes_on_where_it_was_stopped(project: PrivacyProject, monkeypatch):
     sent = logins("a", 300)
-    office.send(*sent)
-    office.drain()
-    old, _ = rotate(office)
+    project.send(*sent)
+    project.drain()
+    old, _ = rotate(project)
     monkeypatch.setattr("include.queue_etl.privacy.remask_store.BLOCKS", 1)
     move, calls = RemaskStore.move_rows, []
 
@@ -315,36 +321,36 @@ def test_remask_goes_on_where_it_was_stopped(office: Office, monkeypatch):
 
     monkeypatch.setattr(RemaskStore, "move_rows", stops)
     with pytest.raises(Killed):
-        remask(office)
-    left = tokens_of(office, old)
+        remask(project)
+    left = tokens_of(project, old)
     assert 0 < left < 600
-    counts = remask(office)
+    counts = remask(project)
     assert counts["rows"] == left / 2
-    assert tokens_of(office, old) == 0
-    assert office.originals() == set(sent.values())
+    assert tokens_of(project, old) == 0
+    assert project.originals() == set(sent.values())
 
 
-def test_rows_loaded_while_remask_is_at_work_are_whole_and_moved(office: Office):
+def test_rows_loaded_while_remask_is_at_work_are_whole_and_moved(project: PrivacyProject):
     first, later = logins("a", 1_000), logins("b", 300)
-    office.send(*first)
-    office.drain()
-    old, new = rotate(office)
-    office.send(*later)
-    loading = threading.Thread(target=office.drain)
+    project.send(*first)
+    project.drain()
+    old, new = rotate(project)
+    project.send(*later)
+    loading = threading.Thread(target=project.drain)
     loading.start()
-    counts = remask(office)
+    counts = remask(project)
     loading.join()
     assert counts["rows"] == 1_000
-    assert tokens_of(office, old) == 0
-    assert tokens_of(office, new) == 2_600
-    assert office.originals() == {*first.values(), *later.values()}
+    assert tokens_of(project, old) == 0
+    assert tokens_of(project, new) == 2_600
+    assert project.originals() == {*first.values(), *later.values()}
 
 
 @pytest.fixture
-def partitioned(office: Office) -> Iterator[Office]:
+def partitioned(project: PrivacyProject) -> Iterator[PrivacyProject]:
     """The table in four partitions, by user id, one of them partitioned itself."""
     columns = "LIKE public.plain_logins INCLUDING ALL"
-    with office.database.owner() as connection:
+    with project.database.owner() as connection:
         connection.execute("ALTER TABLE public.user_logins RENAME TO plain_logins")
         connection.execute(f"CREATE TABLE public.user_logins ({columns}) PARTITION BY HASH (user_id)")
         for number in range(4):
@@ -355,14 +361,14 @@ def partitioned(office: Office) -> Iterator[Office]:
             "CREATE TABLE public.part_3_0 PARTITION OF public.part_3 FOR VALUES WITH (MODULUS 1, REMAINDER 0)"
         )
         connection.execute("SELECT etl.grant_contract('public.user_logins', '{masked_ip, masked_device_id}')")
-    yield office
-    with office.database.owner() as connection:
+    yield project
+    with project.database.owner() as connection:
         connection.execute("DROP TABLE public.user_logins")
         connection.execute("ALTER TABLE public.plain_logins RENAME TO user_logins")
 
 
 @pytest.mark.parametrize("blocks", [1, 128])
-def test_remask_moves_the_rows_of_every_partition(blocks: int, partitioned: Office, monkeypatch):
+def test_remask_moves_the_rows_of_every_partition(blocks: int, partitioned: PrivacyProject, monkeypatch):
     monkeypatch.setattr("include.queue_etl.privacy.remask_store.BLOCKS", blocks)
     sent = logins("a", 400)
     # Equal tokens at equal places of two partitions, too.
@@ -377,7 +383,7 @@ def test_remask_moves_the_rows_of_every_partition(blocks: int, partitioned: Offi
 
 
 def test_remask_reads_a_partitioned_table_a_few_times_however_many_transactions_it_takes(
-    partitioned: Office, monkeypatch
+    partitioned: PrivacyProject, monkeypatch
 ):
     """A plan that reads whole partitions for each of the 40 transactions reads each row 40 times."""
     monkeypatch.setattr("include.queue_etl.privacy.remask_store.BLOCKS", 1)
@@ -400,78 +406,78 @@ def test_remask_reads_a_partitioned_table_a_few_times_however_many_transactions_
 
 
 @pytest.fixture
-def child(office: Office) -> Iterator[Callable[[str], None]]:
+def child(project: PrivacyProject) -> Iterator[Callable[[str], None]]:
     """Makes a child table of user_logins, as partitions were before they had a syntax."""
-    with office.database.owner() as connection:
+    with project.database.owner() as connection:
         connection.execute("CREATE FOREIGN DATA WRAPPER nowhere")
         connection.execute("CREATE SERVER nowhere FOREIGN DATA WRAPPER nowhere")
 
     def make(kind: str, place: str = "") -> None:
-        with office.database.owner() as connection:
+        with project.database.owner() as connection:
             connection.execute(f"CREATE {kind} public.child () INHERITS (public.user_logins) {place}")
 
     yield make
-    with office.database.owner() as connection:
+    with project.database.owner() as connection:
         connection.execute("DROP FOREIGN DATA WRAPPER nowhere CASCADE")
         connection.execute("DROP TABLE IF EXISTS public.child")
 
 
-def test_remask_moves_the_rows_of_child_tables(office: Office, child):
+def test_remask_moves_the_rows_of_child_tables(project: PrivacyProject, child):
     child("TABLE")
-    office.send(*logins("a", 80))
-    office.drain()
-    with office.database.owner() as connection:
+    project.send(*logins("a", 80))
+    project.drain()
+    with project.database.owner() as connection:
         connection.execute("INSERT INTO public.child SELECT * FROM public.user_logins")
         connection.execute("TRUNCATE ONLY public.user_logins")
-    old, _ = rotate(office)
-    counts = remask(office)
-    assert (counts["rows"], counts["left"], tokens_of(office, old)) == (80, 0, 0)
+    old, _ = rotate(project)
+    counts = remask(project)
+    assert (counts["rows"], counts["left"], tokens_of(project, old)) == (80, 0, 0)
 
 
-def test_remask_says_that_it_cannot_walk_foreign_tables(office: Office, child):
+def test_remask_says_that_it_cannot_walk_foreign_tables(project: PrivacyProject, child):
     child("FOREIGN TABLE", "SERVER nowhere")
-    rotate(office)
+    rotate(project)
     with pytest.raises(WarehouseRefused, match="user_logins has foreign parts"):
-        remask(office)
+        remask(project)
 
 
-def test_remask_without_another_key_changes_nothing(office: Office):
-    office.send(login("u1"), *BAD)
-    office.drain()
-    before = office.database.rows("SELECT ctid, * FROM public.user_logins")
-    assert set(remask(office).values()) == {0}
-    assert office.database.rows("SELECT ctid, * FROM public.user_logins") == before
+def test_remask_without_another_key_changes_nothing(project: PrivacyProject):
+    project.send(login("u1"), *BAD)
+    project.drain()
+    before = project.database.rows("SELECT ctid, * FROM public.user_logins")
+    assert set(remask(project).values()) == {0}
+    assert project.database.rows("SELECT ctid, * FROM public.user_logins") == before
 
 
-def test_equal_values_stay_equal_and_others_different(office: Office):
-    office.send(*(login(f"u{n}", ip=f"10.1.1.{n % 7}") for n in range(70)))
-    office.drain()
+def test_equal_values_stay_equal_and_others_different(project: PrivacyProject):
+    project.send(*(login(f"u{n}", ip=f"10.1.1.{n % 7}") for n in range(70)))
+    project.drain()
     distinct = "SELECT count(DISTINCT masked_ip), count(DISTINCT masked_device_id) FROM public.user_logins"
-    assert office.database.rows(distinct) == [(7, 1)]
-    rotate(office)
-    remask(office)
-    assert office.database.rows(distinct) == [(7, 1)]
+    assert project.database.rows(distinct) == [(7, 1)]
+    rotate(project)
+    remask(project)
+    assert project.database.rows(distinct) == [(7, 1)]
 
 
-def test_the_retained_files_open_with_the_new_key_alone(office: Office):
-    office.send(login("u1"), *BAD)
-    office.drain("kept")
-    old, _ = rotate(office)
-    remask(office)
-    office.key_file.write_text(retire(office, old).text)
-    with office.open_run("kept") as context:
+def test_the_retained_files_open_with_the_new_key_alone(project: PrivacyProject):
+    project.send(login("u1"), *BAD)
+    project.drain("kept")
+    old, _ = rotate(project)
+    remask(project)
+    project.key_file.write_text(retire(project, old).text)
+    with project.open_run("kept") as context:
         for kind in (Kind.MASKED, Kind.REJECTED):
             assert context.staging.batches(kind)
-    with office.remasker() as resources:
-        assert set(rotation.staged_keys(resources.staging)) == {primary(office)}
+    with project.remasker() as resources:
+        assert set(rotation.staged_keys(resources.staging)) == {primary(project)}
 
 
-def test_status_says_what_bears_each_key(office: Office, capsys):
-    office.send(login("u1"), *BAD)
-    office.drain()
-    old, new = rotate(office)
+def test_status_says_what_bears_each_key(project: PrivacyProject, capsys):
+    project.send(login("u1"), *BAD)
+    project.drain()
+    old, new = rotate(project)
     capsys.readouterr()
-    assert office.command("keys", "status", "--json") == 0
+    assert project.command("keys", "status", "--json") == 0
     told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [(key["key_id"], key["state"]) for key in told] == [(new, "primary"), (old, "secondary")]
     assert told[0]["in_use"] == {}
@@ -494,62 +500,66 @@ def kms_key(monkeypatch):
     return f"aws-kms://{arn}"
 
 
-def test_a_wrapped_keyset_is_created_rotated_and_used(office: Office, kms_key):
-    office = replace(office, settings=replace(office.settings, kms_key_uri=kms_key))
-    office.key_file.unlink()
-    assert office.command("keys", "create") == 0
-    file = json.loads(office.key_file.read_text())
+def test_a_wrapped_keyset_is_created_rotated_and_used(project: PrivacyProject, kms_key):
+    project = replace(project, settings=replace(project.settings, kms_key_uri=kms_key))
+    project.key_file.unlink()
+    assert project.command("keys", "create") == 0
+    file = json.loads(project.key_file.read_text())
     assert set(file) == {"encryptedKeyset", "keysetInfo"}
-    office.send(login("u1", ip="192.0.2.77"))
-    assert office.drain()["loaded"] == 1
+    project.send(login("u1", ip="192.0.2.77"))
+    assert project.drain()["loaded"] == 1
     old = file["keysetInfo"]["primaryKeyId"]
-    assert office.command("keys", "add") == 0
-    (new,) = {key["keyId"] for key in json.loads(office.key_file.read_text())["keysetInfo"]["keyInfo"]} - {
+    assert project.command("keys", "add") == 0
+    (new,) = {key["keyId"] for key in json.loads(project.key_file.read_text())["keysetInfo"]["keyInfo"]} - {
         old
     }
-    assert office.command("keys", "promote", str(new)) == 0
-    assert office.command("remask", *WHY) == 0
-    assert office.command("keys", "destroy", str(old), *WHY) == 0
-    ((token,),) = office.database.rows("SELECT masked_ip FROM public.user_logins")
-    with office.officer() as resources:
+    assert project.command("keys", "promote", str(new)) == 0
+    assert project.command("remask", *WHY) == 0
+    assert project.command("keys", "destroy", str(old), *WHY) == 0
+    ((token,),) = project.database.rows("SELECT masked_ip FROM public.user_logins")
+    with project.officer() as resources:
         assert (
-            Masker(office.contract, resources.keyset).unmask(office.contract.personal[0], token)
+            Masker(project.contract, resources.keyset).unmask(project.contract.personal[0], token)
             == "192.0.2.77"
         )
 
 
-def test_a_clear_keyset_is_wrapped_in_place_and_can_be_printed_for_a_backend(office: Office, kms_key, capsys):
-    clear = office.key_file.read_text()
-    assert office.command("keys", "wrap", "--print") == 0
+def test_a_clear_keyset_is_wrapped_in_place_and_can_be_printed_for_a_backend(
+    project: PrivacyProject, kms_key, capsys
+):
+    clear = project.key_file.read_text()
+    assert project.command("keys", "wrap", "--print") == 0
     assert "encryptedKeyset" in capsys.readouterr().out
-    assert office.key_file.read_text() == clear
-    assert office.command("keys", "wrap") == 0
-    wrapped = office.key_file.read_text()
+    assert project.key_file.read_text() == clear
+    assert project.command("keys", "wrap") == 0
+    wrapped = project.key_file.read_text()
     secret = json.loads(clear)["key"][0]["keyData"]["value"]
     assert secret not in wrapped
-    office = replace(office, settings=replace(office.settings, kms_key_uri=kms_key))
-    with office.officer() as resources:
+    project = replace(project, settings=replace(project.settings, kms_key_uri=kms_key))
+    with project.officer() as resources:
         assert resources.keyset.opens(Keyset.from_json(clear).check_value())
 
 
-def test_without_the_kms_key_a_wrapped_keyset_is_no_use(office: Office, kms_key, monkeypatch, capsys):
-    assert office.command("keys", "wrap") == 0
+def test_without_the_kms_key_a_wrapped_keyset_is_no_use(
+    project: PrivacyProject, kms_key, monkeypatch, capsys
+):
+    assert project.command("keys", "wrap") == 0
     monkeypatch.delenv("QUEUE_ETL_KMS_KEY_URI")
-    with office.open_run() as context, pytest.raises(KeysetError, match="set QUEUE_ETL_KMS_KEY_URI"):
+    with project.open_run() as context, pytest.raises(KeysetError, match="set QUEUE_ETL_KMS_KEY_URI"):
         _ = context.keyset
     other = boto3.client("kms").create_key()["KeyMetadata"]["Arn"]
-    foreign = replace(office, settings=replace(office.settings, kms_key_uri=f"aws-kms://{other}"))
+    foreign = replace(project, settings=replace(project.settings, kms_key_uri=f"aws-kms://{other}"))
     with foreign.open_run() as context, pytest.raises(KeysetError):
         _ = context.keyset
 
 
-def test_a_kms_that_does_not_answer_is_worth_a_retry(office: Office, kms_key, monkeypatch):
+def test_a_kms_that_does_not_answer_is_worth_a_retry(project: PrivacyProject, kms_key, monkeypatch):
     from include.queue_etl.errors import KeyServiceUnavailable
 
-    assert office.command("keys", "wrap") == 0
+    assert project.command("keys", "wrap") == 0
     monkeypatch.setenv("AWS_ENDPOINT_URL_KMS", "http://127.0.0.1:1")
-    office = replace(office, settings=replace(office.settings, kms_key_uri=kms_key))
-    with office.open_run() as context, pytest.raises(KeyServiceUnavailable, match="EndpointConnectionError"):
+    project = replace(project, settings=replace(project.settings, kms_key_uri=kms_key))
+    with project.open_run() as context, pytest.raises(KeyServiceUnavailable, match="EndpointConnectionError"):
         _ = context.keyset
-    with office.open_run() as context, pytest.raises(PreflightError, match="KMS did not answer"):
+    with project.open_run() as context, pytest.raises(PreflightError, match="KMS did not answer"):
         context.preflight()

@@ -26,7 +26,7 @@ from include.queue_etl.operations.maintenance import (
     settle_runs,
 )
 from include.queue_etl.operations.store import MaintenanceStore
-from tests.integration.upkeep import Killed, Project, killed_at, login, project
+from tests.integration.project import Killed, Project, killed_at, login, project
 
 __all__ = ["project"]
 NOTHING = {

@@ -16,7 +16,7 @@ from include.queue_etl import steps
 from include.queue_etl.contract import Contract
 from include.queue_etl.errors import RunFailed
 from include.queue_etl.operations.reconcile import reconcile
-from tests.integration.upkeep import Killed, Project, killed_at, login, project
+from tests.integration.project import Killed, Project, killed_at, login, project
 
 __all__ = ["project"]
 BODIES = [*(login(f"u{number:02}") for number in range(23)), b"not json", login("v", app_version="v1")]

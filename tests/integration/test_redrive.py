@@ -14,7 +14,7 @@ from include.queue_etl.keys.keyset_document import KeysetDocument
 from include.queue_etl.operations.redrive import redrive, selection
 from include.queue_etl.operations.store import MaintenanceStore, Selection
 from include.queue_etl.postgres.loading import Load
-from tests.integration.upkeep import Killed, Project, killed_at, login, project
+from tests.integration.project import Killed, Project, killed_at, login, project
 from tests.support.resources import open_run
 
 __all__ = ["project"]

@@ -8,7 +8,7 @@ import pytest
 
 from include.queue_etl import steps
 from include.queue_etl.cli import app as cli
-from tests.integration.upkeep import KEYSET, Project, login, project
+from tests.integration.project import KEYSET, Project, login, project
 
 __all__ = ["project"]
 Command = Callable[..., int]

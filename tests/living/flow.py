@@ -15,7 +15,7 @@ from include.queue_etl.sqs.client import Depth
 from tests.bench import sqs_stub, stub_process
 from tests.bench.feed import Feed
 from tests.faults import worker
-from tests.faults.ground import Ground, Lane
+from tests.faults.servers import QueueUnderTest, Servers
 from tests.support.traffic import Sent, traffic
 
 HANGS_SECONDS = 120  # a process that takes so long is killed
@@ -47,35 +47,35 @@ class Flow:
     """A queue and its runs.
 
     Attributes:
-        lane: with a queue on the stack, which is used unless `endpoint_url` is another
+        tested: with a queue on the stack, which is used unless `endpoint_url` is another
         endpoint_url: of SQS
         settings: of every run
     """
 
-    lane: Lane
+    tested: QueueUnderTest
     endpoint_url: str
     settings: dict[str, Any] = field(default_factory=dict)
 
     @contextlib.contextmanager
     def sender(self, **pace: Any) -> Iterator[Sent]:
         """Sends as long as the block lasts; see `traffic`."""
-        client = self.lane.session().client("sqs", endpoint_url=self.endpoint_url)
-        url = client.get_queue_url(QueueName=self.lane.queue_name)["QueueUrl"]
-        with contextlib.closing(client), traffic(client, url, self.lane.tag, **pace) as sent:
+        client = self.tested.session().client("sqs", endpoint_url=self.endpoint_url)
+        url = client.get_queue_url(QueueName=self.tested.queue_name)["QueueUrl"]
+        with contextlib.closing(client), traffic(client, url, self.tested.tag, **pace) as sent:
             yield sent
 
     def open_run(self, name: str | None = None) -> contextlib.AbstractContextManager[RunContext]:
         """A run in this process."""
-        return self.lane.open_run(name, endpoint_url=self.endpoint_url, **self.settings)
+        return self.tested.open_run(name, endpoint_url=self.endpoint_url, **self.settings)
 
     def start(self, *arguments: str) -> worker.Started:
         """A command in a process of its own."""
         chosen = {f"QUEUE_ETL_{name.upper()}": str(value) for name, value in self.settings.items()}
-        return worker.start(self.lane, arguments, None, AWS_ENDPOINT_URL_SQS=self.endpoint_url, **chosen)
+        return worker.start(self.tested, arguments, None, AWS_ENDPOINT_URL_SQS=self.endpoint_url, **chosen)
 
     def extract(self, name: str) -> worker.Started:
         """The first step of that run, in a process of its own."""
-        return self.start("step", "extract", "--run-id", self.lane.run(name).name, "-v")
+        return self.start("step", "extract", "--run-id", self.tested.run(name).name, "-v")
 
     def drain(self) -> Drain:
         """A whole run as the command line does it."""
@@ -96,26 +96,26 @@ class Flow:
             return context.queue.depth()
 
     def account(self, sent: Sent) -> Account:
-        rows = Counter(user for (user,) in self.lane.ground.rows(ROWS, f"{self.lane.tag}-%"))
+        rows = Counter(user for (user,) in self.tested.servers.rows(ROWS, f"{self.tested.tag}-%"))
         assert not rows.keys() - sent.messages.keys()
         lost, twice = len(sent.messages.keys() - rows.keys()), rows.total() - len(rows)
         return Account(lost, twice, self.depth().total)
 
 
 @contextlib.contextmanager
-def on_stub(ground: Ground, **settings: int) -> Iterator[tuple[Flow, sqs_stub.Stub]]:
+def on_stub(servers: Servers, **settings: int) -> Iterator[tuple[Flow, sqs_stub.Stub]]:
     """A flow on a stub in a thread of this process: it counts calls, and misbehaves when told to."""
-    lane = ground.new_lane()
-    with sqs_stub.serving(name=lane.queue_name) as stub:
+    tested = servers.new_queue()
+    with sqs_stub.serving(name=tested.queue_name) as stub:
         stub.queue.seed = secrets.randbits(40)
-        yield Flow(lane, stub.url, settings), stub
+        yield Flow(tested, stub.url, settings), stub
 
 
 @contextlib.contextmanager
-def on_fast_stub(ground: Ground, **settings: int) -> Iterator[Flow]:
+def on_fast_stub(servers: Servers, **settings: int) -> Iterator[Flow]:
     """A flow on a stub that has a process to itself, for many messages a second."""
-    lane = ground.new_lane()
-    folder = ground.folder / lane.tag
+    tested = servers.new_queue()
+    folder = servers.folder / tested.tag
     folder.mkdir()
-    with stub_process.serving(Feed([], 0), folder, 0.0, lane.queue_name, secrets.randbits(40)) as stub:
-        yield Flow(lane, stub.url, settings)
+    with stub_process.serving(Feed([], 0), folder, 0.0, tested.queue_name, secrets.randbits(40)) as stub:
+        yield Flow(tested, stub.url, settings)

@@ -15,7 +15,7 @@ from include.queue_etl import steps
 from include.queue_etl.errors import QueueEtlError, QueueRefused, QueueUnavailable
 from tests.bench.sqs_stub import DENIED, THROTTLED, UNAVAILABLE, Fault, Stub
 from tests.faults.bodies import login
-from tests.faults.ground import Ground
+from tests.faults.servers import Servers
 from tests.living.flow import ALL_LOADED, Flow, on_stub
 
 RECEIVE, RELEASE = "ReceiveMessage", "ChangeMessageVisibilityBatch"
@@ -70,17 +70,17 @@ def finished(flow: Flow, names: list[str], name: str = "run") -> dict[str, Any]:
 # How long, and how many calls: flows side by side, since most of their time is waiting ----------------------
 
 
-def at_pace(ground: Ground, rate: float, seconds: int, round_trip_seconds: float = 0.0) -> Extracted:
-    with on_stub(ground, **{**SETTINGS, "receive_seconds": seconds}) as (flow, stub):
+def at_pace(servers: Servers, rate: float, seconds: int, round_trip_seconds: float = 0.0) -> Extracted:
+    with on_stub(servers, **{**SETTINGS, "receive_seconds": seconds}) as (flow, stub):
         stub.always[RECEIVE] = Fault(seconds=round_trip_seconds)
         with flow.sender(rate=rate) as sent:
             taken = extracted(flow, stub)
             return replace(taken, sent=sent.count)
 
 
-def after_silence(ground: Ground) -> Extracted:
+def after_silence(servers: Servers) -> Extracted:
     """Long polls of 5 s, in the first of which the sender begins."""
-    with on_stub(ground, **{**SETTINGS, "wait_seconds": 5}) as (flow, stub), ThreadPoolExecutor(1) as thread:
+    with on_stub(servers, **{**SETTINGS, "wait_seconds": 5}) as (flow, stub), ThreadPoolExecutor(1) as thread:
         extracting = thread.submit(extracted, flow, stub)
         time.sleep(3)
         with flow.sender(rate=5):
@@ -88,13 +88,13 @@ def after_silence(ground: Ground) -> Extracted:
 
 
 @pytest.fixture(scope="module")
-def paced(ground: Ground) -> Iterator[dict[str, Extracted]]:
+def paced(servers: Servers) -> Iterator[dict[str, Extracted]]:
     with ThreadPoolExecutor() as side_by_side:
         started = {
-            "1 a second": side_by_side.submit(at_pace, ground, 1, TRICKLE_SECONDS),
-            "3 a second": side_by_side.submit(at_pace, ground, 3, TRICKLE_SECONDS),
-            "300 a second": side_by_side.submit(at_pace, ground, 300, 5, ROUND_TRIP_SECONDS),
-            "after silence": side_by_side.submit(after_silence, ground),
+            "1 a second": side_by_side.submit(at_pace, servers, 1, TRICKLE_SECONDS),
+            "3 a second": side_by_side.submit(at_pace, servers, 3, TRICKLE_SECONDS),
+            "300 a second": side_by_side.submit(at_pace, servers, 300, 5, ROUND_TRIP_SECONDS),
+            "after silence": side_by_side.submit(after_silence, servers),
         }
         yield {name: future.result() for name, future in started.items()}
 
@@ -130,23 +130,23 @@ def test_many_messages_far_away_take_calls_at_once_and_keep_up(paced: dict[str, 
 # What ends it earlier ---------------------------------------------------------------------------------------
 
 
-def test_a_run_takes_no_more_than_its_most_and_ends_then(ground: Ground) -> None:
+def test_a_run_takes_no_more_than_its_most_and_ends_then(servers: Servers) -> None:
     settings = {**SETTINGS, "receive_seconds": 60, "max_messages": 50}
-    with on_stub(ground, **settings) as (flow, stub), flow.sender(rate=100):
+    with on_stub(servers, **settings) as (flow, stub), flow.sender(rate=100):
         taken = extracted(flow, stub)
     assert taken.messages == 50
     assert taken.seconds < 30
 
 
-def test_an_empty_queue_ends_extract_after_one_long_poll(ground: Ground) -> None:
-    with on_stub(ground, **{**SETTINGS, "wait_seconds": 1, "receive_seconds": 30}) as (flow, stub):
+def test_an_empty_queue_ends_extract_after_one_long_poll(servers: Servers) -> None:
+    with on_stub(servers, **{**SETTINGS, "wait_seconds": 1, "receive_seconds": 30}) as (flow, stub):
         taken = extracted(flow, stub)
     assert (taken.batches, taken.calls) == ([], 1)
     assert taken.seconds < 1 + MARGIN_SECONDS
 
 
-def test_steps_in_one_process_load_what_arrives_once(ground: Ground) -> None:
-    with on_stub(ground, **{**SETTINGS, "receive_seconds": 2}) as (flow, stub):
+def test_steps_in_one_process_load_what_arrives_once(servers: Servers) -> None:
+    with on_stub(servers, **{**SETTINGS, "receive_seconds": 2}) as (flow, stub):
         with flow.sender(rate=50) as sent:
             during = finished(flow, extracted(flow, stub, "one").names, "one")
         after = finished(flow, extracted(flow, stub, "two").names, "two")
@@ -160,21 +160,21 @@ def test_steps_in_one_process_load_what_arrives_once(ground: Ground) -> None:
 
 def send(flow: Flow, stub: Stub, count: int) -> None:
     for number in range(count):
-        stub.queue.send(login(flow.lane.tag, number).body)
+        stub.queue.send(login(flow.tested.tag, number).body)
 
 
 @pytest.mark.parametrize("fault", [UNAVAILABLE, THROTTLED, DENIED], ids=lambda fault: fault.code)
 def test_a_queue_that_fails_in_the_middle_ends_extract(
-    ground: Ground, fault: Fault, caplog: pytest.LogCaptureFixture
+    servers: Servers, fault: Fault, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with on_stub(ground, **{**SETTINGS, "transfers": 1}) as (flow, stub):
+    with on_stub(servers, **{**SETTINGS, "transfers": 1}) as (flow, stub):
         send(flow, stub, 100)
         stub.plan(RECEIVE, *[Fault()] * 5)
         stub.always[RECEIVE] = fault
         taken = extracted(flow, stub)
         assert taken.messages == 50
         assert taken.seconds <= 3 + MARGIN_SECONDS
-        assert f"go on with what has come: queue '{flow.lane.queue_name}'" in caplog.text
+        assert f"go on with what has come: queue '{flow.tested.queue_name}'" in caplog.text
         stub.always.clear()
         summary = finished(flow, taken.names)
         assert (summary["state"], summary["loaded"], summary["deleted"]) == ("succeeded", 50, 50)
@@ -185,10 +185,10 @@ def test_a_queue_that_fails_in_the_middle_ends_extract(
     ("fault", "error"), [(UNAVAILABLE, QueueUnavailable), (DENIED, QueueRefused)], ids=["outage", "refusal"]
 )
 def test_a_queue_that_fails_before_the_first_message_fails_extract(
-    ground: Ground, fault: Fault, error: type[QueueEtlError], monkeypatch: pytest.MonkeyPatch
+    servers: Servers, fault: Fault, error: type[QueueEtlError], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("include.queue_etl.sqs.transport.FIRST_PAUSE_SECONDS", 0.01)
-    with on_stub(ground, **SETTINGS) as (flow, stub):
+    with on_stub(servers, **SETTINGS) as (flow, stub):
         send(flow, stub, 10)
         stub.always[RECEIVE] = fault
         with pytest.raises(error):
@@ -196,9 +196,9 @@ def test_a_queue_that_fails_before_the_first_message_fails_extract(
         assert (stub.queue.visible, len(stub.queue.in_flight)) == (10, 0)
 
 
-def test_an_sqs_that_falls_silent_is_waited_for_in_bounded_time(ground: Ground) -> None:
+def test_an_sqs_that_falls_silent_is_waited_for_in_bounded_time(servers: Servers) -> None:
     settings = {**SETTINGS, "receive_seconds": 2, "wait_seconds": 1, "request_timeout_seconds": 1}
-    with on_stub(ground, **settings) as (flow, stub):
+    with on_stub(servers, **settings) as (flow, stub):
         send(flow, stub, 20)
         stub.plan(RECEIVE, Fault(), Fault())
         stub.always[RECEIVE] = Fault(seconds=600)

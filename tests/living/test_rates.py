@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.faults.ground import Ground
+from tests.faults.servers import Servers
 from tests.living.flow import ALL_LOADED, Account, Drain, Flow, on_fast_stub
 from tests.support.wait import wait_until
 
@@ -66,7 +66,7 @@ def flow_through(flow: Flow, pace: dict[str, Any]) -> Result:
 
 
 @contextmanager
-def open_flow(ground: Ground, pace: str, wait_seconds: int) -> Iterator[Flow]:
+def open_flow(servers: Servers, pace: str, wait_seconds: int) -> Iterator[Flow]:
     """On the stack's SQS, or on the stub for what is too fast for an emulator."""
     chosen = {
         "receive_seconds": RECEIVE_SECONDS,
@@ -75,19 +75,19 @@ def open_flow(ground: Ground, pace: str, wait_seconds: int) -> Iterator[Flow]:
         "batch_messages": 1_000,
     }
     if pace in FAST:
-        with on_fast_stub(ground, **chosen) as flow:
+        with on_fast_stub(servers, **chosen) as flow:
             yield flow
     else:
-        yield Flow(ground.new_lane(), ground.environment["AWS_ENDPOINT_URL"], chosen)
+        yield Flow(servers.new_queue(), servers.environment["AWS_ENDPOINT_URL"], chosen)
 
 
 @pytest.fixture(scope="module")
-def results(ground: Ground) -> dict[tuple[str, str], Result]:
+def results(servers: Servers) -> dict[tuple[str, str], Result]:
     """By pace and kind of poll."""
 
     def one(kind: tuple[str, str]) -> Result:
         pace, polls = kind
-        with open_flow(ground, pace, POLLS[polls]) as flow:
+        with open_flow(servers, pace, POLLS[polls]) as flow:
             return flow_through(flow, PACES[pace])
 
     found: dict[tuple[str, str], Result] = {}

@@ -18,7 +18,7 @@ from include.queue_etl.staging.area import BatchFile, Kind
 from include.queue_etl.steps import SEAL_SECONDS
 from include.queue_etl.transform.batches import ReceiptHandles
 from tests.bench.sqs_stub import Stub
-from tests.faults.ground import Ground
+from tests.faults.servers import Servers
 from tests.faults.worker import Ended
 from tests.living.flow import ALL_LOADED, Account, Flow, on_stub
 from tests.support.wait import wait_until
@@ -105,8 +105,8 @@ def go_on(flow: Flow) -> tuple[int, int]:
     return sum(batch["messages"] for batch in batches), summary["loaded"]
 
 
-def story(ground: Ground, how: Signals) -> Story:
-    with on_stub(ground, **SETTINGS) as (flow, stub):
+def story(servers: Servers, how: Signals) -> Story:
+    with on_stub(servers, **SETTINGS) as (flow, stub):
         with flow.sender(rate=RATE) as sent:
             ended = receive_and_end(flow, how)
         moment, releases = look(flow, stub), stub.calls[RELEASE]
@@ -120,10 +120,10 @@ def story(ground: Ground, how: Signals) -> Story:
 
 
 @pytest.fixture(scope="module")
-def stories(ground: Ground) -> dict[Signals, Story]:
+def stories(servers: Servers) -> dict[Signals, Story]:
     with ThreadPoolExecutor(2) as side_by_side:
         signals = (SIGKILL, SIGTERM)
-        return dict(zip(signals, side_by_side.map(lambda how: story(ground, how), signals), strict=True))
+        return dict(zip(signals, side_by_side.map(lambda how: story(servers, how), signals), strict=True))
 
 
 @pytest.fixture

@@ -146,12 +146,12 @@ class Queue:
     def _release(self, message: Sent) -> None:
         message.visible_at = self.world.now
 
-    def _rarely(self, odds: float) -> bool:
-        return self.world.odds.fail > 0 and self.world.maybe(odds)
+    def _rarely(self, probabilities: float) -> bool:
+        return self.world.probabilities.fail > 0 and self.world.maybe(probabilities)
 
     def _may_fail(self) -> None:
         self.world.point()
-        if self.world.maybe(self.world.odds.fail):
+        if self.world.maybe(self.world.probabilities.fail):
             self.world.events["queue_error"] += 1
             raise QueueUnavailable("the queue does not answer")
 
@@ -264,7 +264,7 @@ class Warehouse:
 
     def _may_fail(self) -> None:
         self.world.point()
-        if self.world.maybe(self.world.odds.fail):
+        if self.world.maybe(self.world.probabilities.fail):
             self.world.events["warehouse_error"] += 1
             raise WarehouseUnavailable("the connection was lost")
 
@@ -302,7 +302,7 @@ class Store:
 
     def _may_fail(self) -> None:
         self.world.point()
-        if self.world.maybe(self.world.odds.fail):
+        if self.world.maybe(self.world.probabilities.fail):
             self.world.events["staging_error"] += 1
             raise StagingUnavailable("the disk is full")
 

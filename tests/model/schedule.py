@@ -21,7 +21,7 @@ from include.queue_etl.run_context import Run, RunContext
 from include.queue_etl.settings import Settings
 from include.queue_etl.staging.area import Kind, StagingArea
 from tests.model.doubles import Queue, Store, Tables, Warehouse
-from tests.model.world import CALM, VISIBILITY_SECONDS, Odds, World
+from tests.model.world import CALM, VISIBILITY_SECONDS, FaultProbabilities, World
 
 MESSAGES = 24
 EARLY = 8  # of them are sent before the first run, the others while runs are under way
@@ -112,8 +112,8 @@ def model_context(schedule: "Schedule", name: str) -> RunContext:
 class Schedule:
     """The world, what is in it, and the runs that go through it."""
 
-    def __init__(self, seed: int, design: Design, odds: Odds | None = None) -> None:
-        self.world = World(seed, odds or Odds())
+    def __init__(self, seed: int, design: Design, probabilities: FaultProbabilities | None = None) -> None:
+        self.world = World(seed, probabilities or FaultProbabilities())
         self.design = design
         self.queue = design.queue(self.world)
         self.tables = Tables()
@@ -146,7 +146,7 @@ class Schedule:
             self.world.start(partial(self._clear, f"run{number}"))
         self.world.start(self._maintenance)
         self.world.run()
-        self.world.odds = CALM
+        self.world.probabilities = CALM
         for number in range(CALM_RUNS):
             self.world.now += 2 * VISIBILITY_SECONDS
             if self.queue.waiting():
@@ -253,7 +253,7 @@ class Schedule:
 
     def _task(self, name: str, step: Callable[[RunContext], Any]) -> tuple[bool, Any]:
         """Up to ATTEMPTS attempts; now and then one outlives its replacement."""
-        if self.world.odds.switch and self.world.maybe(0.05):
+        if self.world.probabilities.switch and self.world.maybe(0.05):
             self.world.events["second_attempt_alive"] += 1
             self.world.start(lambda: self._attempt(name, step))
         for _ in range(ATTEMPTS):
@@ -274,7 +274,7 @@ class Schedule:
 
     def _gives_up(self) -> bool:
         """The DAG run's timeout, or a person: no task of it is started any more."""
-        if self.world.odds.switch and self.world.maybe(0.03):
+        if self.world.probabilities.switch and self.world.maybe(0.03):
             self.world.events["abandoned"] += 1
             return True
         return False

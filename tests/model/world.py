@@ -31,7 +31,7 @@ class Process:
 
 
 @dataclass(frozen=True)
-class Odds:
+class FaultProbabilities:
     """How likely is what, at each interaction."""
 
     kill: float = 0.015
@@ -41,7 +41,7 @@ class Odds:
     long_wait: float = 0.01  # longer than the visibility timeout
 
 
-CALM = Odds(0, 0, 0, 0, 0)
+CALM = FaultProbabilities(0, 0, 0, 0, 0)
 
 
 class World:
@@ -51,9 +51,9 @@ class World:
         events: what happened, counted, for the report
     """
 
-    def __init__(self, seed: int, odds: Odds) -> None:
+    def __init__(self, seed: int, probabilities: FaultProbabilities) -> None:
         self.chance = random.Random(seed)
-        self.odds = odds
+        self.probabilities = probabilities
         self.now = 1_700_000_000.0
         self.events: Counter[str] = Counter()
         self._hub = greenlet.getcurrent()
@@ -101,14 +101,14 @@ class World:
         if process.dead:
             raise Killed
         self.now += self.chance.expovariate(1.0)
-        if self.maybe(self.odds.long_wait):
+        if self.maybe(self.probabilities.long_wait):
             self.events["long_wait"] += 1
             self.now += 1.5 * VISIBILITY_SECONDS
-        if self.maybe(self.odds.switch) and greenlet.getcurrent() is not self._hub:
+        if self.maybe(self.probabilities.switch) and greenlet.getcurrent() is not self._hub:
             self._hub.switch()
-        if self.maybe(self.odds.kill):
+        if self.maybe(self.probabilities.kill):
             self.kill()
-        if self.maybe(self.odds.stop):
+        if self.maybe(self.probabilities.stop):
             self.events["stop"] += 1
             raise Stopped
 
@@ -118,9 +118,9 @@ class World:
         self._process().dead = True
         raise Killed
 
-    def maybe(self, odds: float) -> bool:
+    def maybe(self, probabilities: float) -> bool:
         """True that often."""
-        return odds > 0 and self.chance.random() < odds
+        return probabilities > 0 and self.chance.random() < probabilities
 
     def _process(self) -> Process:
         return self._processes.setdefault(greenlet.getcurrent(), Process())

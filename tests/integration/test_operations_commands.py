@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from include.queue_etl.cli import app as cli
+from tests.integration.project import KEYSET
 from tests.integration.scratch import Database
-from tests.integration.upkeep import KEYSET
 
 Command = Callable[..., int]
 

@@ -4,13 +4,13 @@ from collections.abc import Iterable
 from dataclasses import astuple, dataclass, field
 from operator import add
 
-from tests.faults.accounts import Balance
+from tests.faults.reconciliation import Balance
 
 HEAD = ("cases", "messages", "lost", "duplicate", "wrong_kind", "left_on_queue")
 
 
 @dataclass
-class Figures:
+class Report:
     """Sums over the cases of each fault, in the order in which they ended.
 
     Attributes:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from include.queue_etl.transform.masking import Masker
 from include.queue_etl.transform.quarantine import PayloadCipher
 from tests.faults.bodies import Sent
-from tests.faults.ground import Lane
+from tests.faults.servers import QueueUnderTest
 
 ROWS = "SELECT user_id, masked_ip, masked_device_id FROM public.user_logins WHERE user_id LIKE %s"
 SEALED = """
@@ -34,13 +34,13 @@ class Balance:
     left_on_queue: int
 
 
-drawn: list[tuple[int, Balance]] = []  # every balance of this process, with its number of messages
+balances: list[tuple[int, Balance]] = []  # every balance of this process, with its number of messages
 
 
-def balance(lane: Lane, sent: Sequence[Sent]) -> Balance:
-    """Compare what was sent with the warehouse and the queue; the result is also kept in `drawn`."""
-    rows = _rows(lane)
-    quarantined = _quarantined(lane)
+def balance(tested: QueueUnderTest, sent: Sequence[Sent]) -> Balance:
+    """Compare what was sent with the warehouse and the queue; the result is also kept in `balances`."""
+    rows = _rows(tested)
+    quarantined = _quarantined(tested)
     loaded = Counter(user_id for user_id, _, _ in rows)
     reasons = Counter(body for body, _ in quarantined)
     places = [loaded[one.user_id] + reasons[one.body] for one in sent]
@@ -50,30 +50,30 @@ def balance(lane: Lane, sent: Sequence[Sent]) -> Balance:
         lost=places.count(0),
         duplicate=sum(count > 1 for count in places),
         wrong_kind=len(set(rows) - wanted) + len(set(quarantined) - sealed),
-        left_on_queue=lane.on_queue(),
+        left_on_queue=tested.on_queue(),
     )
-    drawn.append((len(sent), result))
+    balances.append((len(sent), result))
     return result
 
 
-def ledger_entries(lane: Lane) -> int:
-    return int(lane.ground.rows(LEDGER, lane.contract.queue)[0][0])
+def ledger_entries(tested: QueueUnderTest) -> int:
+    return int(tested.servers.rows(LEDGER, tested.contract.queue)[0][0])
 
 
-def _rows(lane: Lane) -> list[tuple[str, str, str]]:
+def _rows(tested: QueueUnderTest) -> list[tuple[str, str, str]]:
     """User, address and device of every row, unmasked."""
-    masker = Masker(lane.contract, lane.keyset())
-    address, device = lane.contract.personal
+    masker = Masker(tested.contract, tested.keyset())
+    address, device = tested.contract.personal
     return [
         (user_id, masker.unmask(address, ip), masker.unmask(device, device_id))
-        for user_id, ip, device_id in lane.ground.rows(ROWS, f"{lane.tag}-%")
+        for user_id, ip, device_id in tested.servers.rows(ROWS, f"{tested.tag}-%")
     ]
 
 
-def _quarantined(lane: Lane) -> list[tuple[bytes, str]]:
+def _quarantined(tested: QueueUnderTest) -> list[tuple[bytes, str]]:
     """Body and reason of every quarantined message."""
-    cipher = PayloadCipher(lane.keyset(), lane.contract.name)
+    cipher = PayloadCipher(tested.keyset(), tested.contract.name)
     return [
         (cipher.decrypt(message_id, bytes(payload)), reason)
-        for message_id, payload, reason in lane.ground.rows(SEALED, lane.contract.queue)
+        for message_id, payload, reason in tested.servers.rows(SEALED, tested.contract.queue)
     ]

@@ -44,7 +44,7 @@ OBJECT_REQUESTS = {"extract": 9, "mask": 4, "load": 2, "finish": 5}
 
 
 @dataclass(frozen=True)
-class Doom:
+class KillPoint:
     """Die at the `call`th time something is done: before it, after it, or (a write) half way."""
 
     point: str
@@ -87,8 +87,8 @@ def points(step: str, in_bucket: bool) -> dict[str, int]:
     return {**elsewhere, "object request": OBJECT_REQUESTS[step]}
 
 
-def random_doom(step: str, dice: random.Random, in_bucket: bool = False) -> Doom:
+def random_doom(step: str, dice: random.Random, in_bucket: bool = False) -> KillPoint:
     calls = points(step, in_bucket)
     point = dice.choice(list(calls))
     whens = ["before", "after", "half"] if point == "file write" else ["before", "after"]
-    return Doom(point, dice.randint(1, calls[point]), dice.choice(whens))
+    return KillPoint(point, dice.randint(1, calls[point]), dice.choice(whens))

@@ -40,7 +40,7 @@ HASTE = {
 
 
 @dataclass(frozen=True)
-class Ground:
+class Servers:
     """A running stack.
 
     Attributes:
@@ -97,7 +97,7 @@ class Ground:
         processes.stop([postgres.part(self.settings)], signal.SIGQUIT)
 
     def start_postgres(self) -> None:
-        with (self.folder / "ground.log").open("a") as log:
+        with (self.folder / "servers.log").open("a") as log:
             postgres.start(self.settings, Console(log))
 
     def restart_postgres(self) -> None:
@@ -113,17 +113,17 @@ class Ground:
         finally:
             self.start_postgres()
 
-    def new_lane(self, queue: str | None = None) -> "Lane":
+    def new_queue(self, queue: str | None = None) -> "QueueUnderTest":
         """A queue of its own, empty; or the one of that name."""
         tag = f"f{secrets.token_hex(4)}"
-        lane = Lane(self, tag, queue or f"faults-{tag}")
+        tested = QueueUnderTest(self, tag, queue or f"faults-{tag}")
         if queue is None:
-            lane.client().create_queue(QueueName=lane.queue_name)
-        return lane
+            tested.client().create_queue(QueueName=tested.queue_name)
+        return tested
 
 
 @dataclass(frozen=True)
-class Lane:
+class QueueUnderTest:
     """A queue, the runs on it, and their share of the warehouse.
 
     Attributes:
@@ -132,7 +132,7 @@ class Lane:
         staging_url: of a bucket, where staging is not a folder
     """
 
-    ground: Ground
+    servers: Servers
     tag: str
     queue_name: str
     staging_url: str = ""
@@ -145,22 +145,22 @@ class Lane:
 
     @property
     def staging(self) -> Path:
-        return self.ground.staging / self.tag
+        return self.servers.staging / self.tag
 
     @property
     def environment(self) -> dict[str, str]:
-        return {**self.ground.environment, "QUEUE_ETL_STAGING": self.staging_url or str(self.staging)}
+        return {**self.servers.environment, "QUEUE_ETL_STAGING": self.staging_url or str(self.staging)}
 
     def session(self) -> boto3.Session:
-        return self.ground.session()
+        return self.servers.session()
 
     def client(self) -> Any:
         """Of boto3, for what the engine never does with the queue."""
-        return self.ground.client("sqs")
+        return self.servers.client("sqs")
 
-    def in_bucket(self) -> "Lane":
+    def in_bucket(self) -> "QueueUnderTest":
         """The same queue with its staging in a bucket of its own, which is made."""
-        self.ground.client("s3").create_bucket(Bucket=self.queue_name)
+        self.servers.client("s3").create_bucket(Bucket=self.queue_name)
         return replace(self, staging_url=f"s3://{self.queue_name}/staging")
 
     def settings(self, **overrides: int | str) -> Settings:
@@ -182,9 +182,9 @@ class Lane:
     ) -> Iterator[RunContext]:
         """A run in this process; a fresh one without a name."""
         contract = self.contract if queue is None else replace(self.contract, queue=queue)
-        aws = Aws(self.session, {"sqs": endpoint_url or self.ground.environment["AWS_ENDPOINT_URL"]})
-        dsn, settings = dsn or self.ground.warehouse_dsn, self.settings(**overrides)
-        with open_run(contract, self.run(name).name, settings, dsn, self.ground.keyset_json, aws) as context:
+        aws = Aws(self.session, {"sqs": endpoint_url or self.servers.environment["AWS_ENDPOINT_URL"]})
+        dsn, settings = dsn or self.servers.warehouse_dsn, self.settings(**overrides)
+        with open_run(contract, self.run(name).name, settings, dsn, self.servers.keyset_json, aws) as context:
             yield context
 
     def queue(self, **overrides: int | str) -> SqsQueue:
@@ -192,7 +192,7 @@ class Lane:
             self.session(),
             self.contract.queue,
             self.settings(**overrides),
-            self.ground.environment["AWS_ENDPOINT_URL"],
+            self.servers.environment["AWS_ENDPOINT_URL"],
         )
 
     def send(self, bodies: Iterable[bytes]) -> None:
@@ -204,20 +204,20 @@ class Lane:
             return queue.depth().total
 
     def keyset(self) -> Keyset:
-        return Keyset.from_json(self.ground.keyset_json)
+        return Keyset.from_json(self.servers.keyset_json)
 
 
 @contextlib.contextmanager
-def running(folder: Path) -> Iterator[Ground]:
+def running(folder: Path) -> Iterator[Servers]:
     """A stack in this folder, on free ports; stopped and removed at the end."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     settings = StackSettings(ROOT, folder, 0, 0, 0).with_ports(lasting_ports(DEFAULT_PORTS))
-    with (folder / "ground.log").open("a") as log:
+    with (folder / "servers.log").open("a") as log:
         console = Console(log)
         try:
             stack.ensure(settings, console)
-            ground = Ground(settings, {**os.environ, **environment.for_child(settings), **HASTE})
-            ground.output.mkdir(exist_ok=True)
-            yield ground
+            servers = Servers(settings, {**os.environ, **environment.for_child(settings), **HASTE})
+            servers.output.mkdir(exist_ok=True)
+            yield servers
         finally:
             stack.reset(settings, console)
