@@ -18,7 +18,7 @@ once: clearing it opens nothing. Paused until somebody wants it; it needs the co
 
 | if this task fails | what you see | where your data is | what to do |
 |---|---|---|---|
-| `unmask` | that one person asked and approved, that nobody answered within a day, that it was cleared, that the hour's allowance is used up, a token that does not open, or no error of its own, and "state mismatch" in Airflow's audit log: the answer came within about a second | nothing but what the file holds was opened; the audit says what was asked for | mend what the error names; trigger it again |
+| `unmask` | that one person asked and approved, that nobody answered within a day, that it was cleared, that the hour's allowance is used up, a token that does not open, or no error of its own, and "state mismatch" in Airflow's audit log: the answer came within about a second | nothing but what the file holds was opened; the audit says what was asked for | correct what the error names; trigger it again |
 """  # noqa: E501 - a row of a table is a line
 
 

@@ -15,11 +15,11 @@ quarantine, once, with personal data masked. A message is deleted when the datab
 
 | if this task fails | what you see | where your data is | what to do |
 |---|---|---|---|
-| `sense` | queue, region, endpoint, and why SQS did not answer | on the queue: nothing was received | mend what the line names; the next run goes on |
-| `extract` | `settings to mend:` or `not started, nothing received:` with a list, or SQS or staging failing | on the queue, hidden for up to an hour; sealed batches stay staged | mend it; the next run takes the messages; clear `extract` only where its log says one of the two |
-| `mask` | a keyset, or a damaged staged file, and its batch | staged, encrypted, and still on the queue | mend it; the next run takes the messages |
-| `load` | SQLSTATE and constraint, never a value | a batch is in `{table}` wholly or not at all; the rest is on the queue | mend it; the next run takes the messages |
-| `finish` | that a task before it failed, or a delete that SQS refused | committed rows are in `{table}`; a message not deleted comes back and counts as a duplicate | mend the task before it; nothing comes twice |
+| `sense` | queue, region, endpoint, and why SQS did not answer | on the queue: nothing was received | correct what the line names; the next run goes on |
+| `extract` | `invalid settings:` or `not started, nothing received:` with a list, or SQS or staging failing | on the queue, hidden for up to an hour; sealed batches stay staged | correct it; the next run takes the messages; clear `extract` only where its log says one of the two |
+| `mask` | a keyset, or a damaged staged file, and its batch | staged, encrypted, and still on the queue | correct it; the next run takes the messages |
+| `load` | SQLSTATE and constraint, never a value | a batch is in `{table}` wholly or not at all; the rest is on the queue | correct it; the next run takes the messages |
+| `finish` | that a task before it failed, or a delete that SQS refused | committed rows are in `{table}`; a message not deleted comes back and counts as a duplicate | correct what the task before it names; nothing comes twice |
 
 Once `finish` has closed a run, clearing its tasks does nothing. A run that Airflow or a person ends before that is
 closed by `queue_etl_recovery` within minutes, and its messages are visible again.

@@ -1,4 +1,4 @@
-"""Daily upkeep of ledger, quarantine, runs and staging. Wiring only: see operations/maintenance.py."""
+"""Daily maintenance of ledger, quarantine, runs and staging. Wiring only: see operations/maintenance.py."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -16,8 +16,8 @@ returns counts (XCom `return_value`).
 |---|---|---|---|
 | `ledger` | SQLSTATE 55P03: a long load kept a partition locked | where it was: nothing is dropped | nothing: it is tried again; pipelines make missing days themselves |
 | `quarantine` | Postgres failing | still in quarantine, except what had expired | nothing: it is tried again |
-| `runs` | SQS, staging or Postgres failing | orphaned runs stay open; their messages come back by the visibility timeout | mend what the error names; clear the task |
-| `staging` | staging or Postgres failing | files stay where they are | mend it; clear the task |
+| `runs` | SQS, staging or Postgres failing | orphaned runs stay open; their messages come back by the visibility timeout | correct what the error names; clear the task |
+| `staging` | staging or Postgres failing | files stay where they are | correct it; clear the task |
 
 `unsettled` above 0 in the result of `runs`: the log says which runs, and why. `unknown` above 0 in that of
 `staging`: there are staged runs that the warehouse does not know; if it was restored, run `reconcile`

@@ -16,7 +16,7 @@ and the run is closed as failed. Runs that Airflow does not know are left to `qu
 
 | if this task fails | what you see | where your data is | what to do |
 |---|---|---|---|
-| `runs` | Postgres failing | hidden on the queue until the visibility timeout; sealed batches stay staged | mend what the error names; the next run does it |
+| `runs` | Postgres failing | hidden on the queue until the visibility timeout; sealed batches stay staged | correct what the error names; the next run does it |
 
 `unsettled` above 0: SQS or staging failed for some; the log says for which, and the next run tries them again.
 """  # noqa: E501 - a row of a table is a line

@@ -19,7 +19,7 @@ new one.
 
 | if this task fails | what you see | where your data is | what to do |
 |---|---|---|---|
-| `redrive` | `not started:` with a list, a filter that cannot be meant (no time, no time between the two, a reason never met), or Postgres failing | each batch is in the table wholly, or still in quarantine | mend what the error names; clear the task: it goes on with what is left |
+| `redrive` | `not started:` with a list, a filter that cannot be meant (no time, no time between the two, a reason never met), or Postgres failing | each batch is in the table wholly, or still in quarantine | correct what the error names; clear the task: it goes on with what is left |
 """  # noqa: E501 - a row of a table is a line
 A_TIME = {"type": ["null", "string"], "format": "date-time"}
 

@@ -11,12 +11,12 @@ from include.contracts import load_contracts
 DOC = """
 After `keys promote`: moves tokens, quarantined payloads and retained staged files of all contracts to the new
 primary key, in small transactions, while pipelines run. The result (XCom `return_value`) counts what moved.
-`left` 0 means that nothing bears an older key: it can be destroyed (docs/privacy.md). **Pseudonyms change with
-the key**: whoever stored tokens elsewhere has to fetch them again.
+`left` 0 means that nothing is encrypted with an older key: it can be destroyed (docs/privacy.md). **Pseudonyms change with
+the key**: tokens stored elsewhere have to be fetched again.
 
 | if this task fails | what you see | where your data is | what to do |
 |---|---|---|---|
-| `remask` | `not started:` with a list, or Postgres or staging failing | every row bears one key or the other, and opens with the keyset | mend what the error names; clear the task: it goes on with what is left |
+| `remask` | `not started:` with a list, or Postgres or staging failing | every row is encrypted with one key or the other, and opens with the keyset | correct what the error names; clear the task: it goes on with what is left |
 """  # noqa: E501 - a row of a table is a line
 FOR_THE_AUDIT = {**NOT_BLANK, "description": "For the audit."}
 
@@ -40,7 +40,7 @@ with DAG(
 
     @task(execution_timeout=timedelta(hours=4))
     def remask(params=None):
-        """Move what bears an older key."""
+        """Move what is encrypted with an older key."""
         from include.queue_etl.privacy import rotation
         from include.queue_etl.privacy.audit import AuditLog, Purpose
 

@@ -15,7 +15,7 @@ def run(settings: Settings, *arguments: str) -> int:
             try:
                 return child.wait()
             except KeyboardInterrupt:
-                continue  # the child has it too, and gives back what it holds before it ends
+                continue  # the child has it too, and releases what it holds before it ends
 
 
 def output(settings: Settings, *arguments: str) -> str:

@@ -2,7 +2,7 @@
 
 
 class StackError(Exception):
-    """Something a person can mend; the message is one line that says what and how. Exit code 1."""
+    """Something a person can correct; the message is one line that says what and how. Exit code 1."""
 
 
 class UsageError(StackError):

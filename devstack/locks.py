@@ -11,7 +11,7 @@ from devstack.console import Console
 
 @contextmanager
 def held(path: Path, console: Console) -> Iterator[None]:
-    """Hold an exclusive lock on `path` during the block, waiting for whoever has it.
+    """Hold an exclusive lock on `path` during the block, waiting for the process that has it.
 
     The kernel frees it when the holder dies, and no child inherits it, so nothing has to be cleaned up.
     """

@@ -187,7 +187,7 @@ def choose_account(settings: Settings) -> Account:
     if os.geteuid() != 0:
         return Account((), None, programs, home)
     nobody = pwd.getpwnam("nobody").pw_uid
-    # A private user namespace in which root bears nobody's number: the files stay root's.
+    # A private user namespace in which root has the number of nobody: the files stay root's.
     renamed = ("unshare", "--user", f"--map-user={nobody}", f"--map-group={nobody}", "--")
     if not (settings.state / "postgres.moved").exists() and _can_use(renamed, programs, home):
         return Account(renamed, None, programs, home)

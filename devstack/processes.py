@@ -99,7 +99,7 @@ def start(part: Part, command: list[str], env: dict[str, str], port: int, user: 
             group=user,
             extra_groups=[] if user is not None else None,
         )
-    # Reaped by whoever is parent when it ends; without this the interpreter would warn about it at exit.
+    # Its parent at the end reaps it; without this the interpreter would warn about it at exit.
     child.returncode = 0
     process = find(child.pid)
     record = {"pid": child.pid, "started": process.started if process else "", "port": port}

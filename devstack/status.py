@@ -59,9 +59,9 @@ class Report:
         ):
             self.console.note(self.console.red(line) if bad else line)
 
-    def rows(self, heads: Sequence[str], rows: Sequence[tuple[bool, Sequence[Cell]]]) -> list[str]:
+    def rows(self, headings: Sequence[str], rows: Sequence[tuple[bool, Sequence[Cell]]]) -> list[str]:
         """Return the lines of a table, each bad row in red."""
-        head, *lines = table(heads, [cells for _, cells in rows])
+        head, *lines = table(headings, [cells for _, cells in rows])
         marked = zip(lines, rows, strict=True)
         return [f"  {head}", *(f"  {self.console.red(line) if bad else line}" for line, (bad, _) in marked)]
 
@@ -131,16 +131,16 @@ def _show_queues(report: Report, settings: Settings) -> None:
     for name, error in found.broken.items():
         report.say(f"{name}: its contract cannot be loaded, so its queues are not known", bad=True)
         report.troubles.append(
-            f"contract {name} cannot be loaded: {dag_history.one_line(error)}; mend that file"
+            f"contract {name} cannot be loaded: {dag_history.one_line(error)}; correct that file"
         )
     if found.missing:
-        report.troubles.append(_mended(settings, report.console, found))
+        report.troubles.append(_made_again(settings, report.console, found))
     report.troubles += [
         _trouble_of_queue(queue) for queue in found.queues if _is_bad(queue) and not queue.is_missing
     ]
 
 
-def _mended(settings: Settings, console: Console, found: queues.Listing) -> str:
+def _made_again(settings: Settings, console: Console, found: queues.Listing) -> str:
     try:
         return stack.mend_queues(settings, console, found)
     except StackError as error:
@@ -204,8 +204,8 @@ def _show_import_failures(report: Report, settings: Settings) -> None:
 def _show_pipeline_runs(report: Report, settings: Settings) -> None:
     runs = json.loads(postgres.query(settings, PIPELINE_RUNS))
     counts = ("received", "loaded", "quarantined", "duplicates", "deleted", "seconds")
-    heads = ("run", "contract", "state", "started", *counts)
+    headings = ("run", "contract", "state", "started", *counts)
     names = ("airflow_run_id", "contract", "state", "started", *counts)
     rows = [(run["state"] == "failed", [run[name] for name in names]) for run in runs]
-    for line in report.rows(heads, rows) if runs else ["  none yet"]:
+    for line in report.rows(headings, rows) if runs else ["  none yet"]:
         report.console.note(line)

@@ -158,7 +158,7 @@ def _pytest(settings: Settings, title: str, suites: list[str], arguments: list[s
 def run_checks(
     settings: Settings, console: Console, checks: list[Check], stacks: Sequence[Settings] = ()
 ) -> int:
-    """Run every check, even after a failure: one run shows all there is to mend."""
+    """Run every check, even after a failure: one run shows all there is to correct."""
     folders = os.pathsep.join(str(one.state) for one in stacks)
     env = {**environment.for_child(settings), STACKS_VARIABLE: folders}
     codes = []

@@ -5,15 +5,15 @@ from collections.abc import Sequence
 Cell = str | int | float | None
 
 
-def table(heads: Sequence[str], rows: Sequence[Sequence[Cell]]) -> list[str]:
-    """Return a line for the heads and one a row; None is shown as `-`.
+def table(headings: Sequence[str], rows: Sequence[Sequence[Cell]]) -> list[str]:
+    """Return a line for the headings and one a row; None is shown as `-`.
 
     A column is set to the right when it holds a number; no line ends in blanks.
     """
-    texts = [list(heads), *([_text(cell) for cell in row] for row in rows)]
+    texts = [list(headings), *([_text(cell) for cell in row] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
     numeric = [any(isinstance(cell, int | float) for cell in column) for column in zip(*rows, strict=True)]
-    is_right = numeric or [False] * len(heads)
+    is_right = numeric or [False] * len(headings)
     return [
         "  ".join(
             text.rjust(width) if right else text.ljust(width)

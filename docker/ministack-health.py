@@ -34,7 +34,7 @@ def main() -> int:
     lost: list[str] = []
     try:
         for queue in options.queues:
-            lost += mend(queue)
+            lost += recreate(queue)
     except (OSError, HTTPException, ValueError) as error:
         print(f"ministack: {error}")
         return 1
@@ -44,7 +44,7 @@ def main() -> int:
     return 1 if lost else 0
 
 
-def mend(queue: str) -> list[str]:
+def recreate(queue: str) -> list[str]:
     """Make the queue and its dead-letter queue where they are missing; return those that were lost."""
     dead = f"{queue}-dlq"
     missing = [name for name in (queue, dead) if url(name) is None]

@@ -112,7 +112,7 @@ def _exit_on_sigterm() -> None:
 def _run_name(contract_name: str) -> str:
     """Name of the run, one for each DAG run: those of two DAGs can have the same id.
 
-    The contract's own DAG bears its name, and its runs are called as Airflow calls them.
+    The contract's own DAG has its name, and its runs have the names that Airflow gives them.
     """
     from airflow.sdk import get_current_context
 

@@ -61,15 +61,15 @@ NOT_BLANK = {"type": "string", "pattern": r".*\S.*"}
 def _retry_policy() -> dict[str, Any]:
     """What is not worth a retry, as a default argument of tasks.
 
-    Empty before Airflow 3.3, which has no such policy: an error that a person has to mend then fails its task
-    after all retries, some minutes later.
+    Empty before Airflow 3.3, which has no such policy: an error that a person has to correct then fails its
+    task after all retries, some minutes later.
     """
     try:
         from airflow.sdk import ExceptionRetryPolicy, RetryAction, RetryRule
     except ImportError:
         return {}
     rules = [
-        RetryRule([PermanentError, SettingsError], RetryAction.FAIL, reason="a person has to mend it"),
+        RetryRule([PermanentError, SettingsError], RetryAction.FAIL, reason="a person has to correct it"),
         RetryRule(TransientError, RetryAction.RETRY, reason="the same call may succeed in a minute"),
     ]
     return {"retry_policy": ExceptionRetryPolicy(rules)}

@@ -64,8 +64,8 @@ class Request:
 class UnmaskWhenApproved(ApprovalOperator):
     """Asks for approval and, when a second person gives it, recovers the values.
 
-    One task and not two: what one task tells another (XCom) can be edited by whoever may start the DAG, and
-    would then say that somebody else approved.
+    One task and not two: what one task tells another (XCom) can be edited by anybody who may start the DAG,
+    and would then say that somebody else approved.
 
     A run asks once and is answered once, and the audit knows whether it was. A run that is made to go again
     keeps the name of its first asker, who need not know of it; and Airflow does not always count it: a task

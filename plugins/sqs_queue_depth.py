@@ -44,7 +44,7 @@ ATTRIBUTES = {
     "in_flight": "ApproximateNumberOfMessagesNotVisible",
     "delayed": "ApproximateNumberOfMessagesDelayed",
 }
-REMEDIES = {
+HINTS = {
     "QueueDoesNotExist": "the queue does not exist there: create it, or correct name, region or account",
     "NonExistentQueue": "the queue does not exist there: create it, or correct name, region or account",
     "AccessDenied": "access denied: allow sqs:GetQueueUrl and sqs:GetQueueAttributes on it",
@@ -174,7 +174,7 @@ class QueueWatch:
         config = self._hook.conn_config
         region = self.region_name or config.region_name or "not set"
         endpoint = config.get_service_endpoint_url("sqs") or "AWS"
-        why = REMEDIES.get(code, code)
+        why = HINTS.get(code, code)
         return QueueProblem(f"queue {self.queue!r}, region {region}, endpoint {endpoint}: {why}", retry=retry)
 
 

@@ -28,8 +28,8 @@ class Normalization(StrEnum):
 class Scheme(StrEnum):
     """What stands in the table in place of a personal value."""
 
-    RECOVERABLE = "recoverable"  # AES-SIV: whoever holds the key gets the value back
-    ONE_WAY = "one_way"  # HMAC-SHA256 with a key of the keyset: whoever holds it can try values
+    RECOVERABLE = "recoverable"  # AES-SIV: the holder of the key gets the value back
+    ONE_WAY = "one_way"  # HMAC-SHA256 with a key of the keyset: its holder can try values
     # No key: everybody can try values, and one core tries every IPv4 address in minutes (docs/privacy.md).
     SHA256 = "sha256"
     MD5 = "md5"

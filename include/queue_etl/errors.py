@@ -14,7 +14,7 @@
         │   └── QueueMissing             there is no such queue in that region and account
         ├── WarehouseRefused         Postgres said no: SQLSTATE and constraint, never the values
         ├── KeysetError              the keyset is missing, unreadable, or not the one used so far
-        ├── KeyInUse                 a key must stay: something still bears it; lists what
+        ├── KeyInUse                 a key must stay: something is still encrypted with it
         ├── AuditBroken              an entry of the audit was changed, removed or put in
         ├── RateExceeded             more tokens an hour than one officer may unmask
         ├── StagedFileDamaged        a staged file is truncated, changed, swapped, foreign or gone
@@ -42,9 +42,9 @@ class _ProblemsError(QueueEtlError):
 
 
 class SettingsError(_ProblemsError):
-    """Settings are missing or wrong; `problems` names each with the way to mend it."""
+    """Settings are missing or wrong; `problems` names each, and how to fix it."""
 
-    heading = "settings to mend"
+    heading = "invalid settings"
 
 
 class TransientError(QueueEtlError):
@@ -80,7 +80,7 @@ class PreflightError(_ProblemsError, PermanentError):
 class ContractBroken(_ProblemsError, PermanentError):
     """A file of include/contracts cannot be used; `problems` names file, line and reason."""
 
-    heading = "contracts to mend"
+    heading = "broken contracts"
 
 
 class QueueRefused(PermanentError):
@@ -110,7 +110,7 @@ class KeysetError(PermanentError):
 
 
 class KeyInUse(_ProblemsError, PermanentError):
-    """The key must stay; `problems` names what still bears it."""
+    """The key must stay; `problems` names what is still encrypted with it."""
 
     heading = "the key stays"
 
@@ -128,4 +128,4 @@ class StagedFileDamaged(PermanentError):
 
 
 class RunFailed(PermanentError):
-    """The run is closed as failed: each message is deleted, given back, or comes back by itself."""
+    """The run is closed as failed: each message is deleted, released, or comes back by itself."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 WEAK = (
-    "contract %s masks %s with %s, which has no key: whoever reads the table finds the values by trying. One "
+    "contract %s masks %s with %s, which has no key: readers of the table find the values by trying. One "
     "core tries every IPv4 address in two to six minutes (docs/privacy.md). Use it only to join with tables "
     "that were masked so before; production refuses it"
 )

@@ -105,7 +105,7 @@ class Settings:
         """Settings from `environment`; `overrides` (a DAG run's params) win.
 
         Raises:
-            SettingsError: names every missing or wrong value at once, and the variable that mends it
+            SettingsError: names every missing or wrong value at once, and the variable that sets it
         """
         given = {
             field.name: environment[PREFIX + field.name.upper()]
@@ -142,7 +142,7 @@ def read_all(*readers: Callable[[], Any]) -> list[Any]:
 
 
 def _problem(name: str, values: Mapping[str, int | str]) -> str | None:
-    """What is wrong with one setting, and how to mend it; None where nothing is."""
+    """What is wrong with one setting, and how to fix it; None where nothing is."""
     given = values.get(name)
     if given is None:
         return f"{PREFIX}STAGING is not set: {_rule(name)}" if name == "staging" else None
@@ -152,7 +152,7 @@ def _problem(name: str, values: Mapping[str, int | str]) -> str | None:
 
 
 def _contradictions(values: Mapping[str, Any]) -> list[str]:
-    """What no single value is to blame for, and how to mend it."""
+    """What no single value is to blame for, and how to fix it."""
     names = ("receive_seconds", "visibility_timeout_seconds")
     if not all(_is_valid(name, str(values[name])) for name in names):
         return []

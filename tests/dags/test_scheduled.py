@@ -286,7 +286,7 @@ def test_a_run_waits_in_the_triggerer_and_goes_on_when_messages_come(
 
 
 @pytest.mark.usefixtures("unpaused")
-def test_a_run_marked_failed_gives_its_messages_back_within_minutes(
+def test_a_run_marked_failed_releases_its_messages_within_minutes(
     airflow: Airflow, login_queue: str, sqs: Any, warehouse: psycopg.Connection[Any]
 ) -> None:
     run_id = f"scheduled-test-{secrets.token_hex(4)}"
@@ -294,10 +294,10 @@ def test_a_run_marked_failed_gives_its_messages_back_within_minutes(
     pause(True, "queue_etl_recovery")  # its schedule, every five minutes, might be due now
     with traffic(sqs, login_queue, run_id, rate=5) as sent:
         wait_until(lambda: airflow.said(run_id, "sealed"), START_SECONDS)
-        pause(True)  # else the next scheduled run takes what this one gives back
+        pause(True)  # else the next scheduled run takes what this one releases
         with airflow.log_in("ada") as api:
             api.patch(f"/dags/user_logins/dagRuns/{run_id}", json={"state": "failed"}).raise_for_status()
-        wait_until(lambda: airflow.said(run_id, "gave back"), START_SECONDS)
+        wait_until(lambda: airflow.said(run_id, "released"), START_SECONDS)
     assert airflow.said(run_id, "sealed messages stay staged")
     assert state_of(warehouse, run_id) == "running"
     pause(False, "queue_etl_recovery")

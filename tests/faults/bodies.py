@@ -17,7 +17,7 @@ class Sent:
     Attributes:
         user_id: unique, also where the body does not show it
         reason: for quarantine; None: it is to be loaded
-        ip: in canonical form, as `unmask` gives it back
+        ip: normalized, as `unmask` returns it
     """
 
     user_id: str

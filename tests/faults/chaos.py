@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from tests.faults import worker
 from tests.faults.bodies import Sent, texts
-from tests.faults.kill_points import random_doom
+from tests.faults.kill_points import random_kill_point
 from tests.faults.servers import QueueUnderTest
 from tests.faults.worker import Ended
 
@@ -39,8 +39,8 @@ class Plan:
         return max(20, min(200, 4 * self.messages // max(1, self.kills)))
 
     @property
-    def doom_share(self) -> float:
-        """How often a process must be doomed: a run has two steps, and two a batch of ten; half survive."""
+    def kill_share(self) -> float:
+        """How often a process must be killed: a run has two steps, and two a batch of ten; half survive."""
         processes = self.messages / self.messages_a_run * (2 + 2 * self.messages_a_run / 10)
         return min(0.8, 2 * self.kills / processes)
 
@@ -176,22 +176,22 @@ class Chaos:
         return None
 
     def _start(self, arguments: Sequence[str], step: str, dice: random.Random) -> worker.Started:
-        doomed = self._is_doomed(step, dice)
-        kill_point = random_doom(step, dice, self.plan.staging == "s3") if doomed else None
+        is_killed = self._is_killed(step, dice)
+        kill_point = random_kill_point(step, dice, self.plan.staging == "s3") if is_killed else None
         return worker.start(
             self.tested, arguments, kill_point, QUEUE_ETL_MAX_MESSAGES=str(self.plan.messages_a_run)
         )
 
-    def _is_doomed(self, step: str, dice: random.Random) -> bool:
+    def _is_killed(self, step: str, dice: random.Random) -> bool:
         """Rather where few have died so far: mask and load run far more often than extract and finish."""
         ahead = self.kills[step] - self.killed / len(STEP_SECONDS)
         if self.killed >= self.plan.kills or ahead > max(3, self.plan.kills / 10):
             return False
-        return dice.random() < (0.8 if ahead <= 0 else self.plan.doom_share / 2)
+        return dice.random() < (0.8 if ahead <= 0 else self.plan.kill_share / 2)
 
     def _end(self, started: worker.Started, step: str, dice: random.Random) -> Ended:
         kill_after = None
-        if dice.random() < 0.5 and self._is_doomed(step, dice):
+        if dice.random() < 0.5 and self._is_killed(step, dice):
             kill_after = dice.uniform(0, STEP_SECONDS[step])
         ended = started.wait(kill_after)
         with self._lock:

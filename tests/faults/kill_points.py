@@ -87,7 +87,7 @@ def points(step: str, in_bucket: bool) -> dict[str, int]:
     return {**elsewhere, "object request": OBJECT_REQUESTS[step]}
 
 
-def random_doom(step: str, dice: random.Random, in_bucket: bool = False) -> KillPoint:
+def random_kill_point(step: str, dice: random.Random, in_bucket: bool = False) -> KillPoint:
     calls = points(step, in_bucket)
     point = dice.choice(list(calls))
     whens = ["before", "after", "half"] if point == "file write" else ["before", "after"]

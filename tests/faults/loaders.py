@@ -25,7 +25,7 @@ from tests.support.resources import open_store
 BATCH = 1_100  # so many that the two are at work at the same time: unsorted, two rounds of three deadlock
 WRONG = ("deadlocks", "lost", "duplicate", "miscounted")
 DEADLOCKS = "SELECT deadlocks FROM pg_stat_database WHERE datname = 'warehouse'"
-# The row of a message bears its id in place of a token: see tests.integration.scratch.
+# The row of a message has its id in place of a token: see tests.integration.scratch.
 PLACES = """
     SELECT masked_ip FROM public.user_logins WHERE user_id = %(tag)s
     UNION ALL

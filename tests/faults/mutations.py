@@ -73,8 +73,8 @@ def good(dice: random.Random, fields: Fields) -> bytes:
 def odd_text(dice: random.Random, fields: Fields) -> bytes:
     """One to three fields with a text that some layer may trip over."""
     for field in dice.sample(list(fields), dice.randint(1, 3)):
-        odd = dice.choice(ADDRESSES if field == "ip" and dice.random() < 0.5 else TEXTS)
-        fields[field] = odd if dice.random() < 0.5 else f"{fields[field]}{odd}"
+        unusual = dice.choice(ADDRESSES if field == "ip" and dice.random() < 0.5 else TEXTS)
+        fields[field] = unusual if dice.random() < 0.5 else f"{fields[field]}{unusual}"
     return _text(fields, ascii_only=dice.random() < 0.5)
 
 

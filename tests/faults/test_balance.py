@@ -46,7 +46,7 @@ def test_the_balance_shows_each_kind_of_mistake(tested: QueueUnderTest) -> None:
     sent = bodies.some(tested.tag, 20)
     tested.send(bodies.texts(sent[:10]))
     assert worker.run(tested, "drain").code == 0
-    tested.send([sent[0].body, sent[10].body])  # one is sent again as another message, one is left alone
+    tested.send([sent[0].body, sent[10].body])  # one is sent twice as another message, one is left alone
     good = next(one for one in sent[:10] if one.reason is None)
     tested.servers.rows(
         "INSERT INTO public.user_logins (user_id, masked_ip, masked_device_id)"

@@ -102,7 +102,7 @@ def test_an_extract_killed_between_two_batches_goes_on_where_it_was(
     assert balance(tested, sent) == GOOD
 
 
-def test_messages_whose_receipts_alone_were_sealed_are_given_back_by_the_retry(
+def test_messages_whose_receipt_handles_alone_were_sealed_are_released_by_the_retry(
     tested: QueueUnderTest, sent: list[Sent]
 ) -> None:
     hidden = {"QUEUE_ETL_VISIBILITY_TIMEOUT_SECONDS": "300", "QUEUE_ETL_MAX_MESSAGES": "10"}
@@ -120,7 +120,7 @@ def test_messages_whose_receipts_alone_were_sealed_are_given_back_by_the_retry(
     assert balance(tested, sent) == GOOD
 
 
-def test_a_stopped_extract_gives_its_messages_back_at_once(tested: QueueUnderTest, sent: list[Sent]) -> None:
+def test_a_stopped_extract_releases_its_messages_at_once(tested: QueueUnderTest, sent: list[Sent]) -> None:
     # SIGTERM, which the command line turns into SystemExit.
     with (
         mock.patch.object(steps, "_seal", side_effect=SystemExit(143)),
@@ -510,7 +510,7 @@ def test_tasks_of_a_closed_run_change_nothing_even_without_its_files(
     assert balance(tested, [*sent, *more]) == GOOD
 
 
-def test_what_an_extract_that_outlives_its_run_takes_is_given_back(
+def test_what_an_extract_that_outlives_its_run_takes_is_released(
     tested: QueueUnderTest, sent: list[Sent]
 ) -> None:
     original = steps._seal
@@ -563,7 +563,7 @@ def test_without_postgres_a_run_does_not_start_and_receives_nothing(
     assert balance(tested, sent) == GOOD
 
 
-def test_a_finish_that_postgres_refuses_gives_the_messages_back_at_once(
+def test_a_finish_that_postgres_refuses_releases_the_messages_at_once(
     tested: QueueUnderTest, sent: list[Sent]
 ) -> None:
     extract(tested, **LONG)
@@ -578,7 +578,7 @@ def test_a_finish_that_postgres_refuses_gives_the_messages_back_at_once(
     assert balance(tested, sent) == GOOD
 
 
-def test_without_postgres_later_on_the_last_attempt_gives_the_messages_back(
+def test_without_postgres_later_on_the_last_attempt_releases_the_messages(
     tested: QueueUnderTest, sent: list[Sent]
 ) -> None:
     batches = extract(tested, **LONG)
@@ -589,7 +589,7 @@ def test_without_postgres_later_on_the_last_attempt_gives_the_messages_back(
         for attempt in (lambda: load(tested, batches[1]), lambda: finish(tested, last_attempt=False)):
             with pytest.raises(WarehouseUnavailable):
                 attempt()
-        assert tested.queue().depth().in_flight == len(sent), "given back although there are retries"
+        assert tested.queue().depth().in_flight == len(sent), "released although there are retries"
         with pytest.raises(WarehouseUnavailable):
             finish(tested, last_attempt=True)
         assert tested.queue().depth().visible == len(sent)
@@ -626,7 +626,7 @@ def small_files(staging: Path) -> Iterator[None]:
 
 
 @pytest.mark.parametrize(("full", "messages"), [(small_disk, 2_000), (small_files, 300)])
-def test_on_a_full_disk_no_partial_file_is_accepted_and_the_messages_are_given_back(
+def test_on_a_full_disk_no_partial_file_is_accepted_and_the_messages_are_released(
     tested: QueueUnderTest, full: Callable[[Path], Any], messages: int
 ) -> None:
     sent = some(tested.tag, messages)
@@ -646,7 +646,7 @@ def test_on_a_full_disk_no_partial_file_is_accepted_and_the_messages_are_given_b
     assert balance(tested, sent) == GOOD
 
 
-def test_on_a_disk_that_mask_fills_up_what_is_masked_loads_and_the_rest_is_given_back(
+def test_on_a_disk_that_mask_fills_up_what_is_masked_loads_and_the_rest_is_released(
     tested: QueueUnderTest,
 ) -> None:
     sent = some(tested.tag, 900)
@@ -696,7 +696,7 @@ def _lose(path: Path, other: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["raw", "masked", "rejected"])
 @pytest.mark.parametrize("harm", [_flip, _truncate, _swap, _lose], ids=lambda harm: harm.__name__[1:])
-def test_a_damaged_batch_is_not_loaded_and_its_messages_are_given_back(
+def test_a_damaged_batch_is_not_loaded_and_its_messages_are_released(
     tested: QueueUnderTest, sent: list[Sent], kind: str, harm: Callable[[Path, Path], None]
 ) -> None:
     batches = extract(tested, **LONG)
@@ -706,7 +706,7 @@ def test_a_damaged_batch_is_not_loaded_and_its_messages_are_given_back(
             (folder(tested) / f"{batch}.raw").unlink()
     harm(*(folder(tested) / f"{batch}.{kind}" for batch in batches[:2]))
 
-    # A re-run of mask does not mend a masked file that is gone, nor look at rejected messages.
+    # A re-run of mask does not restore a masked file that is gone, nor look at rejected messages.
     task = mask if kind == "raw" else load
     with pytest.raises(StagedFileDamaged) as raised:
         task(tested, batches[0])
@@ -733,7 +733,7 @@ def test_a_batch_of_another_run_is_not_loaded(tested: QueueUnderTest, sent: list
     assert balance(tested, sent) == GOOD
 
 
-def test_messages_whose_receipts_are_damaged_come_back_by_themselves(
+def test_messages_whose_receipt_handles_are_damaged_come_back_by_themselves(
     tested: QueueUnderTest, sent: list[Sent]
 ) -> None:
     batches = up_to_load(tested)

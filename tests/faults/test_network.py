@@ -105,7 +105,7 @@ def test_connections_that_are_reset_are_opened_again_by_the_run_itself(
 
 
 @pytest.mark.parametrize("after_bytes", [0, 1_000, 3_000, 4_000])
-def test_a_reset_connection_to_postgres_fails_the_run_in_one_line_and_gives_the_messages_back(
+def test_a_reset_connection_to_postgres_fails_the_run_in_one_line_and_releases_the_messages(
     tested: QueueUnderTest, sent: list[Sent], after_bytes: int
 ) -> None:
     with bad_network(tested, "postgres", reset_after_bytes=after_bytes, resets=1) as (between, places):
@@ -193,7 +193,7 @@ def test_a_postgres_that_falls_silent_ends_the_run_in_bounded_time_and_its_messa
         assert time.monotonic() - started < 60
 
     assert tested.queue().depth().in_flight == 0
-    assert "gave back" in caplog.text
+    assert "released" in caplog.text
     drain_the_rest(tested, sent)
 
 

@@ -54,7 +54,7 @@ def hostile(tag: str) -> list[Sent]:
     ]
 
 
-def odd(tag: str) -> list[Sent]:
+def unusual(tag: str) -> list[Sent]:
     """Messages that load although something about them is unusual."""
     first = 800_000
     found = []
@@ -83,7 +83,7 @@ def _changed(one: Sent, **fields: object) -> str:
 @pytest.fixture
 def messages(tested: QueueUnderTest) -> list[Sent]:
     """Of every kind, on the queue."""
-    sent = [*some(tested.tag, 100), *odd(tested.tag), *hostile(tested.tag)]
+    sent = [*some(tested.tag, 100), *unusual(tested.tag), *hostile(tested.tag)]
     tested.send(texts(sent))
     return sent
 

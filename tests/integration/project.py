@@ -98,7 +98,7 @@ class Project:
 
 @pytest.fixture
 def project(clean_database: Database, tmp_path: Path) -> Iterator[Project]:
-    contract = replace(CONTRACT, queue=f"upkeep-{secrets.token_hex(4)}")
+    contract = replace(CONTRACT, queue=f"project-{secrets.token_hex(4)}")
     settings = Settings(staging=str(tmp_path / "staging"), wait_seconds=0, batch_messages=10)
     client = boto3.client("sqs")
     urls = [

@@ -32,7 +32,7 @@ def bury_copies(project: Project, messages: Sequence[Message]) -> None:
 
 
 def received(project: Project) -> list[Message]:
-    """What is on the queue, given back at once."""
+    """What is on the queue, released at once."""
     with project.open_run() as context:
         messages = [message for some in context.queue.receive(100, 60) for message in some]
         context.queue.release([message.receipt_handle for message in messages])
@@ -229,7 +229,7 @@ def test_at_most_so_many_are_taken(project: Project) -> None:
     assert dead(project) == 5
 
 
-def test_large_messages_and_odd_characters_travel_unchanged(project: Project) -> None:
+def test_large_messages_and_unusual_characters_travel_unchanged(project: Project) -> None:
     bodies = [b'{"x": "' + b"y" * 200_000 + b'"}', "zoë \U0001f600 \\ \t".encode(), b"x"]
     bury(project, *bodies)
     assert redriven_dead_letters(project)["redriven"] == 3

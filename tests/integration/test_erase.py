@@ -116,8 +116,8 @@ def test_what_was_counted_is_erased_everywhere_and_nothing_else(field, value, lo
 
 
 def is_of(row, field: str, value: str) -> bool:
-    canonical = {" ::ffff:192.0.2.7 ": ADDRESS, "2001:db8:0:0::1": "2001:db8::1"}.get(value, value.strip())
-    return row[("user_id", "ip", "device_id").index(field)] == canonical
+    normalized = {" ::ffff:192.0.2.7 ": ADDRESS, "2001:db8:0:0::1": "2001:db8::1"}.get(value, value.strip())
+    return row[("user_id", "ip", "device_id").index(field)] == normalized
 
 
 def test_of_a_user_all_that_is_personal_goes_and_the_login_stays_countable(loaded: PrivacyProject):
@@ -161,7 +161,7 @@ def test_values_masked_one_way_are_found_too(scheme, project: PrivacyProject):
     assert left == [("b",)]
 
 
-def test_after_a_restore_reconcile_brings_back_nothing_that_was_erased(loaded: PrivacyProject):
+def test_after_a_restore_reconcile_restores_nothing_that_was_erased(loaded: PrivacyProject):
     run(loaded, "ip", ADDRESS)
     with loaded.database.owner() as connection:  # the database is restored to before the run
         connection.execute("TRUNCATE public.user_logins, etl.ledger, etl.quarantine, etl.batches, etl.runs")
@@ -238,7 +238,7 @@ def test_a_payload_that_does_not_open_is_counted_and_stays(loaded: PrivacyProjec
     assert (counts["unopened"], counts["quarantined"]) == (1, 2)
 
 
-def test_a_redrive_brings_back_nothing_that_was_erased(loaded: PrivacyProject):
+def test_a_redrive_restores_nothing_that_was_erased(loaded: PrivacyProject):
     from include.queue_etl.contract import Derived
     from include.queue_etl.operations.redrive import redrive
     from include.queue_etl.operations.store import Selection
@@ -258,8 +258,8 @@ def test_erasing_and_remasking_at_once_leaves_neither_undone(loaded: PrivacyProj
     loaded.promote_new_key()
     real = RemaskStore.move_rows
 
-    def erased_meanwhile(self, contract, masker, heads, first):
-        found = real(self, contract, masker, heads, first)
+    def erased_meanwhile(self, contract, masker, prefixes, first):
+        found = real(self, contract, masker, prefixes, first)
         run(loaded, "ip", ADDRESS)
         return found
 
@@ -284,7 +284,7 @@ def test_what_cannot_be_erased_by_is_said(field, value, told, project: PrivacyPr
 # What the role may -----------------------------------------------------------------------------------------
 
 
-MISSING = {  # field to erase by, what is taken away, the remedy that the refusal names
+MISSING = {  # field to erase by, what is taken away, the hint that the refusal names
     "a column to overwrite": (
         "user_id",
         "REVOKE UPDATE (user_id) ON public.user_logins FROM pii_officer",
@@ -325,31 +325,31 @@ MISSING = {  # field to erase by, what is taken away, the remedy that the refusa
 
 @pytest.fixture(params=MISSING)
 def lacking(request, loaded: PrivacyProject):
-    """A project whose officer lacks something; the field that shows it, and the statement that mends it."""
-    field, taken, remedy = MISSING[request.param]
+    """A project whose officer lacks something; the field that shows it; the statement that restores it."""
+    field, taken, hint = MISSING[request.param]
     with loaded.database.owner() as connection:
         connection.execute(taken)
-        yield loaded, field, remedy
-        connection.execute(remedy)
+        yield loaded, field, hint
+        connection.execute(hint)
         connection.execute("GRANT SELECT ON public.user_logins TO pii_officer")
 
 
 @pytest.mark.parametrize("dry_run", [True, False])
-def test_what_the_role_may_not_is_named_with_its_remedy_before_anything_is_touched(dry_run, lacking):
-    project, field, remedy = lacking
+def test_what_the_role_may_not_is_named_with_its_hint_before_anything_is_touched(dry_run, lacking):
+    project, field, hint = lacking
     before = snapshot(project)
     with pytest.raises(PreflightError) as caught:
         run(project, field, {"user_id": "anna", "ip": ADDRESS}[field], dry_run=dry_run)
     (problem,) = caught.value.problems
-    assert problem.endswith(f": {remedy}")
+    assert problem.endswith(f": {hint}")
     assert snapshot(project) == before
     assert project.audit() == []
 
 
-def test_the_remedy_that_is_named_is_enough(lacking):
-    project, field, remedy = lacking
+def test_the_hint_that_is_named_is_enough(lacking):
+    project, field, hint = lacking
     with project.database.owner() as connection:
-        connection.execute(remedy)
+        connection.execute(hint)
     assert run(project, field, {"user_id": "anna", "ip": ADDRESS}[field])["rows"] == 3
 
 

@@ -39,10 +39,10 @@ def primary(project: PrivacyProject) -> int:
 
 
 def tokens_of(project: PrivacyProject, key: int) -> int:
-    heads = "', '".join(token_prefixes(key))
+    prefixes = "', '".join(token_prefixes(key))
     return project.database.rows(
-        f"SELECT count(*) FILTER (WHERE left(masked_ip, 7) IN ('{heads}')) + count(*) FILTER"  # noqa: S608
-        f" (WHERE left(masked_device_id, 7) IN ('{heads}')) FROM public.user_logins"
+        f"SELECT count(*) FILTER (WHERE left(masked_ip, 7) IN ('{prefixes}')) + count(*) FILTER"  # noqa: S608
+        f" (WHERE left(masked_device_id, 7) IN ('{prefixes}')) FROM public.user_logins"
     )[0][0]
 
 
@@ -145,7 +145,7 @@ def test_a_key_that_is_not_there_is_not_destroyed(project: PrivacyProject):
         ("TRUNCATE public.user_logins, etl.quarantine", "staged files: 2 are encrypted with it"),
     ],
 )
-def test_whatever_still_bears_the_key_keeps_it(last, told, project: PrivacyProject):
+def test_whatever_still_uses_the_key_keeps_it(last, told, project: PrivacyProject):
     project.send(login("u1"), *BAD)
     project.drain()
     old, _ = rotate(project)
@@ -206,8 +206,8 @@ def test_rows_of_a_pipeline_that_is_gone_keep_their_key(
 ):
     """Its file, quarantine and staged files are gone; its rows are not."""
     old, table = retired
-    remedy = "bring back the file of contract retired and remask, or drop the column"
-    told = f"{table}.masked_device_id: 2 are encrypted with it: no contract masks it today; {remedy}"
+    hint = "restore the file of contract retired and remask, or drop the column"
+    told = f"{table}.masked_device_id: 2 are encrypted with it: no contract masks it today; {hint}"
     assert project.command("keys", "destroy", str(old), *WHY) == 1
     assert capsys.readouterr().err == f"keys destroy: the key stays:\n  - {told}\n"
     assert not is_retired(project, old)
@@ -250,7 +250,7 @@ def test_no_key_is_destroyed_while_a_contract_is_broken(project: PrivacyProject,
     assert remask(project)["left"] == 0
     capsys.readouterr()
     assert project.command("keys", "destroy", str(old), *WHY) == 1
-    assert capsys.readouterr().err == f"keys destroy: contracts to mend:\n  - {problem}\n"
+    assert capsys.readouterr().err == f"keys destroy: broken contracts:\n  - {problem}\n"
     assert old in project.document().key_ids
 
 
@@ -472,7 +472,7 @@ def test_the_retained_files_open_with_the_new_key_alone(project: PrivacyProject)
         assert set(rotation.staged_keys(resources.staging)) == {primary(project)}
 
 
-def test_status_says_what_bears_each_key(project: PrivacyProject, capsys):
+def test_status_says_what_uses_each_key(project: PrivacyProject, capsys):
     project.send(login("u1"), *BAD)
     project.drain()
     old, new = rotate(project)

@@ -185,7 +185,7 @@ def test_an_orphaned_run_is_closed_and_its_messages_are_visible_again(
     assert project.drain()["loaded"] == 15
 
 
-def test_what_an_orphan_had_loaded_is_deleted_and_not_given_back(project: Project) -> None:
+def test_what_an_orphan_had_loaded_is_deleted_and_not_released(project: Project) -> None:
     project.send(*(login(f"u{number}") for number in range(15)))
     first, second = extracted(project, "run__killed")
     with project.open_run("run__killed") as context:
@@ -230,7 +230,7 @@ def test_a_run_taken_for_an_orphan_loads_nothing_afterwards(project: Project) ->
     assert project.users() == ["u"]
 
 
-def test_messages_sealed_after_their_run_was_closed_are_given_back(project: Project) -> None:
+def test_messages_sealed_after_their_run_was_closed_are_released(project: Project) -> None:
     """By an attempt of extract that lived on when its run had been finished."""
     project.send(login("early"))
     (batch,) = extracted(project, "run__1")
@@ -313,7 +313,7 @@ def test_a_run_that_cannot_be_closed_is_counted_and_closed_the_next_time(
     assert project.waiting() == (1, 0)
 
 
-def test_a_run_that_loaded_nothing_and_gave_all_back_has_failed(project: Project) -> None:
+def test_a_run_that_loaded_nothing_and_released_all_has_failed(project: Project) -> None:
     project.send(login("u"))
     extracted(project, "run__1")
     with project.open_run("run__1") as context, pytest.raises(RunFailed):

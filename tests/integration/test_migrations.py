@@ -1,4 +1,4 @@
-"""The migrations make the expected schema, whoever runs them, however often."""
+"""The migrations make the expected schema, by whatever role, however often."""
 
 import difflib
 import re
@@ -247,8 +247,8 @@ def test_an_owner_who_is_no_superuser_can_migrate(plain_owner: tuple[str, str]) 
 
 def test_a_second_owner_on_one_server_is_told_what_to_grant(plain_owner: tuple[str, str]) -> None:
     owner = conninfo_to_dict(plain_owner[0])["user"]
-    remedy = f"GRANT etl_owner TO {owner} WITH ADMIN OPTION"
-    with pytest.raises(WarehouseRefused, match=f"role etl_owner is there already.* run {remedy}; then"):
+    hint = f"GRANT etl_owner TO {owner} WITH ADMIN OPTION"
+    with pytest.raises(WarehouseRefused, match=f"role etl_owner is there already.* run {hint}; then"):
         migrations.upgrade(plain_owner[0], {})
     assert "schema etl" not in text_of(plain_owner[1])
     grant_to_owner(plain_owner, ["etl_owner"])
@@ -270,7 +270,7 @@ def without_role_settings(text: str) -> str:
 SIGNUPS = Path(__file__).parent.parent / "contracts" / "newsletter_signups.sql"
 
 
-def test_migrate_gives_back_every_grant_that_is_missing(empty_database: Callable[[], str]) -> None:
+def test_migrate_releases_every_grant_that_is_missing(empty_database: Callable[[], str]) -> None:
     dsn = empty_database()
     migrations.upgrade(dsn, {})
     first = text_of(dsn)

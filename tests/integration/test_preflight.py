@@ -102,12 +102,14 @@ def test_a_queue_server_that_is_down_is_named(refused, monkeypatch):
     assert "at http://127.0.0.1:9" in problem
 
 
-def test_an_empty_database_is_named_with_the_command_that_mends_it(refused, clean_database, empty_database):
+def test_an_empty_database_is_named_with_the_command_that_restores_it(
+    refused, clean_database, empty_database
+):
     (problem,) = refused(dsn=make_conninfo(clean_database.loader_dsn, dbname=_name(empty_database())))
     assert problem == "the warehouse has no schema: run `python -m include.queue_etl migrate`"
 
 
-def test_an_old_schema_is_named_with_the_command_that_mends_it(refused, clean_database):
+def test_an_old_schema_is_named_with_the_command_that_restores_it(refused, clean_database):
     with clean_database.owner() as connection:
         (current,) = connection.execute("SELECT version_num FROM etl.schema_revision").fetchone()
         try:
@@ -181,7 +183,7 @@ def test_five_wrong_settings_are_named_at_once_on_the_command_line(monkeypatch, 
     before = queues.depth(CONTRACT)
     assert cli.main(["drain"]) == 1
     heading, *problems = capsys.readouterr().err.splitlines()
-    assert heading == "drain: settings to mend:"
+    assert heading == "drain: invalid settings:"
     assert [problem.removeprefix("  - ").partition("=")[0] for problem in problems] == list(wrong)
     assert queues.depth(CONTRACT) == before
 
@@ -208,7 +210,7 @@ def _name(dsn: str) -> str:
     return str(conninfo_to_dict(dsn)["dbname"])
 
 
-def test_a_missing_grant_is_mended_by_the_command_that_the_error_names(clean_database, tmp_path):
+def test_a_missing_grant_is_restored_by_the_command_that_the_error_names(clean_database, tmp_path):
     with clean_database.owner() as connection, queues.own_queue(CONTRACT) as own:
         connection.execute("REVOKE INSERT ON public.user_logins FROM etl_loader")
         chosen = queues.settings(tmp_path / "staging")

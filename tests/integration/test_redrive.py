@@ -21,7 +21,7 @@ __all__ = ["project"]
 LENIENT = Derived("app_version", "app_version", lambda version: 0)
 
 
-def mended(project: Project) -> Project:
+def corrected(project: Project) -> Project:
     """The same project under a contract that takes any version."""
     columns = tuple(LENIENT if isinstance(column, Derived) else column for column in CONTRACT.columns)
     return replace(project, contract=replace(project.contract, columns=columns))
@@ -34,7 +34,7 @@ def rejected(project: Project) -> Project:
     no_ip = login("no ip").replace(b'"ip"', b'"pi"')
     project.send(login("good"), *versions, no_ip)
     assert project.drain()["quarantined_by_reason"] == {"bad_version": 3, "missing_field": 1}
-    return mended(project)
+    return corrected(project)
 
 
 def redriven(project: Project, *, dry_run: bool = False, name: str = "", **filters: Any) -> dict:
@@ -162,7 +162,7 @@ def test_messages_of_another_queue_stay(rejected: Project) -> None:
 def test_many_pages_meet_each_message_once(project: Project) -> None:
     project.send(*(login(f"u{number:03}", app_version="v2") for number in range(35)))
     project.drain()
-    result = redriven(mended(project))
+    result = redriven(corrected(project))
     assert result["loaded"] == 35
     assert len(project.users()) == len(set(project.users())) == 35
     batches = project.database.rows("SELECT count(*) FROM etl.batches WHERE loaded > 0")
@@ -183,7 +183,7 @@ def test_a_page_is_bounded_in_bytes_too_but_holds_at_least_one_message(rejected:
 
 def test_a_message_that_may_kill_the_process_is_taken_only_when_asked_for(project: Project) -> None:
     project.send(login("poison"))
-    with project.open_run() as context:  # received once, given back: the next time is the second
+    with project.open_run() as context:  # received once, released: the next time is the second
         taken = [message for messages in context.queue.receive(1, 60) for message in messages]
         context.queue.release([message.receipt_handle for message in taken])
     project.with_settings(max_receives=1).drain()
@@ -232,7 +232,7 @@ def test_a_lost_connection_leaves_the_rest_to_the_next_try(
 def test_two_redrives_at_once_load_each_message_once(project: Project) -> None:
     project.send(*(login(f"u{number:03}", app_version="v2") for number in range(200)))
     project.drain()
-    both = mended(project.with_settings(batch_messages=20))
+    both = corrected(project.with_settings(batch_messages=20))
     with ThreadPoolExecutor(2) as threads:
         results = list(threads.map(lambda number: redriven(both, name=f"redrive__{number}"), range(2)))
     assert sum(result["loaded"] for result in results) == 200
@@ -249,8 +249,8 @@ def test_redrives_beside_pipelines_that_receive_the_same_messages_again(project:
     with project.open_run() as context:
         for start in range(0, 100, 10):
             context.queue.resend(copies[start : start + 10])
-    # The pipelines know the mended contract too: a copy would load, were it not known.
-    both = mended(project.with_settings(batch_messages=10, max_messages=60))
+    # The pipelines know the corrected contract too: a copy would load, were it not known.
+    both = corrected(project.with_settings(batch_messages=10, max_messages=60))
     work = [both.drain, both.drain, lambda: redriven(both), lambda: redriven(both)]
     with ThreadPoolExecutor(len(work)) as threads:
         outcomes = [future.result() for future in [threads.submit(job) for job in work]]

@@ -57,13 +57,13 @@ def test_many_rows_move_while_pipelines_load(project: PrivacyProject):
     seconds = time.perf_counter() - started
     done.set()
     loading.join()
-    heads = [token_prefixes(key) for key in (old, new)]
+    prefixes = [token_prefixes(key) for key in (old, new)]
     stale, fresh = (
         project.database.rows(
             "SELECT count(*) FROM public.user_logins WHERE left(masked_ip, 7) = ANY (ARRAY['{0}'])"  # noqa: S608
             " OR left(masked_device_id, 7) = ANY (ARRAY['{0}'])".format("', '".join(some))
         )[0][0]
-        for some in heads
+        for some in prefixes
     )
     print(
         f"\nremask of {counts['rows']} rows: {seconds:.1f} s, {stale} rows with a stale key; meanwhile "

@@ -147,7 +147,7 @@ def test_both_clients_say_the_same_of_a_missing_queue(endpoint, action):
     assert text.endswith(": QueueDoesNotExist")
 
 
-def test_both_clients_say_the_same_of_receipts_that_are_none(name):
+def test_both_clients_say_the_same_of_receipt_handles_that_are_none(name):
     outcomes = []
     for kind in CLIENTS:
         queue = connect(name, kind)

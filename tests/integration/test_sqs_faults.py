@@ -182,7 +182,7 @@ def test_closed_early_it_releases_what_it_has_not_handed_out(client):
         arriving.close()
         assert {receipt.partition(".")[0] for receipt in taken} == set(map(str, stub.queue.in_flight))
         assert stub.queue.visible == 400 - len(taken)
-        assert stub.queue.receives.total() > 0  # Some had arrived and were given back.
+        assert stub.queue.receives.total() > 0  # Some had arrived and were released.
 
 
 def take_all(queue, taken, until=-1):
@@ -243,7 +243,7 @@ def test_passing_faults_are_not_noticed_but_logged(client, fault, caplog):
             assert f"{QUEUE}: {action} had to be repeated: {code} " in caplog.text
 
 
-def test_a_delete_whose_answer_is_lost_is_sent_again(client):
+def test_a_delete_whose_answer_is_lost_is_repeated(client):
     with serving(bodies(30)) as stub:
         queue = connect(stub, client)
         stub.plan(DELETE, Fault(reset="after"), Fault(reset="after"))
@@ -312,7 +312,7 @@ def test_an_answer_of_something_else_is_unavailable_and_not_shown(answer):
         assert error.value.__cause__ is None
 
 
-def test_entries_that_failed_for_no_fault_of_ours_are_sent_again(client):
+def test_entries_that_failed_for_no_fault_of_ours_are_repeated(client):
     with serving(bodies(40)) as stub:
         queue = connect(stub, client)
         stub.plan(DELETE, *[Fault(fail_entries=3)] * 5)
@@ -394,7 +394,7 @@ def test_a_body_that_is_not_utf_8_is_named_by_number_and_not_shown(client):
 
 
 @both_clients
-def test_logs_hold_neither_bodies_nor_receipts(client, caplog):
+def test_logs_hold_neither_bodies_nor_receipt_handles(client, caplog):
     with serving([SECRET_BODY] * 60, latency_seconds=0.005) as stub, caplog.at_level(logging.INFO):
         queue = connect(stub, client)
         arriving = queue.receive(60, SECONDS)
@@ -455,8 +455,8 @@ def expected_authorization(head, body, credentials):
 @pytest.mark.parametrize("seed", range(20))
 def test_libcurl_signs_as_botocore_does(seed):
     draw = random.Random(seed)
-    odd = string.ascii_letters + string.digits + "+/=:@%&?#' \\\""
-    secret = "".join(draw.choices(odd, k=draw.randint(8, 60))).strip() + "é" * draw.randint(0, 1)
+    unusual = string.ascii_letters + string.digits + "+/=:@%&?#' \\\""
+    secret = "".join(draw.choices(unusual, k=draw.randint(8, 60))).strip() + "é" * draw.randint(0, 1)
     token = "".join(draw.choices(string.ascii_letters + "+/=", k=900)) if draw.random() < 0.6 else None
     credentials = Credentials("AKIA" + "".join(draw.choices(string.ascii_uppercase, k=16)), secret, token)
     with serving(record=True) as stub:
@@ -487,12 +487,12 @@ def test_refreshed_credentials_are_used_within_a_second():
             transport.start(Call(DELETE, b'{"Entries":[]}'))
             while not transport.wait(5):
                 pass
-        heads = [head.decode() for head, _ in stub.requests]
-    assert "AKIAFIRST" in heads[0]
-    assert "token-one" in heads[0]
-    assert "AKIASECOND" in heads[1]
-    assert "token-two" in heads[1]
-    assert "token-one" not in heads[1]
+        headers = [head.decode() for head, _ in stub.requests]
+    assert "AKIAFIRST" in headers[0]
+    assert "token-one" in headers[0]
+    assert "AKIASECOND" in headers[1]
+    assert "token-two" in headers[1]
+    assert "token-one" not in headers[1]
 
 
 @pytest.fixture

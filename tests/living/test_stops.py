@@ -44,7 +44,7 @@ class Moment:
         sealed: messages in sealed batches
         hidden: in flight: the sealed ones, and those that were lost with the process
         hidden_seconds: until the last of them comes back
-        visible: given back, or not received yet
+        visible: released, or not received yet
     """
 
     sealed: int
@@ -166,7 +166,7 @@ def test_a_stopped_extract_makes_visible_at_once_what_is_not_sealed(stopped: Sto
 
 
 def test_a_stopped_extract_says_what_it_gave_back_and_what_stays(stopped: Story) -> None:
-    (given,) = re.findall(r"gave back (\d+) of \1 messages: extract did not get", stopped.ended.errors)
+    (given,) = re.findall(r"released (\d+) of \1 messages: extract did not get", stopped.ended.errors)
     assert 0 < int(given) <= stopped.moment.visible
     assert f"{stopped.moment.sealed} sealed messages stay staged" in stopped.ended.errors
 

@@ -37,7 +37,7 @@ SETTINGS = Settings(
     visibility_timeout_seconds=VISIBILITY_SECONDS,
     max_receives=5,
 )
-POISON = "6.6.6"  # a version that kills whoever parses it
+POISON = "6.6.6"  # a version that kills the process that parses it
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,7 @@ def test_what_cannot_work_is_said_before_anything_is_started(
     assert not (tmp_path / "state").exists()
 
 
-def test_after_ctrl_c_a_command_may_take_its_time_to_give_back(tmp_path: Path) -> None:
+def test_after_ctrl_c_a_command_may_take_its_time_to_release(tmp_path: Path) -> None:
     child = "trap 'sleep 1; touch gave-back; exit 130' INT; touch ready; sleep 60 & wait"
     script = (
         "import os, pathlib, signal, sys\n"
@@ -384,7 +384,7 @@ def test_dotenv_builds_no_virtualenv(tmp_path: Path) -> None:
     assert not (tmp_path / ".venv").exists()
 
 
-def test_a_keyset_made_without_tink_masks_and_bears_the_development_mark() -> None:
+def test_a_keyset_made_without_tink_masks_and_has_the_development_mark() -> None:
     opened = Keyset.from_json(keyset.new_json())
     assert opened.decrypt(opened.encrypt(b"value", b"context"), b"context") == b"value"
     assert is_development(opened.primary_key_id)

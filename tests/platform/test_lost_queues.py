@@ -65,7 +65,7 @@ def row(shown: str, queue: str) -> list[str]:
 # ./dev
 
 
-def test_after_a_crash_the_next_command_says_what_is_lost_and_mends_it(running: Launcher) -> None:
+def test_after_a_crash_the_next_command_says_what_is_lost_and_restores_it(running: Launcher) -> None:
     assert running.run("send", str(SAMPLE)).returncode == 0
     kill(running.part("ministack"))
     done = running.run("send", str(SAMPLE))

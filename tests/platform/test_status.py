@@ -162,7 +162,7 @@ def test_a_run_without_a_failed_task_says_that_it_was_ended(clean: Launcher) -> 
     assert "no task failed: the run took too long, or somebody ended it" in said
 
 
-def test_a_dag_file_that_does_not_load_is_named_with_what_mends_it(clean: Launcher) -> None:
+def test_a_dag_file_that_does_not_load_is_named_with_what_restores_it(clean: Launcher) -> None:
     ask(
         clean.settings,
         "insert into import_error (timestamp, filename, stacktrace)"

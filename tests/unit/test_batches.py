@@ -26,7 +26,7 @@ def test_a_message_more_or_twice_is_another_batch():
 
 
 @given(ids)
-def test_receipts_and_messages_agree_on_the_digest(given_ids):
+def test_receipt_handles_and_messages_agree_on_the_digest(given_ids):
     assert ReceiptHandles(given_ids, ["receipt"] * len(given_ids)).digest == ids_digest(given_ids)
 
 
@@ -36,14 +36,14 @@ def test_the_digest_never_changes():
     assert ids_digest(["b", "a"]).hex() == expected
 
 
-def test_receipts_staged_by_a_version_without_ages_open_as_new():
+def test_receipt_handles_staged_by_a_version_without_ages_open_as_new():
     staged = msgspec.msgpack.encode({"ids": ["a"], "receipts": ["r"]})
     assert msgspec.msgpack.decode(staged, type=ReceiptHandles) == ReceiptHandles(
         ["a"], ["r"], oldest_age_seconds=0
     )
 
 
-def test_receipts_with_ages_open_in_a_version_without_them():
+def test_receipt_handles_with_ages_open_in_a_version_without_them():
     class EarlierReceipts(msgspec.Struct):
         ids: list[str]
         receipts: list[str]

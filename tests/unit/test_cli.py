@@ -124,7 +124,7 @@ def test_all_wrong_settings_are_named_at_once(monkeypatch, capsys):
     monkeypatch.setenv("QUEUE_ETL_WAIT_SECONDS", "21")
     assert run("drain", "--max", "100001") == 1
     assert capsys.readouterr().err.splitlines() == [
-        "drain: settings to mend:",
+        "drain: invalid settings:",
         "  - QUEUE_ETL_STAGING='here': give an absolute folder or s3://bucket/prefix",
         "  - QUEUE_ETL_MAX_MESSAGES='100001': must be a whole number from 1 to 100000",
         "  - QUEUE_ETL_WAIT_SECONDS='21': must be a whole number from 0 to 20",
@@ -144,7 +144,7 @@ def test_all_missing_variables_are_named_beside_the_wrong_ones(monkeypatch, caps
     assert run(command) == 1
     written = "(`./dev` writes it to .dev/env)"
     assert capsys.readouterr().err.splitlines() == [
-        f"{command}: settings to mend:",
+        f"{command}: invalid settings:",
         f"  - {dsn} is not set: libpq connection string of role {role} {written}",
         f"  - QUEUE_ETL_KEYSET_FILE is not set: file with the Tink JSON keyset {written}",
         "  - QUEUE_ETL_STAGING is not set: give an absolute folder or s3://bucket/prefix",
@@ -187,7 +187,7 @@ def test_a_missing_keyset_file_is_named_beside_the_wrong_settings(monkeypatch, c
     monkeypatch.setenv("QUEUE_ETL_WAIT_SECONDS", "21")
     assert run(command) == 1
     assert capsys.readouterr().err.splitlines() == [
-        f"{command}: settings to mend:",
+        f"{command}: invalid settings:",
         "  - QUEUE_ETL_KEYSET_FILE='/nowhere/keyset.json': there is no such file: "
         "give the file with the Tink JSON keyset",
         "  - QUEUE_ETL_WAIT_SECONDS='21': must be a whole number from 0 to 20",

@@ -108,7 +108,7 @@ def test_commands_and_forms_mean_a_contract_that_is_there():
 
 
 @pytest.mark.parametrize("name", contract_names())
-def test_a_contract_bears_the_name_of_its_module(name):
+def test_a_contract_has_the_name_of_its_module(name):
     assert load_contract(name).name == name
 
 
@@ -177,7 +177,7 @@ def contracts_beside(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_a_broken_contract_is_named_with_its_file_and_the_remedy(name, contracts_beside):
+def test_a_broken_contract_is_named_with_its_file_and_the_hint(name, contracts_beside):
     text, told = BROKEN[name]
     folder = contracts_beside(**{name: text})
     with pytest.raises(ContractBroken) as caught:

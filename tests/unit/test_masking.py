@@ -40,15 +40,15 @@ def round_trip(field: Personal, value: str) -> str:
     return masker.unmask(field, masker.mask(field, [value], r"\N")[0])
 
 
-def canonical_text(value: str) -> str:
+def normalized_text(value: str) -> str:
     return unicodedata.normalize("NFC", value.strip())
 
 
-def canonical_address(value: str) -> str:
+def normalized_address(value: str) -> str:
     try:
         address = ip_address(value)
     except ValueError:
-        return canonical_text(value)
+        return normalized_text(value)
     if isinstance(address, IPv6Address) and address.ipv4_mapped:
         return str(address.ipv4_mapped)
     return str(address)
@@ -58,8 +58,8 @@ def canonical_address(value: str) -> str:
 
 
 @given(texts)
-def test_a_text_comes_back_in_its_canonical_form(value):
-    expected = canonical_text(value)
+def test_a_text_comes_back_in_its_normalized_form(value):
+    expected = normalized_text(value)
     if not expected:
         assert tokens(DEVICE, value) == [r"\N"]
     else:
@@ -67,12 +67,12 @@ def test_a_text_comes_back_in_its_canonical_form(value):
 
 
 @given(st.one_of(addresses, texts))
-def test_what_stands_in_an_address_field_comes_back_in_its_canonical_form(value):
-    expected = canonical_address(value.strip()) if value.strip() else ""
+def test_what_stands_in_an_address_field_comes_back_in_its_normalized_form(value):
+    expected = normalized_address(value.strip()) if value.strip() else ""
     if not expected:
         assert tokens(IP, value) == [r"\N"]
     else:
-        assert canonical_address(round_trip(IP, value)) == expected
+        assert normalized_address(round_trip(IP, value)) == expected
 
 
 @given(texts)
@@ -83,10 +83,10 @@ def test_masking_what_came_back_gives_the_same_token(value):
 
 
 @given(st.lists(st.one_of(st.none(), texts, addresses), max_size=8))
-def test_tokens_are_equal_exactly_where_canonical_values_are(values):
-    for field, canonical in ((DEVICE, canonical_text), (IP, lambda v: canonical_address(v.strip()))):
+def test_tokens_are_equal_exactly_where_normalized_values_are(values):
+    for field, normalized in ((DEVICE, normalized_text), (IP, lambda v: normalized_address(v.strip()))):
         found = tokens(field, *values)
-        wanted = [None if value is None else canonical(value) or None for value in values]
+        wanted = [None if value is None else normalized(value) or None for value in values]
         for token, value in zip(found, wanted, strict=True):
             for other_token, other in zip(found, wanted, strict=True):
                 assert (token == other_token) == (value == other)
@@ -264,7 +264,7 @@ def test_what_is_no_address_is_masked_as_text_and_counted(value):
     masker = Masker(CONTRACT, KEYSET)
     (token,) = masker.mask(IP, [value], r"\N")
     assert masker.anomalies == {"not_an_address": 1, "blank": 0}
-    assert masker.unmask(IP, token) == canonical_text(value)
+    assert masker.unmask(IP, token) == normalized_text(value)
 
 
 @pytest.mark.parametrize("field", [IP, DEVICE])

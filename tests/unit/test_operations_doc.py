@@ -33,8 +33,8 @@ def test_each_row_names_a_test_that_exists(row: str) -> None:
 
 
 def test_every_fault_table_has_the_same_columns() -> None:
-    heads = [row for row in ROWS if row.startswith("| fault |")]
-    assert set(heads) == {"| fault | you see | the data is | run | shown by |"}
+    headings = [row for row in ROWS if row.startswith("| fault |")]
+    assert set(headings) == {"| fault | you see | the data is | run | shown by |"}
 
 
 def test_each_setting_it_names_exists() -> None:

@@ -56,7 +56,7 @@ def test_one_way_tokens_are_equal_for_equal_values_and_only_for_these(one, other
     assert (token(ONE_WAY, one) == token(ONE_WAY, other)) == same
 
 
-def test_a_one_way_token_depends_on_key_field_and_value_and_bears_its_key():
+def test_a_one_way_token_depends_on_key_field_and_value_and_names_its_key():
     mine = token(ONE_WAY, "d")
     assert mine == token(ONE_WAY, " d ", Keyset.from_json(TEXT))
     others = {
@@ -211,7 +211,7 @@ def test_the_keys_of_what_is_no_keyset_are_one_clear_error(text):
         _ = KeysetDocument(text).key_ids
 
 
-def test_development_keys_bear_their_mark_and_others_never(monkeypatch):
+def test_development_keys_have_their_mark_and_others_never(monkeypatch):
     made = Keyset.from_json(KeysetDocument.new(development=True).text)
     assert is_development(made.primary_key_id)
     assert made.decrypt(made.encrypt(b"x", b""), b"") == b"x"

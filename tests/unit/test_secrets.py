@@ -11,7 +11,7 @@ from detect_secrets.settings import transient_settings
 ROOT = Path(__file__).resolve().parents[2]
 BASELINE = ROOT / ".secrets.baseline"
 KNOWN = json.loads(BASELINE.read_text(encoding="utf-8"))
-REMEDY = "If they are none: .venv/bin/detect-secrets scan --baseline .secrets.baseline"
+HINT = "If they are none: .venv/bin/detect-secrets scan --baseline .secrets.baseline"
 
 
 def test_no_secret_is_committed():
@@ -22,7 +22,7 @@ def test_no_secret_is_committed():
         for path, one in found(tracked())
         if one.secret_hash not in known
     ]
-    assert new == [], REMEDY
+    assert new == [], HINT
 
 
 def test_a_private_key_would_be_found(tmp_path):

@@ -1,4 +1,4 @@
-"""Settings from the environment: every wrong one is named at once, with the way to mend it."""
+"""Settings from the environment: every wrong one is named at once, with the way to fix it."""
 
 import inspect
 from dataclasses import fields

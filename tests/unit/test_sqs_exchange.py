@@ -68,7 +68,7 @@ def run(*answers):
         (0, NO_CONNECTION),
     ],
 )
-def test_what_may_succeed_later_is_sent_again(answer):
+def test_what_may_succeed_later_is_repeated(answer):
     (reply,), script, exchange = run(answer, answer, DONE)
     assert (reply.code, reply.call.attempts, len(script.sent_at)) == ("", 3, 3)
     assert exchange.under_way == 0

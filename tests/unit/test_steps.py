@@ -24,7 +24,7 @@ def test_no_batches_make_no_group():
     assert grouped([], 10) == []
 
 
-def test_a_full_batch_is_a_group_of_its_own_and_bears_its_name():
+def test_a_full_batch_is_a_group_of_its_own_and_has_its_name():
     found = grouped(batches(10, 10), 10)
     assert found == [
         {"name": "0000-abcdef", "batches": ["0000-abcdef"], "messages": 10},

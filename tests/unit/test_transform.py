@@ -143,8 +143,8 @@ def test_the_ledger_names_queue_and_run():
 
 
 def test_what_loads_although_it_is_unusual_is_counted():
-    odd = {**FIELDS, "ip": "nowhere", "device_id": " ", "city": "Ulm"}
-    batch, _ = masked(raw_batch((json.dumps(odd).encode(), 1, SENT_MS), (GOOD, 1, SENT_MS)))
+    unusual = {**FIELDS, "ip": "nowhere", "device_id": " ", "city": "Ulm"}
+    batch, _ = masked(raw_batch((json.dumps(unusual).encode(), 1, SENT_MS), (GOOD, 1, SENT_MS)))
     assert batch.anomalies == {"not_an_address": 1, "blank": 1, "unknown_fields": 1}
     assert masked(raw_batch((GOOD, 1, SENT_MS)))[0].anomalies == {}
 

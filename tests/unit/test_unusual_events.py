@@ -93,10 +93,10 @@ def unmasked(contract: Contract, keyset: Keyset, row: list[str | None]) -> dict[
 @pytest.mark.parametrize(
     ("contract", "case"), [*cases(user_logins.CONTRACT), *cases(newsletter_signups.CONTRACT)]
 )
-def test_an_odd_message_ends_as_its_verdict_says(contract: Contract, case: Case, keyset: Keyset) -> None:
+def test_an_unusual_message_ends_as_its_verdict_says(contract: Contract, case: Case, keyset: Keyset) -> None:
     raw = RawBatch(1, [str(RUN)], [SENT_MS], [1], [body(contract, case)])
     masked, rejected = mask_batch(raw, contract, keyset, SETTINGS, RUN)
-    assert masked.anomalies == case.get("odd", {})
+    assert masked.anomalies == case.get("anomalies", {})
     if case["verdict"] != "loads":
         assert (masked.rejected, masked.accepted, masked.rows) == ({case["verdict"]: 1}, 0, b"")
         assert decoded(rejected.lines)[0][4] == case["verdict"]
@@ -112,6 +112,6 @@ def test_no_two_cases_have_one_name_and_no_key_is_misspelt(contract: Contract) -
     found = [param.values[1] for param in cases(contract)]
     names = [case["case"] for case in found]
     assert len(set(names)) == len(names) > 20
-    known = {"case", "verdict", "event", "without", "also", "body", "envelope", "row", "odd"}
+    known = {"case", "verdict", "event", "without", "also", "body", "envelope", "row", "anomalies"}
     assert set().union(*found) <= known
     assert all(("event" in case) != ("body" in case) for case in found)

@@ -75,7 +75,7 @@ class Keyset:
         return sealed[:PREFIX_BYTES], sealed[PREFIX_BYTES:]
 
     def check_value(self) -> str:
-        """A constant sealed with the primary key: whoever holds the same key can open it."""
+        """A constant sealed with the primary key: a holder of the same key can open it."""
         return self.encrypt(CHECK_TEXT, CHECK_CONTEXT).hex()
 
     def opens(self, check_value: str) -> bool:

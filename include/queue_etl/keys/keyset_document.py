@@ -34,7 +34,7 @@ class KeysetDocument:
     """
 
     def __init__(self, text: str) -> None:
-        """Take any text; what is wrong with it is said by whoever opens it, without quoting it."""
+        """Take any text; `open` reports what is wrong with it, without quoting it."""
         self.text = text
 
     @classmethod

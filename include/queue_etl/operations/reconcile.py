@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 def reconcile(resources: Resources, contracts: Mapping[str, Contract]) -> dict[str, int]:
-    """Load every masked file that has no commit record, whoever made it.
+    """Load every masked file that has no commit record, of whatever run.
 
     The ledger decides on each message: what is there already counts as duplicate. Runs that the warehouse
     does not know are entered again; closed runs are left alone. Done again, it changes nothing.

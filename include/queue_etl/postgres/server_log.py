@@ -13,8 +13,8 @@ def warnings(connection: Connection) -> list[str]:
     """
     return [
         f"the server's log may quote personal data that {role} sends: nobody could set {missing} for it. "
-        f"As a superuser run {remedy}; or set it in the server's configuration"
-        for role, missing, remedy in connection.execute(MISSING)
+        f"As a superuser run {statements}; or set it in the server's configuration"
+        for role, missing, statements in connection.execute(MISSING)
     ]
 
 

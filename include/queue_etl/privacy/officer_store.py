@@ -43,7 +43,7 @@ class OfficerStore:
         return found
 
     def erase_problems(self, contract: Contract, column: str, columns: Sequence[str]) -> list[str]:
-        """Why `overwrite` or `delete_quarantined` would fail, a sentence each with the way to mend it."""
+        """Why `overwrite` or `delete_quarantined` would fail, a sentence each with the way to fix it."""
 
         def run(connection: Connection) -> list[str]:
             return (

@@ -3,7 +3,7 @@
     keys add -> give the keyset to every process -> keys promote -> give it to every process -> remask
     -> keys destroy -> give it to every process
 
-Pseudonyms change with the key: whoever stored tokens elsewhere has to fetch them again. Tokens of one-way
+Pseudonyms change with the key: tokens stored elsewhere have to be fetched again. Tokens of one-way
 fields cannot be moved, as nobody knows what they stand for.
 """
 
@@ -106,7 +106,7 @@ def _usage_of(column: MaskedColumn, count: int) -> Usage:
     if column.loaded:
         return Usage(place, count, column.one_way)
     how_to_move = (
-        f": no contract masks it today; bring back the file of contract {column.contract} and remask, "
+        f": no contract masks it today; restore the file of contract {column.contract} and remask, "
         "or drop the column"
     )
     return Usage(place, count, column.one_way, how_to_move)

@@ -47,11 +47,11 @@ BATCH = 10  # SQS: at most ten messages a call
 SEND_BYTES = 262_144
 # Empty answers to short polls, one after another, that mean "empty": each asks only some of SQS's servers.
 EMPTY_SHORT_POLLS = 5
-# A longer wait is made of several polls: whoever is told to stop waits for those under way, and Airflow kills
-# a task five seconds after SIGTERM.
+# A longer wait is made of several polls: a process that is told to stop waits for those under way, and
+# Airflow kills a task five seconds after SIGTERM.
 LONGEST_POLL_SECONDS = 2
 SILENT_SHARE = 0.9  # of the wait; a server, or a poll begun a little earlier, may answer a little early
-# Whoever receives is called at least so often, to do what is due while nothing comes.
+# The receiver is called at least so often, to do what is due while nothing comes.
 TURN_SECONDS = 1.0
 # SQS refuses a whole batch with these although one entry may be to blame.
 ENTRY_CODES = frozenset(
@@ -515,7 +515,7 @@ class _Batches:
             self._failed[reply.code] += 1
 
     def _partial(self, call: Call, answer: wire.BatchReply) -> None:
-        """Some entries failed: those that may succeed the next time are sent again, the others counted."""
+        """Some entries failed: those that may succeed the next time are repeated, the others counted."""
         hopeful = [one for one in answer.failed if not one.sender_fault or one.code in TRANSIENT_CODES]
         hopeless = [one for one in answer.failed if one not in hopeful]
         if hopeful:
@@ -561,7 +561,7 @@ def _entry(id_: str, message: Message) -> dict[str, Any]:
 
 
 def _keep_bodies_out_of_logs() -> None:
-    """Whoever turns on DEBUG for everything must not get messages: these two print requests and answers."""
+    """DEBUG for everything must not show messages: these two print requests and answers."""
     for name in ("botocore.endpoint", "botocore.parsers"):
         logging.getLogger(name).setLevel(logging.INFO)
 

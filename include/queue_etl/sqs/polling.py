@@ -1,7 +1,7 @@
 """How many receive calls are under way at once: a controller that adapts to what arrives."""
 
 LEAST_FILL, ENOUGH_FILL = 0.3, 0.5
-# Half of the last answers, by weight, are the newest two or three: one odd answer changes nothing.
+# Half of the last answers, by weight, are the newest two or three: one unusual answer changes nothing.
 NEWEST_WEIGHT = 0.25
 LONGEST_PAUSE_SECONDS = 0.5
 PAUSES = 5  # each half of the next longer one: 0.5, 0.25, ... 0.03 s

@@ -453,7 +453,7 @@ class BotoTransport:
             reply = Reply(call, status, b"", code)
         except BotoCoreError as error:
             reply = Reply(call, 0, b"", _boto_code(error))
-        finally:  # whatever happened: without a reply, whoever waits for it waits for ever
+        finally:  # whatever happened: without a reply, its receiver waits for ever
             self._replies.put(reply)
 
 

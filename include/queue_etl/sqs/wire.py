@@ -30,7 +30,7 @@ class Message(msgspec.Struct, gc=False):
         receipt_handle: for delete and release; good until the message is received again
         body: UTF-8 (a lone surrogate as three bytes)
         sent_ms: Unix milliseconds of sending; of the first sending if `x-origin-sent-timestamp` says so,
-            for a message brought back from a dead-letter queue keeps its day
+            for a message redriven from a dead-letter queue keeps its day
         receive_count: 1 the first time
     """
 

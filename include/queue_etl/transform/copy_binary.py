@@ -34,12 +34,12 @@ def entries(
         ids: UUIDs as text
         statuses: L or Q
     """
-    heads = {day: _head(queue_id, day) for day in set(days)}
+    starts = {day: _head(queue_id, day) for day in set(days)}
     tails = {status: _TAIL.pack(_UUID_BYTES, run_id.bytes, 1, status.encode()) for status in "LQ"}
     packed = bytes.fromhex("".join(ids).replace("-", ""))
     at = range(0, len(packed), _UUID_BYTES)
     columns = zip(days, at, statuses, strict=True)
-    return b"".join([heads[day] + packed[i : i + _UUID_BYTES] + tails[status] for day, i, status in columns])
+    return b"".join([starts[day] + packed[i : i + _UUID_BYTES] + tails[status] for day, i, status in columns])
 
 
 def statuses(ledger_entries: bytes) -> str:

@@ -162,7 +162,7 @@ def _failure_of(work: Callable[[], None]) -> psycopg.Error | None:
 
 
 def _told(failure: psycopg.Error) -> QueueEtlError:
-    """Like all our errors without values; but what class 42 says is about names, and is needed to mend it."""
+    """Like all our errors without values; but errors of class 42 are about names, which a person needs."""
     told = to_engine_error(failure)
     if isinstance(told, WarehouseRefused) and (failure.sqlstate or "").startswith("42"):
         message = f"Postgres refused: {failure.diag.message_primary} (SQLSTATE {failure.sqlstate})"
