@@ -9,16 +9,17 @@ from typing import Any
 from airflow.sdk import Param
 
 from include.queue_etl.errors import PermanentError, SettingsError, TransientError
-from include.queue_etl.settings import LIMITS, PREFIX
+from include.queue_etl.settings import PREFIX, limits
 
 
 def _setting(name: str, title: str, meaning: str) -> Param:
     """The param of a number among the settings: within the limits of it, and left empty it is not used."""
+    least, most = limits(name)
     return Param(
         None,
         type=["null", "integer"],
-        minimum=LIMITS[name].least,
-        maximum=LIMITS[name].most,
+        minimum=least,
+        maximum=most,
         title=title,
         description=f"{meaning}; empty: as {PREFIX}{name.upper()} says.",
     )

@@ -1,62 +1,28 @@
 """Settings of the engine, read from environment variables that begin with QUEUE_ETL_."""
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Annotated, Any, Literal, get_args, get_type_hints
+
+import msgspec
+from msgspec import Meta
 
 from include.queue_etl.errors import SettingsError
 
 PREFIX = "QUEUE_ETL_"
-_S3 = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/\S*)?")
-_KMS = re.compile(r"(aws-kms://arn:aws[a-z-]*:kms:[a-z0-9-]+:[0-9]{12}:(key|alias)/\S+)?")
-# Settings that are text of a form: how it looks, and what to say when it does not.
-FORMS = {
-    "staging": (re.compile(rf"/.*|{_S3.pattern}"), "give an absolute folder or s3://bucket/prefix"),
-    "kms_key_uri": (_KMS, "give aws-kms://arn:aws:kms:REGION:ACCOUNT:key/ID, or nothing"),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Smallest and largest allowed value of a number."""
-
-    least: int
-    most: int
-
-    @property
-    def allowed(self) -> range:
-        """Every allowed value."""
-        return range(self.least, self.most + 1)
-
-
-# Where AWS sets the limit, it is named. Sources: "Amazon SQS quotas", "ReceiveMessage" (API reference).
-LIMITS = {
-    "max_messages": Limits(1, 100_000),  # about 120,000 may be in flight on a standard queue
-    "batch_messages": Limits(10, 50_000),
-    "batch_bytes": Limits(1_048_576, 268_435_456),
-    "receive_seconds": Limits(1, 300),  # well below the time limit of a task, 900 s
-    "visibility_timeout_seconds": Limits(2, 43_200),  # SQS: at most 12 hours; see RECEIVE_SHARE
-    "wait_seconds": Limits(0, 20),
-    "transfers": Limits(1, 128),
-    "request_timeout_seconds": Limits(1, 120),
-    "max_receives": Limits(1, 1_000),
-    "body_limit_bytes": Limits(1, 1_048_576),  # SQS: a message has at most 1 MiB
-    "retain_days": Limits(0, 14),  # SQS keeps a message 14 days at most
-    "quarantine_days": Limits(1, 3_650),
-    "ledger_days": Limits(35, 3_650),  # sqs/wire.py counts on 35: ORIGIN_REACH_MS
-    "orphan_margin_seconds": Limits(0, 86_400),
-    "unmask_per_hour": Limits(1, 1_000_000),
-}
+_S3 = r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/\S*)?"
+_KMS = r"aws-kms://arn:aws[a-z-]*:kms:[a-z0-9-]+:[0-9]{12}:(key|alias)/\S+"
 # Messages must not come back before their batch is loaded: of the time that they are hidden, receiving takes
 # a half at most.
 RECEIVE_SHARE = 2
-CHOICES = {"env": ("development", "production"), "sqs_client": ("pycurl", "boto3")}
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
     """How a run behaves. Each field is the environment variable QUEUE_ETL_<FIELD IN CAPITALS>.
+
+    The annotations are the rules. Where AWS sets a limit, it is named; sources: "Amazon SQS quotas" and
+    "ReceiveMessage" (API reference).
 
     Attributes:
         staging: where batch files are kept between tasks: an absolute folder or s3://bucket/prefix
@@ -80,25 +46,35 @@ class Settings:
         sqs_client: `pycurl`, or `boto3` where libcurl is not wanted (about ten times the CPU)
     """
 
-    staging: str
-    env: str = "development"
-    max_messages: int = 100_000
-    batch_messages: int = 10_000
-    batch_bytes: int = 16_777_216
-    receive_seconds: int = 30
-    visibility_timeout_seconds: int = 3_600
-    wait_seconds: int = 2
-    transfers: int = 32
-    request_timeout_seconds: int = 10
-    max_receives: int = 20
-    body_limit_bytes: int = 1_048_576
-    retain_days: int = 7
-    quarantine_days: int = 30
-    ledger_days: int = 35
-    orphan_margin_seconds: int = 900
-    unmask_per_hour: int = 1_000
-    kms_key_uri: str = ""
-    sqs_client: str = "pycurl"
+    staging: Annotated[
+        str, Meta(pattern=rf"^(/.*|{_S3})\Z", description="give an absolute folder or s3://bucket/prefix")
+    ]
+    env: Literal["development", "production"] = "development"
+    # About 120,000 may be in flight on a standard queue.
+    max_messages: Annotated[int, Meta(ge=1, le=100_000)] = 100_000
+    batch_messages: Annotated[int, Meta(ge=10, le=50_000)] = 10_000
+    batch_bytes: Annotated[int, Meta(ge=1_048_576, le=268_435_456)] = 16_777_216
+    receive_seconds: Annotated[int, Meta(ge=1, le=300)] = 30  # well below the time limit of a task, 900 s
+    # SQS: at most 12 hours. See RECEIVE_SHARE.
+    visibility_timeout_seconds: Annotated[int, Meta(ge=2, le=43_200)] = 3_600
+    wait_seconds: Annotated[int, Meta(ge=0, le=20)] = 2
+    transfers: Annotated[int, Meta(ge=1, le=128)] = 32
+    request_timeout_seconds: Annotated[int, Meta(ge=1, le=120)] = 10
+    max_receives: Annotated[int, Meta(ge=1, le=1_000)] = 20
+    body_limit_bytes: Annotated[int, Meta(ge=1, le=1_048_576)] = 1_048_576  # SQS: at most 1 MiB
+    retain_days: Annotated[int, Meta(ge=0, le=14)] = 7  # SQS keeps a message 14 days at most
+    quarantine_days: Annotated[int, Meta(ge=1, le=3_650)] = 30
+    ledger_days: Annotated[int, Meta(ge=35, le=3_650)] = 35  # ORIGIN_REACH_MS of sqs/wire.py counts on 35
+    orphan_margin_seconds: Annotated[int, Meta(ge=0, le=86_400)] = 900
+    unmask_per_hour: Annotated[int, Meta(ge=1, le=1_000_000)] = 1_000
+    kms_key_uri: Annotated[
+        str,
+        Meta(
+            pattern=rf"^({_KMS})?\Z",
+            description="give aws-kms://arn:aws:kms:REGION:ACCOUNT:key/ID, or nothing",
+        ),
+    ] = ""
+    sqs_client: Literal["pycurl", "boto3"] = "pycurl"
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str], **overrides: int | str) -> "Settings":
@@ -113,15 +89,21 @@ class Settings:
             if PREFIX + field.name.upper() in environment
         }
         values = {**given, **overrides}
-        problems = [problem for name in cls._names() if (problem := _problem(name, values))]
+        problems = [problem for name in RULES if (problem := _problem(name, values))]
         problems += _contradictions({field.name: field.default for field in fields(cls)} | values)
         if problems:
             raise SettingsError(problems)
-        return cls(**{name: _value(name, text) for name, text in values.items()})
+        return cls(**{name: _converted(name, value) for name, value in values.items()})
 
-    @classmethod
-    def _names(cls) -> list[str]:
-        return [field.name for field in fields(cls)]
+
+# Field -> its annotation, in the order of the fields.
+RULES: dict[str, Any] = get_type_hints(Settings, include_extras=True)
+
+
+def limits(name: str) -> tuple[int, int]:
+    """Smallest and largest allowed value of a setting that is a number."""
+    (meta,) = RULES[name].__metadata__
+    return meta.ge, meta.le
 
 
 def read_all(*readers: Callable[[], Any]) -> list[Any]:
@@ -146,7 +128,7 @@ def _problem(name: str, values: Mapping[str, int | str]) -> str | None:
     given = values.get(name)
     if given is None:
         return f"{PREFIX}STAGING is not set: {_rule(name)}" if name == "staging" else None
-    if _is_valid(name, str(given)):
+    if _is_valid(name, given):
         return None
     return f"{PREFIX}{name.upper()}={str(given)!r}: {_rule(name)}"
 
@@ -154,7 +136,7 @@ def _problem(name: str, values: Mapping[str, int | str]) -> str | None:
 def _contradictions(values: Mapping[str, Any]) -> list[str]:
     """What no single value is to blame for, and how to fix it."""
     names = ("receive_seconds", "visibility_timeout_seconds")
-    if not all(_is_valid(name, str(values[name])) for name in names):
+    if not all(_is_valid(name, values[name]) for name in names):
         return []
     receive, hidden = (int(values[name]) for name in names)
     if RECEIVE_SHARE * receive <= hidden:
@@ -166,21 +148,21 @@ def _contradictions(values: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _is_valid(name: str, text: str) -> bool:
-    if name in FORMS:
-        return FORMS[name][0].fullmatch(text) is not None
-    if name in CHOICES:
-        return text in CHOICES[name]
-    return re.fullmatch(r"[0-9]{1,9}", text) is not None and int(text) in LIMITS[name].allowed
+def _is_valid(name: str, value: int | str) -> bool:
+    try:
+        _converted(name, value)
+    except msgspec.ValidationError:
+        return False
+    return True
+
+
+def _converted(name: str, value: int | str) -> Any:
+    return msgspec.convert(value, RULES[name], strict=False)
 
 
 def _rule(name: str) -> str:
-    if name in FORMS:
-        return FORMS[name][1]
-    if name in CHOICES:
-        return f"must be one of {', '.join(CHOICES[name])}"
-    return f"must be a whole number from {LIMITS[name].least} to {LIMITS[name].most}"
-
-
-def _value(name: str, text: int | str) -> Any:
-    return int(text) if name in LIMITS else text
+    rule = RULES[name]
+    if not hasattr(rule, "__metadata__"):
+        return f"must be one of {', '.join(get_args(rule))}"
+    (meta,) = rule.__metadata__
+    return meta.description or f"must be a whole number from {meta.ge} to {meta.le}"

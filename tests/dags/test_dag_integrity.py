@@ -14,7 +14,7 @@ from airflow.sdk import TriggerRule
 import include.contracts
 from include.contracts import DEFAULT_CONTRACT, contract_names
 from include.queue_etl import errors
-from include.queue_etl.settings import LIMITS
+from include.queue_etl.settings import limits
 
 PROJECT = Path(__file__).resolve().parents[2]
 OPERATIONS = [
@@ -108,14 +108,12 @@ def test_every_task_has_owner_timeout_retries_and_backoff(dags: Mapping[str, Any
 
 
 def test_receiving_ends_well_before_the_time_limit_of_a_task(dags: Mapping[str, Any]) -> None:
-    longest = sum(
-        LIMITS[name].most for name in ("receive_seconds", "wait_seconds", "request_timeout_seconds")
-    )
+    longest = sum(limits(name)[1] for name in ("receive_seconds", "wait_seconds", "request_timeout_seconds"))
     for name in contract_names():
         limit = dags[name].get_task("extract").execution_timeout.total_seconds()
         assert longest <= limit / 2
         assert (
-            dags[name].params.get_param("receive_seconds").schema["maximum"] == LIMITS["receive_seconds"].most
+            dags[name].params.get_param("receive_seconds").schema["maximum"] == limits("receive_seconds")[1]
         )
 
 

@@ -5,7 +5,7 @@ import hashlib
 import json
 import logging
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import tink
@@ -346,7 +346,7 @@ def test_what_cannot_be_read_is_no_reason_of_the_guard_but_never_a_pass():
     assert len(production.problems(replace(SOUND, warehouse_dsn="no=dsn"))) == 2
 
 
-def guarded(env: str) -> RunContext:
+def guarded(env: Literal["development", "production"]) -> RunContext:
     def session() -> object:
         import boto3
 

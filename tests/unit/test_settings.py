@@ -2,23 +2,26 @@
 
 import inspect
 from dataclasses import fields
+from typing import Literal, get_args, get_origin
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from include.queue_etl.errors import SettingsError
-from include.queue_etl.settings import CHOICES, FORMS, LIMITS, Settings, read_all
+from include.queue_etl.settings import RULES, Settings, limits, read_all
 
 STAGING = {"QUEUE_ETL_STAGING": "/var/staging"}
 NAMES = [field.name for field in fields(Settings)]
+CHOICES = {name: get_args(rule) for name, rule in RULES.items() if get_origin(rule) is Literal}
+LIMITS = {name: limits(name) for name in NAMES if name not in (*CHOICES, "staging", "kms_key_uri")}
 GOOD = {
     "staging": st.sampled_from(["/", "/var/my staging", "s3://bucket", "s3://my-bucket.x/a/b"]),
     "kms_key_uri": st.sampled_from(["", "aws-kms://arn:aws:kms:eu-west-1:111122223333:key/1234abcd-12ab"]),
     **{name: st.sampled_from(choices) for name, choices in CHOICES.items()},
-    **{name: st.integers(limits.least, limits.most).map(str) for name, limits in LIMITS.items()},
+    **{name: st.integers(*least_and_most).map(str) for name, least_and_most in LIMITS.items()},
 }
-NO_NUMBER = ["", " ", "ten", "1.0", "1e3", "-1", "+1", " 1", "1 ", "1\n", "0x10", "1_0", "٣", "9" * 30]
+NO_NUMBER = ["", " ", "ten", "1.5", "-1", "+1", " 1", "1 ", "1\n", "0x10", "1_0", "٣", "9" * 30]
 BAD = {
     "staging": st.sampled_from(
         ["", "relative/path", "~/staging", "s3://", "s3://A", "s3://b", "gs://x", "s3:///x"]
@@ -31,8 +34,8 @@ BAD = {
         for name, choices in CHOICES.items()
     },
     **{
-        name: st.sampled_from([*NO_NUMBER, str(limits.most + 1), str(limits.least - 1)])
-        for name, limits in LIMITS.items()
+        name: st.sampled_from([*NO_NUMBER, str(most + 1), str(least - 1)])
+        for name, (least, most) in LIMITS.items()
     },
 }
 
@@ -49,7 +52,7 @@ def comes_back_too_soon(values) -> bool:
 
 
 def test_each_setting_is_checked():
-    assert set(NAMES) == set(GOOD) == set(BAD) == {*FORMS, *CHOICES, *LIMITS}
+    assert set(NAMES) == set(GOOD) == set(BAD) == {"staging", "kms_key_uri", *CHOICES, *LIMITS}
 
 
 @given(st.fixed_dictionaries({"staging": GOOD["staging"]}, optional={n: GOOD[n] for n in NAMES[1:]}))
@@ -118,7 +121,7 @@ def test_variables_that_are_no_settings_do_not_matter():
 @pytest.mark.parametrize("name", sorted(LIMITS))
 def test_the_limits_themselves_are_allowed(name):
     short = {} if name == "receive_seconds" else {"receive_seconds": 1}
-    for value in (LIMITS[name].least, LIMITS[name].most):
+    for value in LIMITS[name]:
         assert getattr(Settings.from_environment(STAGING, **{**short, name: value}), name) == value
 
 
