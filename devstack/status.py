@@ -130,9 +130,7 @@ def _show_queues(report: Report, settings: Settings) -> None:
         report.console.note(line)
     for name, error in found.broken.items():
         report.say(f"{name}: its contract cannot be loaded, so its queues are not known", bad=True)
-        report.troubles.append(
-            f"contract {name} cannot be loaded: {dag_history.one_line(error)}; correct that file"
-        )
+        report.troubles.append(f"contract {name} cannot be loaded: {dag_history.one_line(error)}")
     if found.missing:
         report.troubles.append(_made_again(settings, report.console, found))
     report.troubles += [

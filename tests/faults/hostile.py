@@ -22,6 +22,7 @@ from datetime import date
 from typing import Any
 
 from include.contracts.user_logins import CONTRACT
+from include.queue_etl.errors import KeysetError
 from include.queue_etl.keys.keyset import Keyset
 from include.queue_etl.keys.keyset_document import KeysetDocument
 from include.queue_etl.settings import Settings
@@ -117,7 +118,11 @@ class Checker:
             self._wrong("misplaced", b"more lines than messages")
 
     def _compare_row(self, row: list[str | None] | None, expected: Row | None, body: bytes) -> None:
-        if row is None or self._unmasked(row) != expected:
+        try:
+            is_right = row is not None and self._unmasked(row) == expected
+        except KeysetError:  # what stands in a masked column is no token of it
+            is_right = False
+        if not is_right:
             self._wrong("wrong_rows", body)
 
     def _unmasked(self, row: list[str | None]) -> Row:

@@ -12,7 +12,6 @@ from psycopg.conninfo import make_conninfo
 
 from include.queue_etl import steps
 from include.queue_etl.errors import PreflightError, RunFailed, StagingUnavailable, WarehouseUnavailable
-from include.queue_etl.postgres import connection as postgres
 from tests.faults import canaries, proxy, runs, worker
 from tests.faults.bodies import Sent, some, texts
 from tests.faults.proxy import Proxy
@@ -179,7 +178,7 @@ def test_a_postgres_that_falls_silent_ends_the_run_in_bounded_time_and_its_messa
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     # The network says that all is well, so no time-out of TCP ends it: a stopped pooler looks so.
-    monkeypatch.setattr(postgres, "BATCH_SILENCE_SECONDS", 1.0)  # in place of two minutes
+    monkeypatch.setattr("include.queue_etl.resources.BATCH_SILENCE_SECONDS", 1.0)  # in place of two minutes
     with bad_network(tested, "postgres", mute_after_bytes=3_000, mutes=1) as (between, places):
         options: Any = {"dsn": places["QUEUE_ETL_WAREHOUSE_DSN"], "visibility_timeout_seconds": 300}
         started = time.monotonic()

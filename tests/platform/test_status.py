@@ -191,7 +191,10 @@ def test_dead_letters_need_a_person_and_are_counted(history: Launcher) -> None:
 
 @pytest.mark.parametrize(
     ("source", "complaint"),
-    [("CONTRACT = 1 +", "line 1: SyntaxError: invalid syntax"), ("\nNAME", "line 2: NameError: name 'NAME'")],
+    [
+        ("CONTRACT = 1 +", "line 1: invalid syntax: correct the Python there"),
+        ("\nNAME", "line 2: NameError: name 'NAME'"),
+    ],
 )
 def test_a_broken_contract_is_said_and_hides_nothing(
     history: Launcher, tmp_path: Path, source: str, complaint: str

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import boto3
 
+from include.queue_etl import resources
 from include.queue_etl.contract import Contract
 from include.queue_etl.postgres.connection import Database
 from include.queue_etl.postgres.runs import RunStore
@@ -17,7 +18,13 @@ def make_resources(
     settings: Settings, dsn: str, keyset_json: str | Callable[[], str], aws: Aws | None = None
 ) -> Resources:
     """Resources; boto3 reads AWS_ENDPOINT_URL, where `aws` says nothing else."""
-    return Resources(settings, aws or Aws(boto3.Session), warehouse_dsn=dsn, keyset_json=keyset_json)
+    return Resources(
+        settings,
+        aws or Aws(boto3.Session),
+        warehouse_dsn=dsn,
+        keyset_json=keyset_json,
+        silence_seconds=resources.BATCH_SILENCE_SECONDS,
+    )
 
 
 @contextmanager
@@ -30,8 +37,8 @@ def open_run(
     aws: Aws | None = None,
 ) -> Iterator[RunContext]:
     """A run of this name, closed at the end."""
-    with make_resources(settings, dsn, keyset_json, aws) as resources:
-        yield RunContext(resources, contract, name)
+    with make_resources(settings, dsn, keyset_json, aws) as opened:
+        yield RunContext(opened, contract, name)
 
 
 @contextmanager
