@@ -10,15 +10,16 @@ import stat
 from pathlib import Path
 from uuid import UUID
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from include.queue_etl.errors import StagingUnavailable
+from include.queue_etl.errors import StagedFileDamaged, StagingUnavailable
 from include.queue_etl.keys.keyset import Keyset
 from include.queue_etl.staging.area import BatchFile, Kind, StagedRun, batch_name
 from include.queue_etl.staging.stores import LocalFolder
-from include.queue_etl.transform.batches import RejectedBatch
+from include.queue_etl.transform.batches import MaskedBatch, ReceiptHandles, RejectedBatch
 
 RUN = UUID("00000000-0000-4000-8000-00000000000a")
 FILE = BatchFile("0000-abcdef", Kind.RAW)
@@ -174,3 +175,35 @@ def test_a_file_that_cannot_be_removed_is_one_clear_error(staging, monkeypatch):
     monkeypatch.setattr(Path, "unlink", refused)
     with pytest.raises(StagingUnavailable, match=r"cannot remove from .*: Permission denied"):
         staging.destroy(Kind.RAW)
+
+
+# Files of older versions ---------------------------------------------------------------------------------
+
+
+def as_made_before(root: Path) -> Path:
+    """The staged file as the version before marked it."""
+    (path,) = files(root)
+    path.write_bytes(path.read_bytes().replace(b"QETL2", b"QETL1", 1))
+    return path
+
+
+def test_a_file_of_the_version_before_opens(staging, root):
+    staging.seal(FILE, CONTENT)
+    as_made_before(root)
+    assert staging.open(FILE, RejectedBatch) == CONTENT
+    assert staging.key_of(FILE) is not None
+
+
+def test_an_old_file_that_does_not_open_is_named_as_of_an_older_version(staging, root):
+    staging.seal(FILE, CONTENT)
+    path = as_made_before(root)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(StagedFileDamaged, match="was made by an older version, or was changed"):
+        staging.open(FILE, RejectedBatch)
+
+
+def test_stored_fields_keep_the_names_of_older_versions():
+    handles = msgspec.msgpack.decode(msgspec.msgpack.encode(ReceiptHandles(["id"], ["handle"])))
+    assert {"ids", "receipts"} <= set(handles)
+    masked = MaskedBatch(b"", b"", b"", 0, {}, {}, [], 1)
+    assert {"odd", "airflow_run_id"} <= set(msgspec.msgpack.decode(msgspec.msgpack.encode(masked)))
