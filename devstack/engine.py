@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import sys
 
 from devstack import environment
 from devstack.errors import StackError
@@ -19,7 +20,7 @@ def run(settings: Settings, *arguments: str) -> int:
 
 
 def output(settings: Settings, *arguments: str) -> str:
-    """Run one command and return what it printed.
+    """Run one command and return what it printed; its warnings go to our own standard error.
 
     Raises:
         StackError: it failed; the message is the last line it wrote.
@@ -30,6 +31,8 @@ def output(settings: Settings, *arguments: str) -> str:
     if run.returncode:
         said = (run.stderr.strip() or run.stdout.strip() or f"exit {run.returncode}").splitlines()
         raise StackError(f"{arguments[0]}: {said[-1].removeprefix(f'{arguments[0]}: ')}")
+    if run.stderr:
+        print(run.stderr, end="", file=sys.stderr)
     return run.stdout
 
 

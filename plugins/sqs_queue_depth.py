@@ -9,6 +9,7 @@ methods that ask, because every DAG parse pays for what stands at the top.
 """
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
@@ -173,7 +174,9 @@ class QueueWatch:
     def _problem(self, code: str, *, retry: bool) -> QueueProblem:
         config = self._hook.conn_config
         region = self.region_name or config.region_name or "not set"
-        endpoint = config.get_service_endpoint_url("sqs") or "AWS"
+        # boto3 takes these variables too, the first one first.
+        variables = (os.environ.get(name) for name in ("AWS_ENDPOINT_URL_SQS", "AWS_ENDPOINT_URL"))
+        endpoint = config.get_service_endpoint_url("sqs") or next(filter(None, variables), "AWS")
         why = HINTS.get(code, code)
         return QueueProblem(f"queue {self.queue!r}, region {region}, endpoint {endpoint}: {why}", retry=retry)
 
