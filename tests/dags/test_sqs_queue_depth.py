@@ -285,6 +285,12 @@ def test_a_failure_while_waiting_comes_out_of_the_trigger_as_the_same_failure(
     assert type(caught.value) is kind
 
 
+def test_an_error_names_the_endpoint_that_the_environment_gives(connection: Callable[..., None]) -> None:
+    connection(region_name=REGION)
+    with pytest.raises(AirflowFailException, match=f"endpoint {ENDPOINT}"):
+        sensor("no-such-queue").poke({})
+
+
 def test_the_sensor_does_not_take_over_the_field_that_names_the_executors_queue() -> None:
     assert sensor("x").queue == BaseSensorOperator(task_id="plain").queue
 
