@@ -9,9 +9,17 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+ENGINE = ROOT / "include" / "queue_etl"
 DOCUMENTS = [
     path for path in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")] if path.name != "CHANGELOG.md"
 ]
+# Words that the code and these documents no longer use; each has one that everybody knows.
+REPLACED = (
+    r"\b(?:upkeep|mend(?:s|ed|ing)?|whoever|bear(?:s|ing)|doomed|stretches|canonical form"
+    r"|g[ai]ve(?:s|n)? (?:\w+ )?back|(?:send|sent) again|br(?:ing|ings|ought) (?:\w+ )?back|odd"
+    r"|settings to mend|contracts to mend)\b"
+)
 
 
 def test_the_readme_has_its_first_command_before_line_15_and_a_picture_before_line_40():
@@ -45,10 +53,80 @@ def test_every_engine_command_in_the_documents_exists():
     assert mentioned <= existing
 
 
+def anchors(document: Path) -> set[str]:
+    """What GitHub makes of the headings."""
+    headings = re.findall(r"^#+ (.+)$", document.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def leads_somewhere(document: Path, link: str) -> bool:
+    name, _, anchor = link.partition("#")
+    target = document.parent / name if name else document
+    return target.exists() and (not anchor or anchor in anchors(target))
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_every_link_to_a_file_leads_somewhere(document):
-    links = re.findall(r"\]\(([^)#:]+)\)", document.read_text(encoding="utf-8"))
-    assert [link for link in links if not (document.parent / link).exists()] == []
+def test_every_link_leads_to_a_file_and_a_heading(document):
+    links = re.findall(r"\]\(([^):]+)\)", document.read_text(encoding="utf-8"))
+    assert [link for link in links if not leads_somewhere(document, link)] == []
+
+
+def test_a_link_to_a_heading_that_is_not_there_is_seen():
+    index = ROOT / "docs" / "README.md"
+    assert leads_somewhere(index, "operations.md#the-database-was-restored-or-failed-over")
+    assert not leads_somewhere(index, "operations.md#nothing")
+    assert not leads_somewhere(index, "nothing.md")
+
+
+def test_the_index_leads_to_every_page():
+    pages = {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"}
+    text = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
+    assert {Path(name).name for name in re.findall(r"\]\(([^)#]+)", text)} >= pages
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_document_uses_a_word_that_has_been_replaced(document):
+    text = re.sub(r"`test_\w+`", "", document.read_text(encoding="utf-8"))
+    assert re.findall(REPLACED, text, re.IGNORECASE) == []
+
+
+def test_the_glossary_is_in_alphabetical_order():
+    text = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
+    words = re.findall(r"^\| \*?([^|*]+?)\*? \| ", text, re.MULTILINE)[1:]
+    assert len(words) > 40
+    assert words == sorted(words, key=str.lower)
+
+
+def modules(room: str) -> int:
+    """How many modules a room of the engine has; a package's own file and the migrations are none."""
+    package = ENGINE / room
+    return len(list(package.glob("[!_]*.py"))) if package.is_dir() else int((ENGINE / f"{room}.py").exists())
+
+
+def test_the_architecture_counts_the_modules_of_every_room():
+    rows = re.findall(r"^\| `(\w+)` \| (\d+) \|", ARCHITECTURE, re.MULTILINE)
+    rooms = {path.stem for path in ENGINE.iterdir() if not path.name.startswith("_")}
+    assert {room for room, _ in rows} == rooms
+    assert {room: int(count) for room, count in rows} == {room: modules(room) for room in rooms}
+
+
+def test_the_architecture_has_the_rooms_in_the_order_of_imports():
+    named = re.findall(r"^\| `(\w+)` \| \d+ \|", ARCHITECTURE, re.MULTILINE)
+    tested = (ROOT / "tests/unit/test_imports.py").read_text(encoding="utf-8")
+    rooms = re.findall(r'"(\w+)"', tested.partition("ROOMS = (")[2].partition(")")[0])
+    assert named == [room for room in rooms if room in named]
+
+
+def test_every_function_and_class_in_the_architecture_exists():
+    code = "\n".join(path.read_text(encoding="utf-8") for path in ENGINE.rglob("*.py"))
+    functions = set(re.findall(r"\bdef (\w+)\(", code))
+    classes = set(re.findall(r"^class (\w+)", code, re.MULTILINE))
+    called = set(re.findall(r"`(?:\w+\.)?(\w+)\(\)`", ARCHITECTURE))
+    tabled = set(re.findall(r"^\| `([A-Z]\w+)` \|", ARCHITECTURE, re.MULTILINE))
+    owners = set(re.findall(r"`(_?[A-Z]\w+)\.\w+(?:\(\))?`", ARCHITECTURE))
+    assert len(called) > 20
+    assert called - functions == set()
+    assert (tabled | owners) - classes == set()
 
 
 def test_every_decision_is_listed():
