@@ -86,7 +86,8 @@ def test_the_index_leads_to_every_page():
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_document_uses_a_word_that_has_been_replaced(document):
-    text = re.sub(r"`test_\w+`", "", document.read_text(encoding="utf-8"))
+    # Names of tests, and of a field in staged files, which stays as it was stored first.
+    text = re.sub(r"`(?:test_\w+|odd)`", "", document.read_text(encoding="utf-8"))
     assert re.findall(REPLACED, text, re.IGNORECASE) == []
 
 
