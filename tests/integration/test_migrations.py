@@ -69,7 +69,7 @@ def test_two_databases_of_one_server_migrated_at_once_share_the_roles(
 
 def subprocess_upgrade(dsn: str) -> None:
     """In a process of its own, as two people would do it."""
-    code = f"from include import migrations; migrations.upgrade({dsn!r}, {{}})"
+    code = f"from include.queue_etl.postgres import migrations; migrations.upgrade({dsn!r}, {{}})"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=600, check=False
     )
