@@ -322,11 +322,6 @@ def test_a_run_that_loaded_nothing_and_gave_all_back_has_failed(project: Project
     assert project.waiting() == (1, 0)
 
 
-def test_an_empty_run_has_not_failed(project: Project) -> None:
-    assert extracted(project, "run__1") == []
-    assert states(project) == {"run__1": "succeeded"}
-
-
 def test_runs_of_contracts_that_are_gone_are_left_alone(project: Project) -> None:
     project.send(login("u"))
     extracted(project, "run__1")
