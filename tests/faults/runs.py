@@ -42,7 +42,7 @@ def up_to_load(lane: Lane, name: str = NAME, **options: Any) -> list[str]:
 
 
 def whole(lane: Lane, name: str = NAME, **options: Any) -> dict[str, Any]:
-    """A run without faults."""
+    """A run without faults, of at least one message."""
     up_to_load(lane, name, **options)
     return finish(lane, name, **options)
 
