@@ -67,9 +67,10 @@ def test_messages_of_a_run_that_cannot_be_opened_are_released(
         raise WarehouseUnavailable("no answer")
 
     project.send(*(login(f"u{number}") for number in range(25)))
-    with monkeypatch.context() as patch, pytest.raises(WarehouseUnavailable):
+    with monkeypatch.context() as patch:
         patch.setattr(RunStore, method, down)
-        extracted(project)
+        with pytest.raises(WarehouseUnavailable):
+            extracted(project)
     assert project.waiting() == (25, 0)
     assert staged(project) == []
     assert project.drain("run")["loaded"] == 25

@@ -241,7 +241,7 @@ def test_messages_sealed_after_their_run_was_closed_are_given_back(project: Proj
             steps.load(context, batch)
             steps.finish(context)
         project.send(login("late"))
-        intake = steps._Intake(run.queue_id)
+        intake = steps._Intake({}, run.queue_id)
         steps._receive(late, intake)
         assert intake.messages == 1
     assert project.waiting() == (0, 1)
