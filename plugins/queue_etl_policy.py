@@ -46,12 +46,12 @@ PARAMS = {
     ),
     # At most 240: the next run of the five-minute schedule must not find this one still waiting.
     "wait_seconds": Param(
-        30,
+        0,  # a run that waits in vain would look longer than one that loads
         type="integer",
         minimum=0,
         maximum=240,
         title="Wait for messages (seconds)",
-        description="After this long without enough messages the run is skipped.",
+        description="After this long without enough messages the run is skipped; 0: it looks once.",
     ),
 }
 

@@ -200,7 +200,7 @@ class SqsQueueDepthSensor(BaseSensorOperator):
         region_name: wins over the connection's region
         min_messages: at least so many visible messages
         max_age_seconds: or a visible message, and CloudWatch says that the oldest is older; None: not asked
-        timeout: seconds until the sensor gives up
+        timeout: seconds until the sensor gives up; 0: it asks once and never defers
         poke_interval: seconds between two questions
         deferrable: wait in the triggerer; False: wait in the worker (`mode` as in every sensor)
         soft_fail: when the sensor gives up the task is skipped, else failed. Unlike Airflow's own `soft_fail`
@@ -275,8 +275,9 @@ class SqsQueueDepthSensor(BaseSensorOperator):
         """
         self.timeout = float(self.timeout)
         if self.deferrable:
-            found = self.poke(context)
-            return dict(found.xcom_value or {}) if found else self._defer()
+            if found := self.poke(context):
+                return dict(found.xcom_value or {})
+            self._defer() if self.timeout else self._give_up()
         try:
             return dict(super().execute(context))
         except AirflowSensorTimeout:

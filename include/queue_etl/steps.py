@@ -58,29 +58,34 @@ def extract(context: RunContext, depth: Mapping[str, int] | None = None) -> list
     It ends when the queue is empty, when it has `max_messages`, or `receive_seconds` after the first message,
     whatever arrives meanwhile. A queue that fails after the first message ends it too: what has come goes on.
 
+    The warehouse knows the run from its first message on. A run without messages leaves nothing there.
+
     Args:
         context: the run
         depth: what the sensor saw, recorded with the run
 
     Returns:
-        one {"batch", "messages"} a batch, those of earlier attempts first; nothing for a closed run
+        one {"batch", "messages"} a batch, those of earlier attempts first; nothing for a closed run, or where
+        no message came
 
     Raises:
         PreflightError: something is not ready; nothing has been received
         TransientError: what was received but not sealed has been released
     """
     context.preflight()
-    run = context.open_run(depth)
-    if run.closed:
+    run = context.store.run_state(context.run.id)
+    if run is not None and run.closed:
         log.info("run %s is closed (%s): nothing to do", context.run.name, run.state)
         return []
-    context.record_key()
     # Before the first message is taken: a process that is killed cannot say it afterwards.
     log.info("what this process takes and loses when killed is visible again by %s or so", _back_by(context))
     started = perf_counter()
-    intake = _Intake(run.queue_id)
+    intake = _Intake(depth or {})
     _adopt(context, intake)
     _receive(context, intake)
+    if run is None and not intake.queue_id:
+        log.info("no message came: nothing to do")
+        return []
     received, batches = intake.messages, intake.batches
     seconds = perf_counter() - started
     context.store.record_extract(context.run.id, received, seconds, intake.oldest_age_seconds)
@@ -211,7 +216,8 @@ class _Intake:
     """What extract has: sealed batches, and messages that are not sealed yet.
 
     Attributes:
-        queue_id: of etl.queues
+        depth: what the sensor saw
+        queue_id: of etl.queues; 0 until this attempt has entered the run in the warehouse
         batches: name -> number of messages, in the order in which they were sealed
         oldest_age_seconds: of the oldest message in them, when its batch was sealed
         open: received, not sealed
@@ -219,7 +225,8 @@ class _Intake:
         open_since: when the first of them came, by the monotonic clock
     """
 
-    queue_id: int
+    depth: Mapping[str, int]
+    queue_id: int = 0
     batches: dict[str, int] = field(default_factory=dict)
     oldest_age_seconds: int = 0
     open: list[Message] = field(default_factory=list)
@@ -260,6 +267,15 @@ def _adopt(context: RunContext, intake: _Intake) -> None:
         else:
             _release_after_failure(context, handles.handles, "an earlier attempt stopped while sealing them")
             context.staging.destroy(Kind.RECEIPT_HANDLES, batch=batch)
+    if intake.batches:
+        _enter(context, intake)  # again: the keyset may have another primary key since
+
+
+def _enter(context: RunContext, intake: _Intake) -> None:
+    """Enter the run and its key in the warehouse; before anything is sealed, as all that follows needs it."""
+    run = context.open_run(intake.depth)
+    context.record_key()
+    intake.queue_id = run.queue_id
 
 
 def _receive(context: RunContext, intake: _Intake) -> None:
@@ -268,6 +284,8 @@ def _receive(context: RunContext, intake: _Intake) -> None:
         with closing(_arriving(context, intake)) as arriving:
             for messages in arriving:
                 intake.add(messages)
+                if intake.open and not intake.queue_id:
+                    _enter(context, intake)
                 if intake.is_due(context.settings):
                     _seal(context, intake)
         if intake.open:

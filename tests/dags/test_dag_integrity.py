@@ -158,6 +158,7 @@ def test_the_trigger_form_has_limits_titles_and_descriptions(dags: Mapping[str, 
     assert all(params[name] is None for name in settings)
     assert params["min_messages"] == 1
     assert params.get_param("max_messages").schema["maximum"] == 100_000
+    assert params["wait_seconds"] == 0  # the run of an idle queue is the shortest of all
     # Longer, and a sensor would still wait when the next run of the schedule is due.
     assert params.get_param("wait_seconds").schema["maximum"] < 300
 

@@ -153,6 +153,18 @@ def test_the_trigger_survives_storage_with_its_deadline(queue: str) -> None:
     assert (arguments["min_messages"], arguments["max_age_seconds"]) == (7, 900.0)
 
 
+@pytest.mark.parametrize("deferrable", [True, False])
+def test_without_a_time_to_wait_it_looks_once_and_is_skipped(
+    queue: str, send: Callable[[str, int], None], deferrable: bool
+) -> None:
+    started = time.monotonic()
+    with pytest.raises(AirflowSkipException):
+        sensor(queue, timeout="0", poke_interval=60, deferrable=deferrable).execute({})
+    assert time.monotonic() - started < 30
+    send(queue, 1)
+    assert sensor(queue, timeout="0", deferrable=deferrable).execute({})["visible"] == 1
+
+
 def test_poke_mode_is_skipped_at_the_deadline_too(queue: str) -> None:
     with pytest.raises(AirflowSkipException):
         sensor(queue, deferrable=False).execute({})

@@ -134,7 +134,8 @@ class Chaos:
             return
         for batch in run.batches:
             self._batch(run, batch, dice)
-        if self._finish(run, dice):
+        # Without batches Airflow skips finish, and there may be no run to finish.
+        if extracted == [] or self._finish(run, dice):
             self.closed.append(run)
         else:
             self.abandoned.append(run)

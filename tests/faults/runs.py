@@ -47,7 +47,7 @@ def up_to_load(tested: QueueUnderTest, name: str = NAME, **options: Any) -> list
 
 
 def whole(tested: QueueUnderTest, name: str = NAME, **options: Any) -> dict[str, Any]:
-    """A run without faults."""
+    """A run without faults, of at least one message."""
     up_to_load(tested, name, **options)
     return finish(tested, name, **options)
 

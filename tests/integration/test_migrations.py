@@ -114,6 +114,42 @@ def test_a_database_of_an_earlier_commit_is_taken_over(empty_database: Callable[
     ]
 
 
+def test_redrives_of_an_earlier_version_are_told_from_runs_of_the_queue(
+    empty_database: Callable[[], str],
+) -> None:
+    """By what they redrove, or by their name; each of these runs counts one message of the quarantine."""
+    dsn = empty_database()
+    runs = {
+        "manual__1": "redrive", "redrive__20260101": "redrive", "queue_etl_redrive__manual__1": "redrive",
+        "manual__2": "queue", "redriveXX1": "queue", "redrive__deleted": "queue",
+    }  # fmt: skip
+    with psycopg.connect(dsn) as connection:
+        connection.execute("CREATE SCHEMA etl")
+        connection.execute("CREATE TABLE etl.schema_revision (version_num varchar(32) NOT NULL)")
+        for path in sorted((migrations.HERE / "versions").glob("000[1-5]_*.sql")):
+            connection.execute(path.read_bytes())
+        connection.execute("INSERT INTO etl.schema_revision VALUES ('0005')")
+        connection.execute("INSERT INTO etl.queues (name) VALUES ('q')")
+        connection.execute(
+            "INSERT INTO etl.runs (run_id, contract, queue_id, airflow_run_id, state, finished_at, received,"
+            " loaded, quarantined, quarantined_by_reason, duplicates, deleted) SELECT gen_random_uuid(), 'c',"
+            " 1, name, 'succeeded', now(), 1, 0, 1, jsonb_build_object('r', 1), 0,"
+            " CASE WHEN name LIKE '%%deleted' THEN 1 ELSE 0"
+            " END FROM unnest(%s::text[]) AS name",
+            [list(runs)],
+        )
+        connection.execute(
+            "INSERT INTO etl.quarantine SELECT 1, '2026-01-01', gen_random_uuid(), run_id, 'r', '', 0, 1,"
+            " now(), now(), run_id FROM etl.runs WHERE airflow_run_id = 'manual__1'"
+        )
+    migrations.upgrade(dsn, {})
+    with psycopg.connect(dsn) as connection:
+        found = connection.execute("SELECT airflow_run_id, kind, received, quarantined FROM etl.run_summary")
+        assert {name: facts for name, *facts in found} == {
+            name: [kind, *([0, 0] if kind == "redrive" else [1, 1])] for name, kind in runs.items()
+        }
+
+
 def test_a_database_that_is_newer_than_the_code_is_left_alone(empty_database: Callable[[], str]) -> None:
     dsn = empty_database()
     migrations.upgrade(dsn, {})

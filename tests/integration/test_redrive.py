@@ -1,6 +1,7 @@
 """Redrive: quarantined messages go through the current contract again, each once."""
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -11,6 +12,7 @@ from include.contracts.user_logins import CONTRACT
 from include.queue_etl.contract import Derived
 from include.queue_etl.errors import PreflightError, SettingsError, WarehouseUnavailable
 from include.queue_etl.keys.keyset_document import KeysetDocument
+from include.queue_etl.operations import redrive as engine
 from include.queue_etl.operations.redrive import redrive, selection
 from include.queue_etl.operations.store import MaintenanceStore, Selection
 from include.queue_etl.postgres.loading import Load
@@ -82,10 +84,41 @@ def test_the_ledger_and_the_quarantine_name_the_redrive(rejected: Project) -> No
     )
     assert marked == [(run_id,)] * 3
     summary = rejected.database.rows(
-        "SELECT state, received, loaded, quarantined, quarantined_by_reason, duplicates FROM etl.run_summary"
-        " WHERE airflow_run_id = 'redrive__1'"
+        "SELECT kind, state, received, loaded, quarantined, quarantined_by_reason, duplicates"
+        " FROM etl.run_summary WHERE airflow_run_id = 'redrive__1'"
     )
-    assert summary == [("succeeded", 4, 3, 1, {"missing_field": 1}, 0)]
+    assert summary == [("redrive", "succeeded", 0, 3, 0, {}, 0)]
+
+
+SUMS = """
+    SELECT sum(received), sum(loaded), sum(quarantined), sum(duplicates),
+           sum((quarantined_by_reason ->> 'missing_field')::integer)
+    FROM etl.run_summary
+"""
+
+
+@pytest.mark.parametrize("is_closed", [True, False])
+def test_sums_over_all_runs_count_each_message_once_after_redrives(
+    rejected: Project, monkeypatch: pytest.MonkeyPatch, is_closed: bool
+) -> None:
+    assert rejected.database.rows(SUMS) == [(5, 1, 4, 0, 1)]
+    with monkeypatch.context() as patch:
+        if not is_closed:
+            killed_at(engine, "_close", patch)
+        with nullcontext() if is_closed else pytest.raises(Killed):
+            redriven(rejected)
+    assert rejected.database.rows(SUMS) == [(5, 4, 4, 0, 1)]
+    redriven(rejected)
+    assert rejected.database.rows(SUMS) == [(5, 4, 4, 0, 1)]
+    kinds = rejected.database.rows("SELECT kind FROM etl.run_summary ORDER BY started_at")
+    assert kinds == [("queue",), ("redrive",), ("redrive",)]
+
+
+def test_a_reason_that_only_a_redrive_met_is_known(rejected: Project) -> None:
+    redriven(replace(rejected, settings=replace(rejected.settings, body_limit_bytes=10)))
+    with rejected.database.owner() as connection:
+        connection.execute("DELETE FROM etl.quarantine")
+    assert redriven(rejected, reason="too_large")["messages"] == 0
 
 
 def test_what_fails_again_stays_with_its_new_reason(rejected: Project) -> None:

@@ -86,7 +86,9 @@ class Flow:
         return Drain(json.loads(ended.output), seconds)
 
     def go_on(self, context: RunContext, batches: Iterable[str]) -> dict[str, Any]:
-        """What follows extract."""
+        """What follows extract; of a run without messages nothing does."""
+        if context.store.run_state(context.run.id) is None:
+            return {"loaded": 0}
         for batch in batches:
             steps.load(context, steps.mask(context, batch)["batch"])
         return steps.finish(context)

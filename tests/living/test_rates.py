@@ -110,7 +110,8 @@ def result(results: dict[tuple[str, str], Result], kind: tuple[str, str]) -> Res
 
 def test_extract_ends_in_its_time_while_messages_arrive(result: Result, kind: tuple[str, str]) -> None:
     longest = RECEIVE_SECONDS + POLLS[kind[1]] + EXTRACT_MARGIN_SECONDS
-    assert max(drain.summary["extract_seconds"] for drain in result.drains) <= longest
+    # A run that found nothing is not recorded, and has no such figure.
+    assert max(drain.summary.get("extract_seconds", 0) for drain in result.drains) <= longest
 
 
 def test_a_whole_run_ends_in_its_time_while_messages_arrive(result: Result, kind: tuple[str, str]) -> None:

@@ -65,7 +65,7 @@ def messages(count, body=b"{}"):
 
 
 def test_messages_are_due_when_they_fill_a_batch(clock):
-    intake = steps._Intake(1)
+    intake = steps._Intake({})
     intake.add(messages(9))
     assert not intake.is_due(SETTINGS)
     intake.add(messages(1))
@@ -73,7 +73,7 @@ def test_messages_are_due_when_they_fill_a_batch(clock):
 
 
 def test_messages_are_due_when_their_bodies_fill_a_batch(clock):
-    intake = steps._Intake(1)
+    intake = steps._Intake({})
     intake.add(messages(2, body=b"x" * 499))
     assert not intake.is_due(SETTINGS)
     intake.add(messages(1))
@@ -81,7 +81,7 @@ def test_messages_are_due_when_their_bodies_fill_a_batch(clock):
 
 
 def test_messages_are_due_when_the_first_of_them_is_old(clock):
-    intake = steps._Intake(1)
+    intake = steps._Intake({})
     intake.add(messages(1))
     clock.now += SEAL_SECONDS - 0.1
     intake.add(messages(1))
@@ -92,7 +92,7 @@ def test_messages_are_due_when_the_first_of_them_is_old(clock):
 
 
 def test_nothing_is_never_due(clock):
-    intake = steps._Intake(1)
+    intake = steps._Intake({})
     intake.add([])
     clock.now += 10 * SEAL_SECONDS
     assert not intake.is_due(SETTINGS)

@@ -87,7 +87,11 @@ def drain(arguments: Arguments) -> None:
         context.preflight()  # first, so that all that is wrong is listed at once
         seen = asdict(context.queue.depth())
         try:
-            for batch in steps.extract(context, seen):
+            batches = steps.extract(context, seen)
+            if not batches and context.store.run_state(context.run.id) is None:
+                _show_nothing(context, arguments.json)
+                return
+            for batch in batches:
                 steps.load(context, steps.mask(context, batch["batch"])["batch"])
         except PreflightError:  # the run is not open: there is nothing to finish
             raise
@@ -96,6 +100,16 @@ def drain(arguments: Arguments) -> None:
             raise
         summary = steps.finish(context)
     show_run(summary, arguments.json)
+
+
+def _show_nothing(context: RunContext, as_json: bool) -> None:
+    """Say that no message came; nothing is recorded of such a run."""
+    if not as_json:
+        print(f"queue {context.contract.queue} gave no message: nothing to do")
+        return
+    names = ("received", "loaded", "quarantined", "duplicates", "deleted")
+    run = {"contract": context.run.contract, "airflow_run_id": context.run.name}
+    show_run({**run, **dict.fromkeys(names, 0)}, as_json)
 
 
 def step(arguments: Arguments) -> None:

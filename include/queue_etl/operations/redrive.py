@@ -1,8 +1,8 @@
 """Quarantined messages, once more through the current contract.
 
-A redrive is a run of its own in `etl.runs`; each of its batches is one transaction. What the contract now
-accepts becomes a row, and its ledger entry turns from Q to L; what it still rejects stays, with its new
-reason.
+A redrive is a run of its own in `etl.runs`, where it counts only the rows it makes. Each of its batches is
+one transaction. What the contract now accepts becomes a row, and its ledger entry turns from Q to L; what it
+still rejects stays, with its new reason.
 """
 
 import logging
@@ -18,7 +18,7 @@ from include.queue_etl.counts import in_words
 from include.queue_etl.errors import SettingsError
 from include.queue_etl.operations.store import MaintenanceStore, Selection
 from include.queue_etl.postgres.loading import Load
-from include.queue_etl.postgres.runs import RunTotals
+from include.queue_etl.postgres.runs import RunState, RunTotals
 from include.queue_etl.run_context import RunContext
 from include.queue_etl.staging.area import batch_name
 from include.queue_etl.transform import copy_binary
@@ -84,7 +84,7 @@ def redrive(context: RunContext, selection: Selection, *, dry_run: bool = True) 
     _require_known(context, selection)
     tally, started = _Tally(), perf_counter()
     if not dry_run:
-        if context.open_run(None).closed:
+        if _open_run(context).closed:
             log.info("redrive %s is done already: start a new run", context.run.name)
             return tally.result(dry_run)
         context.record_key()
@@ -92,7 +92,7 @@ def redrive(context: RunContext, selection: Selection, *, dry_run: bool = True) 
         _redrive_page(context, page, number, tally, dry_run)
     result = tally.result(dry_run)
     if not dry_run:
-        _close(context, result["messages"], perf_counter() - started)
+        _close(context, perf_counter() - started)
     log.info("redrive of %s: %s", selection.queue, in_words(tally.figures(dry_run)))
     return result
 
@@ -160,8 +160,13 @@ def _verdicts(masked: MaskedBatch, rejected: RejectedBatch) -> list[str]:
     return [LOADS if status == LOADED else next(reasons) for status in copy_binary.statuses(masked.entries)]
 
 
-def _close(context: RunContext, messages: int, seconds: float) -> None:
-    context.store.record_extract(context.run.id, messages, 0.0)
+def _open_run(context: RunContext) -> RunState:
+    run = context.run
+    return context.store.open_run(run.id, context.contract, run.name, {}, is_redrive=True)
+
+
+def _close(context: RunContext, seconds: float) -> None:
+    context.store.record_extract(context.run.id, 0, 0.0)  # nothing from the queue
     context.store.close_run(context.run.id, "succeeded", RunTotals(finish_seconds=seconds))
 
 

@@ -151,8 +151,8 @@ SELECT_QUARANTINED: LiteralString = """
 SELECT_REASONS: LiteralString = """
     SELECT reason FROM etl.quarantine_summary WHERE queue = %(queue)s
     UNION
-    SELECT jsonb_object_keys(run_summary.quarantined_by_reason)
-    FROM etl.run_summary JOIN etl.runs USING (run_id) JOIN etl.queues USING (queue_id)
+    SELECT jsonb_object_keys(batches.quarantined_by_reason)
+    FROM etl.batches JOIN etl.runs USING (run_id) JOIN etl.queues USING (queue_id)
     WHERE name = %(queue)s
     ORDER BY 1
 """

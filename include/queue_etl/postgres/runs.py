@@ -59,10 +59,19 @@ class RunStore:
 
     # Runs
 
-    def open_run(self, run_id: UUID, contract: Contract, run_name: str, depth: Mapping[str, int]) -> RunState:
+    def open_run(
+        self,
+        run_id: UUID,
+        contract: Contract,
+        run_name: str,
+        depth: Mapping[str, int],
+        *,
+        is_redrive: bool = False,
+    ) -> RunState:
         """Enter the run as running; one that is there already, closed or not, is left alone and returned.
 
-        `depth` is of the queue before the run: "visible" and "oldest_age_seconds", as far as known.
+        `depth` is of the queue before the run: "visible" and "oldest_age_seconds", as far as known. Of a
+        redrive `etl.run_summary` shows the rows it made only: an earlier run counts its messages.
         """
         found = self.run_state(run_id)
         if found is not None:
@@ -74,6 +83,7 @@ class RunStore:
             contract=contract.name,
             queue=contract.queue,
             run_name=run_name,
+            kind="redrive" if is_redrive else "queue",
             visible_before=depth.get("visible"),
             oldest_age_seconds=depth.get("oldest_age_seconds"),
         )
@@ -174,8 +184,10 @@ INSERT_QUEUE: LiteralString = """
     WHERE NOT EXISTS (SELECT FROM etl.queues WHERE name = %(queue)s) ON CONFLICT DO NOTHING
 """
 INSERT_RUN: LiteralString = """
-    INSERT INTO etl.runs (run_id, contract, queue_id, airflow_run_id, visible_before, oldest_age_seconds)
-    SELECT %(run_id)s, %(contract)s, queue_id, %(run_name)s, %(visible_before)s, %(oldest_age_seconds)s
+    INSERT INTO etl.runs
+        (run_id, contract, queue_id, airflow_run_id, kind, visible_before, oldest_age_seconds)
+    SELECT %(run_id)s, %(contract)s, queue_id, %(run_name)s, %(kind)s, %(visible_before)s,
+           %(oldest_age_seconds)s
     FROM etl.queues WHERE name = %(queue)s ON CONFLICT DO NOTHING
 """
 SELECT_RUN: LiteralString = "SELECT queue_id, state FROM etl.runs WHERE run_id = %(run_id)s"
