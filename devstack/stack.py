@@ -143,7 +143,7 @@ def status(settings: Settings) -> list[PartStatus]:
     return servers + [_airflow(part, said) for part in orchestrator.parts(settings)]
 
 
-def mend_queues(settings: Settings, console: Console, found: queues.Listing) -> str:
+def recreate_queues(settings: Settings, console: Console, found: queues.Listing) -> str:
     """Make the missing queues where the emulator is ours; return a sentence for what was or can be done."""
     names = ", ".join(queue.name for queue in found.missing)
     if settings.sqs_endpoint:

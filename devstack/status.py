@@ -140,7 +140,7 @@ def _show_queues(report: Report, settings: Settings) -> None:
 
 def _made_again(settings: Settings, console: Console, found: queues.Listing) -> str:
     try:
-        return stack.mend_queues(settings, console, found)
+        return stack.recreate_queues(settings, console, found)
     except StackError as error:
         return f"missing: {', '.join(queue.name for queue in found.missing)}; {error}"
 

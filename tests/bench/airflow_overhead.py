@@ -25,9 +25,9 @@ from devstack import engine, environment, processes, settings
 from devstack.bench import add_arguments
 from devstack.console import Console
 from devstack.errors import StackError
-from tests.bench import airflow_ground
-from tests.bench.airflow_ground import Ground
+from tests.bench import airflow_servers
 from tests.bench.airflow_runs import RunFailed, TaskTimes
+from tests.bench.airflow_servers import AirflowServers
 from tests.bench.checks import problems_of_bookkeeping, problems_of_rows
 from tests.bench.contenders import ROOT
 from tests.bench.feed import Feed, feed
@@ -92,8 +92,8 @@ def main() -> int:
     options = parser.parse_args()
     console = Console(sys.stderr)
     try:
-        with airflow_ground.running(settings.from_environment(os.environ), console) as ground:
-            found = measure(ground, min(options.messages, MOST), options.rounds, console)
+        with airflow_servers.running(settings.from_environment(os.environ), console) as servers:
+            found = measure(servers, min(options.messages, MOST), options.rounds, console)
     except (StackError, RunFailed, WrongRows, OSError, psycopg.Error) as error:
         print(f"\nbench: {error}", file=sys.stderr)
         return 1
@@ -101,67 +101,67 @@ def main() -> int:
     return 0
 
 
-def measure(ground: Ground, most: int, rounds: int, console: Console) -> Found:
+def measure(servers: AirflowServers, most: int, rounds: int, console: Console) -> Found:
     """Everything, `rounds` times; the figures of `FEW` messages and of `most`.
 
     Raises:
         RunFailed, WrongRows: a run did not do what it should
     """
-    if not processes.wait_until(ground.airflow.knows_the_dag, PARSED_WITHIN_SECONDS, every=0.5):
+    if not processes.wait_until(servers.airflow.knows_the_dag, PARSED_WITHIN_SECONDS, every=0.5):
         raise RunFailed(f"Airflow has not parsed the DAG within {PARSED_WITHIN_SECONDS} s")
     load = round(os.getloadavg()[0], 2)
     with console.step("each task outside Airflow"):
-        own_code = _own_code(ground, feed(min(FEW, most)))
+        own_code = _own_code(servers, feed(min(FEW, most)))
     runs, drains = [], []
     for count in sorted({min(FEW, most), most}) * rounds:
         messages = feed(count)
         with console.step(f"DAG run of {count:,} messages"):
-            runs.append(_dag_run(ground, messages))
+            runs.append(_dag_run(servers, messages))
         with console.step(f"drain of {count:,} messages"):
-            drains.append(_drain(ground, messages))
+            drains.append(_drain(servers, messages))
     return Found(os.cpu_count() or 1, load, own_code, runs, drains)
 
 
-def _dag_run(ground: Ground, messages: Feed) -> DagRun:
-    _send(ground, messages)
-    before = ground.cpu_seconds()
-    run = ground.airflow.trigger()
+def _dag_run(servers: AirflowServers, messages: Feed) -> DagRun:
+    _send(servers, messages)
+    before = servers.cpu_seconds()
+    run = servers.airflow.trigger()
     seconds = run.seconds(RUN_WITHIN_SECONDS)
-    used = {part: round(now - before[part], 1) for part, now in ground.cpu_seconds().items()}
-    _check(ground, messages)
+    used = {part: round(now - before[part], 1) for part, now in servers.cpu_seconds().items()}
+    _check(servers, messages)
     return DagRun(messages.count, round(seconds, 1), used, run.tasks())
 
 
-def _drain(ground: Ground, messages: Feed) -> Drain:
-    _send(ground, messages)
+def _drain(servers: AirflowServers, messages: Feed) -> Drain:
+    _send(servers, messages)
     started = time.perf_counter()
-    engine.output(ground.settings, "drain", "--json")
+    engine.output(servers.settings, "drain", "--json")
     seconds = time.perf_counter() - started
-    _check(ground, messages)
+    _check(servers, messages)
     return Drain(messages.count, round(seconds, 1))
 
 
-def _own_code(ground: Ground, messages: Feed) -> dict[str, dict[str, int]]:
-    _send(ground, messages)
+def _own_code(servers: AirflowServers, messages: Feed) -> dict[str, dict[str, int]]:
+    _send(servers, messages)
     command = [sys.executable, "-m", "tests.bench.airflow_own_code"]
-    env = environment.for_child(ground.settings)
+    env = environment.for_child(servers.settings)
     run = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
     if run.returncode:
         raise RunFailed(f"a task failed outside Airflow: {run.stderr.strip()[-2000:]}")
-    _check(ground, messages)
+    _check(servers, messages)
     return dict(json.loads(run.stdout.splitlines()[-1]))
 
 
-def _send(ground: Ground, messages: Feed) -> None:
+def _send(servers: AirflowServers, messages: Feed) -> None:
     with tempfile.NamedTemporaryFile(suffix=".jsonl") as file:
         file.write(b"\n".join(messages.bodies) + b"\n")
         file.flush()
-        engine.output(ground.settings, "send", file.name)
+        engine.output(servers.settings, "send", file.name)
 
 
-def _check(ground: Ground, messages: Feed) -> None:
-    check(ground.database, environment.keyset_file(ground.settings), ground.messages_left(), messages)
-    ground.empty()
+def _check(servers: AirflowServers, messages: Feed) -> None:
+    check(servers.database, environment.keyset_file(servers.settings), servers.messages_left(), messages)
+    servers.empty()
 
 
 def check(database: Database, keyset_file: Path, left: int, messages: Feed) -> None:

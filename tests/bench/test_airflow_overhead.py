@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from include.queue_etl.keys.keyset_document import KeysetDocument
-from tests.bench import airflow_ground, airflow_overhead
+from tests.bench import airflow_overhead, airflow_servers
 from tests.bench.airflow_overhead import DagRun, Drain, Found, WrongRows, check, table
 from tests.bench.airflow_own_code import TASKS, ImportClock
 from tests.bench.airflow_runs import TaskTimes
@@ -56,7 +56,7 @@ def test_wrong_rows_print_no_figure_and_are_exit_status_1(monkeypatch, capsys):
     def wrong(*_):
         raise WrongRows("user_logins holds nothing")
 
-    monkeypatch.setattr(airflow_ground, "running", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr(airflow_servers, "running", lambda *_: contextlib.nullcontext())
     monkeypatch.setattr(airflow_overhead, "measure", wrong)
     monkeypatch.setattr(sys, "argv", ["bench"])
     assert airflow_overhead.main() == 1

@@ -20,7 +20,7 @@ EMPTY = "TRUNCATE etl.runs, etl.batches, etl.ledger, etl.quarantine, public.user
 
 
 @dataclass(frozen=True)
-class Ground:
+class AirflowServers:
     """A running stack.
 
     Attributes:
@@ -47,7 +47,7 @@ class Ground:
 
 
 @contextmanager
-def running(base: Settings, console: Console) -> Iterator[Ground]:
+def running(base: Settings, console: Console) -> Iterator[AirflowServers]:
     """A stack in the folder of `base`; its queue ends with it, its processes are left to the caller.
 
     The emulator answers for all other queues while the stack is made; then the stub takes its place.
@@ -63,7 +63,7 @@ def running(base: Settings, console: Console) -> Iterator[Ground]:
         settings = replace(base, sqs_endpoint=stub.url)
         environment.write(settings)
         stack.ensure_airflow(settings, console)
-        yield Ground(settings, airflow(settings), _database(settings), stub.messages_left)
+        yield AirflowServers(settings, airflow(settings), _database(settings), stub.messages_left)
 
 
 def airflow(settings: Settings) -> Airflow:
