@@ -73,7 +73,9 @@ def start(
 def test_messages_of_an_extract_killed_before_it_sealed_them_come_back(
     tested: QueueUnderTest, sent: list[Sent]
 ) -> None:
-    die_at(tested, "extract", KillPoint("file write", 2, "half"))  # the first write is the probe of preflight
+    # The first write is the probe of preflight. Long enough that a slow machine sees them hidden.
+    hidden = {"QUEUE_ETL_VISIBILITY_TIMEOUT_SECONDS": "15"}
+    die_at(tested, "extract", KillPoint("file write", 2, "half"), **hidden)
 
     assert kinds(tested) == []
     assert tested.queue().depth().in_flight > 0
