@@ -6,8 +6,11 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from devstack import environment, processes, stack
+import boto3
+
+from devstack import emulator, environment, processes, stack
 from devstack.processes import Part
 from devstack.settings import DEFAULT_PORTS, ROOT, Settings, from_environment
 from tests.support.ports import lasting_ports
@@ -72,6 +75,17 @@ def kill(part: Part) -> None:
     assert pid is not None
     os.kill(pid, signal.SIGKILL)
     assert processes.wait_until(lambda: part.pid() is None, 10)
+
+
+def sqs(settings: Settings) -> Any:
+    """A boto3 client of the stack's SQS endpoint."""
+    return boto3.client(
+        "sqs",
+        endpoint_url=emulator.endpoint(settings),
+        region_name="us-east-1",
+        aws_access_key_id="test",
+        aws_secret_access_key="test",
+    )
 
 
 def clean_environment(state: Path) -> dict[str, str]:

@@ -4,9 +4,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import boto3
 import pytest
 
 from devstack import emulator, processes, queues
@@ -14,22 +12,12 @@ from devstack.console import Console
 from devstack.demo import SAMPLE
 from devstack.settings import ROOT, Settings
 from include.contracts import contract_names, load_contract
-from tests.platform.dev_command import Launcher, kill
+from tests.platform.dev_command import Launcher, kill, sqs
 from tests.platform.test_compose import SERVICES
 
 CONTRACTS = [load_contract(name) for name in contract_names()]
 QUEUES = [name for contract in CONTRACTS for name in (contract.queue, contract.dead_letter_queue)]
 HEALTH: list[str] = SERVICES["ministack"]["healthcheck"]["test"]
-
-
-def sqs(settings: Settings) -> Any:
-    return boto3.client(
-        "sqs",
-        endpoint_url=emulator.endpoint(settings),
-        region_name="us-east-1",
-        aws_access_key_id="test",
-        aws_secret_access_key="test",
-    )
 
 
 def names(settings: Settings) -> set[str]:

@@ -6,19 +6,17 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import boto3
 import pytest
 
-from devstack import dag_history, emulator, orchestrator, postgres, queues, stack
+from devstack import dag_history, orchestrator, postgres, queues, stack
 from devstack.console import Console
 from devstack.postgres import AIRFLOW
 from devstack.processes import Part
 from devstack.settings import ROOT, Settings
 from devstack.tables import table
 from include.contracts import DEFAULT_CONTRACT, load_contract
-from tests.platform.dev_command import Launcher, kill
+from tests.platform.dev_command import Launcher, kill, sqs
 
 CONTRACT = load_contract(DEFAULT_CONTRACT)
 QUIET = "Nothing needs a person."
@@ -94,16 +92,6 @@ def failed_run(launcher: Launcher, dag: str, run: str) -> None:
     folder = launcher.settings.logs / f"dag_id={dag}" / f"run_id={run}" / "task_id=extract"
     folder.mkdir(parents=True)
     (folder / "attempt=2.log").write_text("\n".join(map(json.dumps, LOG)))
-
-
-def sqs(settings: Settings) -> Any:
-    return boto3.client(
-        "sqs",
-        endpoint_url=emulator.endpoint(settings),
-        region_name="us-east-1",
-        aws_access_key_id="test",
-        aws_secret_access_key="test",
-    )
 
 
 def test_a_stack_that_is_well_is_exit_0(clean: Launcher) -> None:

@@ -26,6 +26,7 @@ LOADER = ("QUEUE_ETL_WAREHOUSE_DSN", "etl_loader")
 MAINTAINER = ("QUEUE_ETL_MAINTAINER_DSN", "etl_maintainer")
 OFFICER = ("QUEUE_ETL_OFFICER_DSN", "pii_officer")
 REMASKER = ("QUEUE_ETL_REMASKER_DSN", "etl_remasker")
+KEYSET_FILE = ("QUEUE_ETL_KEYSET_FILE", "file with the Tink JSON keyset")
 
 
 @contextmanager
@@ -69,8 +70,7 @@ def resources(role: tuple[str, str], *, check_dsn: bool = True, **overrides: int
 @contextmanager
 def queue(name: str) -> "Iterator[SqsQueue]":
     """The queue of that name alone."""
-    settings = Settings.from_environment({"QUEUE_ETL_STAGING": "/", **os.environ})
-    queue = Aws(session, access=from_environment(os.environ)).queue(name, settings)
+    queue = Aws(session, access=from_environment(os.environ)).queue(name, _settings_of_no_run())
     try:
         yield queue
     finally:
@@ -88,19 +88,23 @@ def keyset_file() -> "KeysetFile":
     """The file of QUEUE_ETL_KEYSET_FILE, wrapped where a KMS key is set."""
     from include.queue_etl.keys.keyset_file import KeysetFile
 
-    path, settings = read_all(
-        lambda: Path(required_variable(*KEYSET_FILE)),
-        lambda: Settings.from_environment({"QUEUE_ETL_STAGING": "/", **os.environ}),
-    )
+    path, settings = read_all(_keyset_path, _settings_of_no_run)
     return KeysetFile(path, Aws(session).master_key(settings.kms_key_uri))
 
 
-KEYSET_FILE = ("QUEUE_ETL_KEYSET_FILE", "file with the Tink JSON keyset")
+def _settings_of_no_run() -> Settings:
+    """The settings for a command that stages nothing, so that QUEUE_ETL_STAGING may be unset."""
+    return Settings.from_environment({"QUEUE_ETL_STAGING": "/", **os.environ})
+
+
+def _keyset_path() -> Path:
+    """Where the keyset is or will be; raises SettingsError where it is not set."""
+    return Path(required_variable(*KEYSET_FILE))
 
 
 def _keyset_file() -> Path:
     """The path of the keyset; raises SettingsError where it is not set, or there is no such file."""
-    path = Path(required_variable(*KEYSET_FILE))
+    path = _keyset_path()
     if not path.exists():
         name, meaning = KEYSET_FILE
         raise SettingsError([f"{name}={str(path)!r}: there is no such file: give the {meaning}"])
