@@ -335,7 +335,7 @@ def lacking(request, loaded: PrivacyProject):
 
 
 @pytest.mark.parametrize("dry_run", [True, False])
-def test_what_the_role_may_not_is_named_with_its_hint_before_anything_is_touched(dry_run, lacking):
+def test_what_the_role_lacks_is_named_with_its_hint_and_nothing_is_touched(dry_run, lacking):
     project, field, hint = lacking
     before = snapshot(project)
     with pytest.raises(PreflightError) as caught:

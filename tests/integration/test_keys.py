@@ -166,7 +166,7 @@ def test_an_open_run_keeps_every_key(project: PrivacyProject):
     assert not is_retired(project, old)
 
 
-def test_a_run_that_is_late_with_its_keyset_is_refused_and_its_messages_come_back(project: PrivacyProject):
+def test_a_run_with_an_outdated_keyset_is_refused_and_messages_come_back(project: PrivacyProject):
     """It was given the keyset before the new key was promoted, and starts after the old one was destroyed."""
     stale = project.open_run("late")  # has read the keyset
     old, _ = rotate(project)
@@ -382,7 +382,7 @@ def test_remask_moves_the_rows_of_every_partition(blocks: int, partitioned: Priv
     assert remask(partitioned)["rows"] == 0
 
 
-def test_remask_reads_a_partitioned_table_a_few_times_however_many_transactions_it_takes(
+def test_remask_does_not_reread_a_partitioned_table_in_each_transaction(
     partitioned: PrivacyProject, monkeypatch
 ):
     """A plan that reads whole partitions for each of the 40 transactions reads each row 40 times."""
@@ -524,7 +524,7 @@ def test_a_wrapped_keyset_is_created_rotated_and_used(project: PrivacyProject, k
         )
 
 
-def test_a_clear_keyset_is_wrapped_in_place_and_can_be_printed_for_a_backend(
+def test_a_clear_keyset_is_wrapped_in_place_or_printed_for_a_backend(
     project: PrivacyProject, kms_key, capsys
 ):
     clear = project.key_file.read_text()

@@ -154,7 +154,7 @@ def test_filters_select_by_reason_and_time(rejected: Project, filters: dict, mes
     assert redriven(rejected, dry_run=True, **filters)["messages"] == messages
 
 
-def test_a_reason_that_was_never_met_is_an_error_that_names_those_there_are(rejected: Project) -> None:
+def test_an_unknown_reason_is_an_error_that_names_the_reasons_there_are(rejected: Project) -> None:
     for dry_run in (True, False):
         with pytest.raises(SettingsError) as caught:
             redriven(rejected, dry_run=dry_run, reason="bad_verison")
@@ -293,7 +293,7 @@ def test_redrives_beside_pipelines_that_receive_the_same_messages_again(project:
     assert project.database.deadlocks() == 0
 
 
-def test_what_another_redrive_did_between_reading_and_writing_counts_as_overtaken(
+def test_messages_that_another_redrive_takes_meanwhile_count_as_overtaken(
     rejected: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with rejected.open_redrive() as context:

@@ -26,7 +26,7 @@ REPLACED = (
 )
 
 
-def test_the_readme_has_its_first_command_before_line_15_and_a_picture_before_line_40():
+def test_the_readme_has_a_command_before_line_15_and_a_picture_before_40():
     lines = README.splitlines()
     assert any(line.startswith("./dev ") for line in lines[:14])
     assert any("SQS login-queue" in line for line in lines[:39])

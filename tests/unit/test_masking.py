@@ -141,7 +141,7 @@ def test_the_length_of_a_token_does_not_tell_which_address_it_is(pair):
     assert len(first) == len(second)
 
 
-def test_the_length_of_a_token_tells_no_more_than_the_number_of_sixteen_bytes():
+def test_the_length_of_a_token_tells_only_the_number_of_16_byte_blocks():
     assert {len(token) for token in tokens(DEVICE, *("x" * size for size in range(1, 16)))} == {51}
     assert len(tokens(DEVICE, "x" * 16)[0]) > 51
 
