@@ -147,6 +147,13 @@ def test_the_layout_in_the_readme_names_folders_that_exist():
     assert [name for name in named if not (ROOT / name).exists()] == []
 
 
+def test_every_test_has_a_name_of_at_most_70_characters():
+    files = [path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("*.py")]
+    names = {name for text in files for name in re.findall(r"\bdef (test_\w+)", text)}
+    assert len(names) > 1_000
+    assert sorted(name for name in names if len(name) > 70) == []
+
+
 def example(language: str) -> str:
     """The first block of that language in CONTRIBUTING.md."""
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
