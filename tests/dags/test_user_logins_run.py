@@ -90,7 +90,7 @@ def test_a_run_loads_rows_quarantines_the_rest_and_empties_the_queue(
     assert SECRET_IP not in str(rows)
     summary = summary_of(warehouse, outcome.run_id)
     assert (summary["state"], summary["received"], summary["loaded"]) == ("succeeded", 7, 5)
-    assert summary["quarantined_by_reason"] == {"missing_field": 2}
+    assert summary["quarantined_by_reason"] == {"missing_field user_id": 2}
     assert (summary["deleted"], summary["visible_before"]) == (7, 7)
     wait_until(lambda: visible(sqs, "login-queue") == 0)
 

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Annotated
 
 import boto3
 import pytest
@@ -15,7 +16,7 @@ import pytest
 from include.contracts import LoadedContracts
 from include.queue_etl import steps
 from include.queue_etl.cli import privacy as privacy_commands
-from include.queue_etl.contract import Personal, Scheme
+from include.queue_etl.contract import Normalization, Personal, Scheme
 from include.queue_etl.errors import KeyInUse, KeysetError, PreflightError, WarehouseRefused
 from include.queue_etl.keys.keyset import Keyset
 from include.queue_etl.keys.keyset_document import KeysetDocument
@@ -29,6 +30,7 @@ from include.queue_etl.staging.area import Kind
 from include.queue_etl.transform.masking import Masker
 from tests.integration.privacy import PURPOSE, WHY, PrivacyProject, login, logins, project
 from tests.integration.project import Killed
+from tests.support.contracts import redeclared
 
 __all__ = ["project"]
 BAD = [b'{"user_id": "bad1", "ip": "192.0.2.200"', login("bad2", app_version="v2", ip="192.0.2.201")]
@@ -285,13 +287,9 @@ def test_a_token_that_does_not_open_stays_and_keeps_its_key(project: PrivacyProj
 
 
 def test_one_way_tokens_keep_their_key_unless_they_are_abandoned(project: PrivacyProject):
-    columns = tuple(
-        replace(column, scheme=Scheme.ONE_WAY)
-        if isinstance(column, Personal) and column.column == "masked_ip"
-        else column
-        for column in project.contract.columns
-    )
-    project = replace(project, contract=replace(project.contract, columns=columns))
+    one_way = Personal(Normalization.IP, "masked_ip", scheme=Scheme.ONE_WAY)
+    contract = redeclared(project.contract, ip=Annotated[str | None, one_way])
+    project = replace(project, contract=contract)
     project.send(login("u1"), login("u2"))
     project.drain()
     old, _ = rotate(project)

@@ -166,7 +166,7 @@ def test_every_contract_has_its_table_with_its_columns(database: Database, name:
     contract = load_contract(name)
     with database.owner() as connection:
         found = connection.execute(f"SELECT * FROM {contract.table}").description  # noqa: S608
-    assert [column.name for column in found] == [column.column for column in contract.columns]
+    assert [column.name for column in found] == list(contract.column_names)
 
 
 # Passwords and who migrates

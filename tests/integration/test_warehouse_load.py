@@ -14,7 +14,7 @@ import psycopg
 import pytest
 
 from include.contracts.user_logins import CONTRACT, LoginEvent
-from include.queue_etl.contract import Contract, SentDay, Text
+from include.queue_etl.contract import Contract
 from include.queue_etl.errors import WarehouseRefused, WarehouseUnavailable
 from include.queue_etl.operations.store import MaintenanceStore
 from include.queue_etl.postgres import connection as postgres
@@ -395,11 +395,11 @@ def test_any_text_loads_as_it_is(warehouse: RunStore, clean_database: Database, 
     run_id, seen = open_run(warehouse), new_messages(1)
     load(warehouse, run_id, seen, "0000")
     messages = sorted([(TODAY, str(uuid4()), text) for text in NASTY])
-    events = [LoginEvent(user, "1.2", None, None, None, None) for _, _, user in messages]
+    events = [LoginEvent(user, None, None, None, None, "1.2") for _, _, user in messages]
     rows = copy_text.row_lines(
         CONTRACT,
         events,
-        [TODAY.isoformat()] * len(events),
+        copy_text.Facts([], [TODAY.isoformat()] * len(events), [], []),
         lambda _, values, nothing: [nothing] * len(values),
     )
     if seen_before:
@@ -421,7 +421,6 @@ def orders(clean_database: Database) -> Iterator[Any]:
             name="orders",
             queue="order-queue",
             table="public.Orders",
-            columns=(Text("note", "note"), Text("select", "select"), SentDay("placed")),
             column_names=("note", "select", "placed"),
         )
         connection.execute('DROP TABLE public."Orders"')
