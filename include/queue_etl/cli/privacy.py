@@ -135,7 +135,7 @@ def unmask(arguments: Arguments) -> None:
         if column is None:
             tokens = OfficerStore(resources.database).tokens_where(contract, USER, arguments.user_id)
         with _destination(arguments.output) as file:
-            _, values = recovery.unmask(resources, audit, contract, tokens, _purpose(arguments))
+            values = recovery.unmask(resources, audit, contract, tokens, _purpose(arguments))
             count = recovery.write_csv(values, file)
     if not tokens:
         print(f"{contract.table} has no token of such a {USER}", file=sys.stderr)
