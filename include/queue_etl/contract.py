@@ -23,6 +23,9 @@ class Normalization(StrEnum):
 
     IP = "ip"  # 10.0.0.1 and ::ffff:10.0.0.1 are one address
     TEXT = "text"  # surrounding blanks stripped, Unicode NFC, case kept
+    EMAIL = "email"  # the domain in lower case and A-labels, the local part as it came
+    EMAIL_FOLDED = "email_folded"  # the local part without its capitals too
+    PHONE = "phone"  # E.164: 030 123456 in Germany and +49 30 123456 are one number
 
 
 class Scheme(StrEnum):
@@ -56,6 +59,8 @@ class Personal:
         token_chars: length of the column; the longest value is the one whose token just fits
         scheme: a recoverable field unless told otherwise
         allow_weak: without it, the schemes without a key are refused; production refuses them always
+        region: of a PHONE, the country of numbers without +, such as "DE" (ISO 3166); without it, only
+            numbers with + are numbers
     """
 
     column: str
@@ -64,6 +69,7 @@ class Personal:
     token_chars: int = 256
     scheme: Scheme = Scheme.RECOVERABLE
     allow_weak: bool = False
+    region: str = ""
 
     def __post_init__(self) -> None:
         if self.is_weak and not self.allow_weak:
@@ -73,6 +79,19 @@ class Personal:
             )
         if self.token_chars < DIGEST_CHARS.get(self.scheme, 0):
             raise ValueError(f"{self.column}: {self.scheme} takes {DIGEST_CHARS[self.scheme]} characters")
+        if self.region:
+            self._check_region()
+
+    def _check_region(self) -> None:
+        if self.normalization is not Normalization.PHONE:
+            raise ValueError(f"{self.column}: only a PHONE has a region; leave out region={self.region!r}")
+        import phonenumbers  # 25 ms of CPU, which no other contract has to pay
+
+        if self.region not in phonenumbers.SUPPORTED_REGIONS:
+            raise ValueError(
+                f"{self.column}: no country {self.region!r}: give its two capital letters of ISO 3166, "
+                "such as DE, or GB for the United Kingdom"
+            )
 
     @property
     def is_weak(self) -> bool:
