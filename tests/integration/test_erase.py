@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from include.queue_etl import steps
-from include.queue_etl.contract import Personal, Scheme, SentDay, Text
+from include.queue_etl.contract import Normalization, Personal, Scheme, SentDay, Text
 from include.queue_etl.errors import PreflightError
 from include.queue_etl.operations.reconcile import reconcile
 from include.queue_etl.privacy import rotation
@@ -118,6 +118,37 @@ def test_what_was_counted_is_erased_everywhere_and_nothing_else(field, value, lo
 def is_of(row, field: str, value: str) -> bool:
     normalized = {" ::ffff:192.0.2.7 ": ADDRESS, "2001:db8:0:0::1": "2001:db8::1"}.get(value, value.strip())
     return row[("user_id", "ip", "device_id").index(field)] == normalized
+
+
+def test_a_person_is_erased_by_any_form_of_an_email_or_a_phone_number(project: PrivacyProject):
+    columns = tuple(
+        {
+            "masked_ip": Personal("masked_ip", "ip", Normalization.PHONE, region="DE"),
+            "masked_device_id": Personal("masked_device_id", "device_id", Normalization.EMAIL_FOLDED),
+        }.get(column.column, column)
+        for column in project.contract.columns
+    )
+    project = replace(project, contract=replace(project.contract, columns=columns))
+    project.send(
+        login("anna", ip="030 1234567", device_id="Anna Lee <Anna@B\u00fccher.example>"),
+        login("anna", ip="tel:+49-30-1234567", device_id="anna@xn--bcher-kva.example"),
+        login("bert", ip="030 12345678", device_id="hanna@b\u00fccher.example"),
+        # The quarantine
+        login("dora", app_version="v2", ip="+49 (0)30 123 45 67", device_id="call 0049301234567, please"),
+        login("dora", app_version="v2", ip="x", device_id="Re: ANNA@b\u00fccher.example; 7"),
+        login("dora", app_version="v2", ip="030 12345678", device_id="hanna@b\u00fccher.example"),
+    )
+    summary = project.drain("loaded")
+    assert (summary["loaded"], summary["quarantined"]) == (3, 3)
+    for field, value in (("ip", "+49301234567"), ("device_id", "mailto:anna@B\u00dcCHER.example")):
+        counts = run(project, field, value)
+        assert (counts["rows"], counts["quarantined"]) == (2, 1)
+        assert (counts["file_rows"], counts["file_messages"]) == (2, 1)
+    assert project.originals() == {
+        ("anna", None, None),
+        ("bert", "+493012345678", "hanna@xn--bcher-kva.example"),
+    }
+    assert len(project.quarantined()) == 1
 
 
 def test_of_a_user_all_that_is_personal_goes_and_the_login_stays_countable(loaded: PrivacyProject):
