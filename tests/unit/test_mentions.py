@@ -47,6 +47,8 @@ FOUND = [
     (MAIL, "Ann Lee <ann@Example.org>", "ann@example.org"),
     (MAIL, "ann@example.org", "mailto:ann@example.org"),
     (MAIL, "ann@example.org", "ann@example.org."),
+    (MAIL, "ann@example.org", "or ann@example.org..."),
+    (MAIL, "zo\u00eb@example.org", "zoe\u0308@example.org"),
     (MAIL, "ann@example.org", "(ann@example.org; bob@example.org)"),
     (MAIL, "bob@example.org", "ann@example.org,bob@example.org"),
     (MAIL, "ann@b\u00fccher.example", "ann@xn--bcher-kva.example"),

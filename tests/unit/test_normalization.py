@@ -157,9 +157,17 @@ def test_what_is_no_email_is_kept_as_text_and_counted(field, value):
     assert normalized(field, value)[1] == {"not_an_email": 1}
 
 
+def test_a_domain_has_at_most_253_characters():
+    longest = ("x" * 49 + ".") * 5 + "xxx"
+    assert len(longest) == 253
+    assert email(f"a@{longest}.") == f"a@{longest}"
+    assert email(f"a@{longest}x") is None
+
+
 def test_capitals_of_the_local_part_matter_unless_they_are_folded():
     assert form_of(MAIL)("Ann@x.org") != form_of(MAIL)("ann@x.org")
     assert form_of(FOLDED)("ANN@x.org") == form_of(FOLDED)("ann@X.ORG") == "ann@x.org"
+    assert folded_email("\u01f0@x.org") == "\u01f0@x.org"  # folded it is in two parts
     assert form_of(FOLDED)("STRASSE@x.org") == form_of(FOLDED)("stra\u00dfe@x.org")
 
 
@@ -219,6 +227,7 @@ def test_a_phone_number_has_one_form(value, form):
         "0\u00b2 1234567",
         "030 1234567 #\u0667",
         "030 1234567 ext " + "7" * 30,
+        "030 123x1234567890",  # too long for an extension: the library adds its digits to the number
         "tel:1234;phone-context=example.org",
         "\u260e 030 1234567",
         "+4900301234567",  # the library would read it differently when it sees it again
