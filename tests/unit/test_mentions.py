@@ -144,6 +144,15 @@ def test_an_address_in_a_link_is_found():
     assert Mentions(MAIL, "ann+x@example.org").are_in(body)
 
 
+def test_a_text_that_is_the_value_as_a_whole_is_found_however_it_is_written():
+    assert Mentions(MAIL, "ann@example.org").are_in('{"x": "ann@exam\u00adple.org"}'.encode())
+
+
+def test_json_within_json_within_json_is_looked_through():
+    inner = json.dumps({"Message": json.dumps({"x": "zo\u00eb@example.org"})})
+    assert Mentions(MAIL, "zo\u00eb@example.org").are_in(json.dumps({"Message": inner}).encode())
+
+
 def test_half_of_a_surrogate_pair_is_no_hindrance():
     for body in (b'{"x": "\\ud83d ann@example.org"}', b'{"x": "\\ud83d\\u0020ann@example.org'):
         assert Mentions(MAIL, "ann@example.org").are_in(body)
