@@ -1,0 +1,1 @@
+-- Stands for the revision of partitions, which another branch makes: it takes this number at the merge.
