@@ -13,6 +13,7 @@ from include.queue_etl.transform.batches import MaskedBatch, RawBatch, RejectedB
 from include.queue_etl.transform.masking import Masker
 from include.queue_etl.transform.parsing import TOO_MANY_RECEIVES, Parser
 from include.queue_etl.transform.quarantine import PayloadCipher, QuarantineLine, encode_lines
+from include.queue_etl.transform.shapes import Shapes
 
 LOADED, QUARANTINED = "L", "Q"
 
@@ -51,8 +52,8 @@ def mask_batch(
         key_id=keyset.primary_key_id,
         key_check=keyset.check_value(),
     )
-    cipher = PayloadCipher(keyset, contract.name)
-    lines = [_quarantine_line(raw, index, verdict, cipher, run_id) for index, verdict in rejected]
+    cipher, shapes = PayloadCipher(keyset, contract.name), Shapes(contract)
+    lines = [_quarantine_line(raw, index, verdict, cipher, shapes, run_id) for index, verdict in rejected]
     return masked, RejectedBatch(encode_lines(lines))
 
 
@@ -65,7 +66,7 @@ def _verdicts(raw: RawBatch, parser: Parser, max_receives: int) -> list[Struct |
 
 
 def _quarantine_line(
-    raw: RawBatch, index: int, verdict: Rejected, cipher: PayloadCipher, run_id: UUID
+    raw: RawBatch, index: int, verdict: Rejected, cipher: PayloadCipher, shapes: Shapes, run_id: UUID
 ) -> QuarantineLine:
     message_id, body = raw.ids[index], raw.bodies[index]
     return QuarantineLine(
@@ -77,4 +78,5 @@ def _quarantine_line(
         payload=cipher.encrypt(message_id, body),
         payload_bytes=len(body),
         receive_count=raw.receive_counts[index],
+        shape=shapes.of_rejected(body, verdict.reason),
     )
