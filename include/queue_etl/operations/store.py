@@ -184,7 +184,7 @@ REDRIVE: LiteralString = """
         WHERE (quarantine.queue_id, quarantine.sent_day, quarantine.message_id)
             = (claimed.queue_id, claimed.sent_day, claimed.message_id)
     ), kept AS (
-        UPDATE etl.quarantine SET reason = now_staged.reason
+        UPDATE etl.quarantine SET reason = now_staged.reason, shape = now_staged.shape
         FROM staged_quarantine AS now_staged JOIN held USING (queue_id, sent_day, message_id)
         WHERE (quarantine.queue_id, quarantine.sent_day, quarantine.message_id)
             = (now_staged.queue_id, now_staged.sent_day, now_staged.message_id)
