@@ -172,6 +172,12 @@ def test_a_key_that_the_contract_names_is_shown_whatever_it_looks_like():
     assert of_events(Event).of(body({"code1234": "x"})) == "$: object, code1234: string"
 
 
+def test_keys_of_a_map_that_the_contract_declares_are_never_shown():
+    found = ORDERS.of(body({"extras": {"anna": 1, "sku": 2, "bert": {"inner": 3}}}))
+    assert found == "$: object, extras: object, extras.*: integer|object, extras.*.inner: integer"
+    assert ORDERS.differences(found).other_type == ["extras.*: object, not integer"]
+
+
 @pytest.mark.parametrize("key", ["a.b", "a, b", "a: b", "[*]", "*", "$"])
 def test_a_key_that_would_make_a_path_ambiguous_is_shown_for_no_contract(key):
     event = defstruct("Event", [("code", str, field(name=key))])

@@ -5,8 +5,9 @@ A shape is text: the paths, sorted, each with its types:
     $: object, customer: object, customer.email: null|string, items: array, items[*]: integer
 
 A key can be data, such as those of a map. So a key that the contract does not name is shown only where it
-looks like a name, and as `*` otherwise. A shape is bounded, and ends in `...` where paths are left out; of an
-array the first items stand for all. A body that is no JSON has a shape that says so.
+looks like a name, and as `*` otherwise; those of a map that the contract declares are all `*`. A shape is
+bounded, and ends in `...` where paths are left out; of an array the first items stand for all. A body that is
+no JSON has a shape that says so.
 """
 
 import re
@@ -144,8 +145,16 @@ class Shapes:
     @cached_property
     def _names(self) -> frozenset[str]:
         return frozenset(
-            name for path in self._expected for name in path.replace("[*]", "").split(".") if name != "$"
+            name
+            for path in self._expected
+            for name in path.replace("[*]", "").split(".")
+            if name not in ("$", OTHER_KEY)
         )
+
+    @cached_property
+    def _maps(self) -> frozenset[str]:
+        suffix = f".{OTHER_KEY}"
+        return frozenset(path.removesuffix(suffix) for path in self._expected if path.endswith(suffix))
 
     def _walk(self, body: bytes) -> "_Walk | str":
         """What is found in a body, or why nothing is."""
@@ -160,7 +169,7 @@ class Shapes:
             return TOO_DEEP
         except (msgspec.DecodeError, ValueError):
             return NOT_JSON
-        walk = _Walk(self._names)
+        walk = _Walk(self._names, self._maps)
         walk.follow(value)
         return walk
 
@@ -194,8 +203,9 @@ class _Found:
 class _Walk:
     """A way through a message: level by level, so that a bound leaves out what lies deepest."""
 
-    def __init__(self, names: frozenset[str]) -> None:
+    def __init__(self, names: frozenset[str], maps: frozenset[str]) -> None:
         self._names = names
+        self._maps = maps
         self._found: dict[str, _Found] = {}
         self._is_cut = False
 
@@ -244,13 +254,14 @@ class _Walk:
             named = [name for name in value if name in self._names]
             others = (name for name in value if name not in self._names)
             for name in (*named, *others):
-                yield _joined(path, name if name in self._names else _shown(name)), value[name]
+                yield _joined(path, self._shown(path, name)), value[name]
 
-
-def _shown(name: str) -> str:
-    """A key that the contract does not name: itself where it looks like a name, and cannot be data."""
-    is_name = _NAME.fullmatch(name) and not _DATA.search(_SEPARATORS.sub("", name))
-    return name if is_name else OTHER_KEY
+    def _shown(self, path: str, name: str) -> str:
+        """The key itself, where the contract names it, or it looks like a name and cannot be data."""
+        if path in self._maps:
+            return OTHER_KEY
+        is_name = _NAME.fullmatch(name) and not _DATA.search(_SEPARATORS.sub("", name))
+        return name if is_name or name in self._names else OTHER_KEY
 
 
 def _joined(path: str, name: str) -> str:
@@ -308,6 +319,8 @@ def _nested(path: str, members: Iterable[inspect.Type]) -> Iterator[tuple[str, i
     for member in members:
         if isinstance(member, inspect.ListType):
             yield f"{path}[*]", member.item_type, False
+        if isinstance(member, inspect.DictType):
+            yield _joined(path, OTHER_KEY), member.value_type, False
         if isinstance(member, inspect.StructType):
             for one in member.fields:
                 if _PATH_NAME.fullmatch(one.encode_name) and one.encode_name.isprintable():
