@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence
 from typing import TextIO
 
 from include.queue_etl.contract import Contract, Personal
-from include.queue_etl.errors import KeysetError, RateExceeded
+from include.queue_etl.errors import KeysetError
 from include.queue_etl.keys.token_format import is_token
-from include.queue_etl.privacy.audit import REFUSED, AuditLog, Entry, Purpose
+from include.queue_etl.privacy.audit import AuditLog, Entry, Purpose
 from include.queue_etl.privacy.officer_store import USER
 from include.queue_etl.resources import Resources
 from include.queue_etl.transform.masking import Masker
@@ -59,14 +59,9 @@ def unmask(
     """
     masker = Masker(contract, resources.keyset)
     fields = sorted({column.field for column, _ in tokens})
-    details = {"contract": contract.name, "fields": fields, "tokens": len(tokens), **asked}
+    details = {"contract": contract.name, "fields": fields, **asked}
     most = resources.settings.unmask_per_hour
-    entry = audit.record("unmask", purpose, details, per_hour=most)
-    if entry.action.endswith(REFUSED):
-        raise RateExceeded(
-            f"{len(tokens)} tokens are more than this hour has room for (QUEUE_ETL_UNMASK_PER_HOUR={most}); "
-            f"audit entry {entry.id} says so"
-        )
+    entry = audit.record_tokens("unmask", purpose, details, len(tokens), most)
     return entry, ((column.field, token, _unmask_one(masker, column, token)) for column, token in tokens)
 
 
