@@ -46,6 +46,7 @@ class Order(Struct):
     total: Decimal
     weight: float
     currency: Literal["EUR", "GBP"]
+    version: Literal[1, 2]
     customer: Customer
     items: list[Item]
     paid: bool
@@ -67,6 +68,7 @@ ORDER: dict[str, Any] = {
     "order_id": "00000000-0000-4000-8000-000000000001", "placed_on": "2026-11-21", "total": 1, "weight": 2,
     "currency": "EUR", "customer": {"id": 7, "email": None}, "items": [{"sku": "a", "size": 1}], "paid": True,
     "extras": {"gift": 1}, "source": {"x": [1]}, "raw": 7, "detail-type": "t",
+    "version": 2,
 }  # fmt: skip
 
 
@@ -296,6 +298,7 @@ def test_what_the_contract_accepts_differs_in_nothing(change):
         ({"paid": None}, ([], [], ["paid: null, not boolean"])),
         ({"items": [{"sku": "a", "size": "L"}]}, ([], [], ["items[*].size: string, not integer"])),
         ({"currency": 1}, ([], [], ["currency: integer, not string"])),
+        ({"version": "2"}, ([], [], ["version: string, not integer"])),
         ({"extra": {"inner": 1}}, ([], ["extra: object"], [])),
         ({"u1234": 1, "u5678": "x"}, ([], ["*: integer|string"], [])),
     ],
