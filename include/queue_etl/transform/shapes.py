@@ -37,8 +37,8 @@ UNPARSED = ("too_large", "too_many_receives")
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,39}")
 _SEPARATORS = re.compile(r"[_-]")
-# Digits of a number or an address, a hash or an id: 2026, 192-0-2-7, 8f3a91cc.
-_DATA = re.compile(r"[0-9]{4}|[0-9A-Fa-f]{8}")
+# Three digits, wherever they stand; a hash; digits between letters: 192-0-2-7, user_171, deadbeef, dev-5f9c.
+_DATA = re.compile(r"([0-9].*){3}|[0-9A-Fa-f]{8}|[0-9][A-Za-z]+[0-9]")
 # Of a key that the contract names: what separates in a shape, or what COPY text escapes, cannot stand in one.
 _PATH_NAME = re.compile(r"(?!\$$)[^\s.,:|*\[\]\\]{1,100}")
 
