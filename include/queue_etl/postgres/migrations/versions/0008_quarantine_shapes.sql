@@ -8,7 +8,7 @@ COMMENT ON COLUMN etl.quarantine.shape IS 'Paths and JSON types of the message b
 CREATE VIEW etl.quarantine_shapes AS
 SELECT queues.name AS queue, reason, shape, count(*) AS waiting, min(payload_bytes) AS least_bytes,
        max(payload_bytes) AS most_bytes, min(quarantined_at) AS first_at, max(quarantined_at) AS last_at,
-       (array_agg(message_id ORDER BY quarantined_at DESC, message_id))[1] AS newest_message
+       (array_agg(message_id ORDER BY quarantined_at DESC, message_id DESC))[1] AS newest_message
 FROM etl.quarantine JOIN etl.queues USING (queue_id)
 WHERE redriven_at IS NULL
 GROUP BY queues.name, reason, shape;
