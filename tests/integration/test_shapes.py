@@ -11,6 +11,7 @@ from include.queue_etl.operations import maintenance
 from include.queue_etl.operations import shapes as engine
 from include.queue_etl.operations.redrive import redrive, selection
 from include.queue_etl.operations.shapes import fill_shapes
+from include.queue_etl.postgres.migrations import head_revision
 from include.queue_etl.staging.area import BatchFile, Kind, StagedRun
 from include.queue_etl.transform.batches import RejectedBatch
 from include.queue_etl.transform.quarantine import decode_lines
@@ -114,7 +115,7 @@ def test_a_warehouse_of_another_revision_is_named(on_call, project, capsys):
         try:
             assert on_call() == 1
         finally:
-            connection.execute("UPDATE etl.schema_revision SET version_num = '0008'")
+            connection.execute("UPDATE etl.schema_revision SET version_num = %s", [head_revision()])
     shown = capsys.readouterr()
     assert shown.out == ""
     assert "0006" in shown.err
