@@ -15,7 +15,7 @@ returns counts (XCom `return_value`).
 | if this task fails | what you see | where your data is | what to do |
 |---|---|---|---|
 | `ledger` | SQLSTATE 55P03: a long load kept a partition locked | where it was: nothing is dropped | nothing: it is tried again; pipelines make missing days themselves |
-| `quarantine` | Postgres failing | still in quarantine, except what had expired | nothing: it is tried again |
+| `quarantine` | Postgres failing, or no keyset | still in quarantine, except what had expired | nothing: it is tried again; correct the keyset |
 | `runs` | SQS, staging or Postgres failing | orphaned runs stay open; their messages come back by the visibility timeout | correct what the error names; clear the task |
 | `staging` | staging or Postgres failing | files stay where they are | correct it; clear the task |
 
@@ -48,11 +48,11 @@ with DAG(
 
     @task
     def quarantine():
-        """Delete what is in quarantine for too long."""
+        """Delete what is in quarantine for too long; give what an earlier version quarantined its shape."""
         from include.queue_etl.operations import maintenance
 
         with open_maintenance() as resources:
-            return maintenance.expire_quarantine(resources)
+            return maintenance.maintain_quarantine(resources, load_contracts().usable())
 
     @task
     def runs():

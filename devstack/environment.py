@@ -111,6 +111,7 @@ def _engine(settings: Settings) -> dict[str, str]:
         "QUEUE_ETL_REMASKER_DSN": login(settings, "etl_remasker").url(WAREHOUSE),
         "QUEUE_ETL_OWNER_DSN": postgres.superuser(settings).url(WAREHOUSE),
         "QUEUE_ETL_OFFICER_DSN": login(settings, "pii_officer").url(WAREHOUSE),
+        "QUEUE_ETL_OPS_DSN": login(settings, "ops_ro").url(WAREHOUSE),
         "QUEUE_ETL_KEYSET_FILE": str(keyset_file(settings)),
         "QUEUE_ETL_STAGING": str(settings.state / "staging"),
         "QUEUE_ETL_LOADER_PASSWORD": login(settings, "etl_loader").password,

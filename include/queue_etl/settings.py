@@ -41,7 +41,8 @@ class Settings:
         quarantine_days: how long a quarantined message waits for a redrive; then maintenance deletes it
         ledger_days: how long the ids of messages are remembered, from the day they were sent
         orphan_margin_seconds: a run without progress for the visibility timeout and this long is given up
-        unmask_per_hour: most tokens that one officer may unmask within an hour, counted from the audit
+        unmask_per_hour: most tokens that one officer may unmask, values to mask and messages to look at,
+            together within an hour; counted from the audit
         kms_key_uri: the AWS KMS key that wraps the keyset: aws-kms://arn:...; nothing: it is not wrapped
         sqs_client: `pycurl`, or `boto3` where libcurl is not wanted (about ten times the CPU)
     """

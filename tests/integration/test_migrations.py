@@ -150,6 +150,33 @@ def test_redrives_of_an_earlier_version_are_told_from_runs_of_the_queue(
         }
 
 
+def test_messages_quarantined_by_an_earlier_version_stay_without_shape(
+    empty_database: Callable[[], str],
+) -> None:
+    """As revision 0006 left them. No keyset is near: maintenance, which has one, gives them their shape."""
+    dsn = empty_database()
+    with psycopg.connect(dsn) as connection:
+        connection.execute("CREATE SCHEMA etl")
+        connection.execute("CREATE TABLE etl.schema_revision (version_num varchar(32) NOT NULL)")
+        for path in sorted((migrations.HERE / "versions").glob("000[1-6]_*.sql")):
+            connection.execute(path.read_bytes())
+        connection.execute("INSERT INTO etl.schema_revision VALUES ('0006')")
+        connection.execute("INSERT INTO etl.queues (name) VALUES ('q')")
+        connection.execute(
+            "INSERT INTO etl.quarantine SELECT 1, '2026-01-01', gen_random_uuid(), gen_random_uuid(), reason,"
+            " 'sealed', 6, 1, now(), redriven_at FROM (VALUES ('bad_json', now()), ('bad_json', NULL),"
+            " ('bad_type', NULL), ('bad_type', NULL)) AS given (reason, redriven_at)"
+        )
+    migrations.upgrade(dsn, {})
+    with psycopg.connect(dsn) as connection:
+        kept = connection.execute("SELECT count(*), count(shape) FROM etl.quarantine").fetchone()
+        found = connection.execute(
+            "SELECT queue, reason, shape, waiting FROM etl.quarantine_shapes ORDER BY 2"
+        )
+        assert found.fetchall() == [("q", "bad_json", None, 1), ("q", "bad_type", None, 2)]
+    assert kept == (4, 0)
+
+
 def test_a_database_that_is_newer_than_the_code_is_left_alone(empty_database: Callable[[], str]) -> None:
     dsn = empty_database()
     migrations.upgrade(dsn, {})

@@ -18,7 +18,7 @@ LOGIN = "INSERT INTO public.user_logins (user_id) VALUES ('x')"
 LEDGER = f"INSERT INTO etl.ledger VALUES (1, '2007-03-01', '{RUN}', '{RUN}', 'L')"
 QUARANTINE = (
     "INSERT INTO etl.quarantine (queue_id, sent_day, message_id, run_id, reason, payload, payload_bytes,"
-    f" receive_count) VALUES (1, '2007-03-01', '{RUN}', '{RUN}', 'bad_json', '', 0, 1)"
+    f" receive_count, shape) VALUES (1, '2007-03-01', '{RUN}', '{RUN}', 'bad_json', '', 0, 1, 'not JSON')"
 )
 AUDIT = "SELECT pii.record('unmask', 'r', 't')"
 AUDIT_ROW = "INSERT INTO pii.audit (id, action, reason, ticket, hash) VALUES (1, 'unmask', 'r', 't', '')"
@@ -58,6 +58,7 @@ ALLOWED = {
         "UPDATE etl.ledger SET status = 'L', run_id = run_id",
         "SELECT * FROM etl.quarantine",
         "UPDATE etl.quarantine SET reason = 'x', redriven_at = now(), redriven_run_id = run_id",
+        "UPDATE etl.quarantine SET shape = 'x'",
         "DELETE FROM etl.quarantine",
         "SELECT * FROM etl.quarantine_summary",
     ),
@@ -68,6 +69,7 @@ ALLOWED = {
         "UPDATE public.user_logins SET user_id = NULL, masked_ip = NULL, masked_device_id = NULL",
         "DELETE FROM etl.quarantine",
         "SELECT * FROM etl.queues, etl.keys, etl.run_summary, etl.quarantine_summary, etl.schema_revision",
+        "SELECT * FROM etl.quarantine_shapes",
         AUDIT,
         "SELECT * FROM pii.audit",
     ),
@@ -84,6 +86,7 @@ ALLOWED = {
     "ops_ro": (
         "SELECT * FROM etl.run_summary",
         "SELECT * FROM etl.quarantine_summary",
+        "SELECT * FROM etl.quarantine_shapes",
         "SELECT * FROM etl.schema_revision",
     ),
 }
@@ -104,6 +107,8 @@ FORBIDDEN = {
         "DROP TABLE etl.ledger_20070301",
         "SELECT payload FROM etl.quarantine",
         "SELECT reason FROM etl.quarantine",
+        "SELECT shape FROM etl.quarantine",
+        "SELECT * FROM etl.quarantine_shapes",
         "UPDATE etl.quarantine SET reason = 'x'",
         "DELETE FROM etl.quarantine",
         "DELETE FROM etl.runs",
@@ -152,6 +157,7 @@ FORBIDDEN = {
         "SELECT * FROM etl.ledger",
         "SELECT * FROM etl.quarantine",
         "SELECT * FROM etl.quarantine_summary",
+        "SELECT * FROM etl.quarantine_shapes",
         "SELECT * FROM etl.run_summary",
         "SELECT etl.ensure_ledger_partition('2007-03-02')",
         "SELECT * FROM pii.audit",
@@ -164,6 +170,7 @@ FORBIDDEN = {
         "DELETE FROM public.user_logins",
         QUARANTINE,
         "UPDATE etl.quarantine SET payload = ''",
+        "UPDATE etl.quarantine SET shape = 'x'",
         AUDIT_ROW,
         "SELECT * FROM etl.ledger",
         "UPDATE etl.keys SET check_value = 'x'",
@@ -182,6 +189,8 @@ FORBIDDEN = {
         "DELETE FROM public.user_logins",
         "SELECT * FROM etl.ledger",
         "SELECT reason FROM etl.quarantine",
+        "SELECT shape FROM etl.quarantine",
+        "SELECT * FROM etl.quarantine_shapes",
         "UPDATE etl.quarantine SET reason = 'x'",
         "DELETE FROM etl.quarantine",
         QUARANTINE,
@@ -201,6 +210,8 @@ FORBIDDEN = {
         "SELECT * FROM etl.batches",
         "SELECT * FROM etl.ledger",
         "SELECT * FROM etl.quarantine",
+        "SELECT payload FROM etl.quarantine",
+        "UPDATE etl.quarantine SET shape = 'x'",
         "SELECT * FROM etl.keys",
         "SELECT * FROM pii.audit",
         "SELECT etl.ensure_ledger_partition('2007-03-02')",

@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import shlex
 import signal
 import stat
 import subprocess
@@ -53,6 +54,14 @@ def test_every_command_has_help(command, capsys):
     assert f"python -m include.queue_etl {command}" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("command", ["shape", "show", "mask"])
+def test_the_example_of_a_commands_help_can_be_typed(command, capsys):
+    assert run(command, "--help") == 0
+    example = " ".join(capsys.readouterr().out.partition("\nexample: ")[2].split()).partition(" <")[0]
+    typed = shlex.split(example.removeprefix("python -m include.queue_etl "))
+    assert cli._parser().parse_args(typed).name == command
+
+
 def test_the_help_names_every_command_with_what_it_does(capsys):
     assert run("--help") == 0
     assert capsys.readouterr().out == HELP
@@ -88,6 +97,12 @@ def test_the_help_names_every_command_with_what_it_does(capsys):
         ["unmask", "--reason", "r", "--ticket", "t", "token"],  # neither --output nor --stdout
         ["unmask", "--reason", "r", "--ticket", "t", "--stdout", "--output", "file", "token"],
         ["erase", "--reason", "r", "--ticket", "t"],  # of what
+        ["show", "--reason", "r", "--ticket", "t"],
+        ["show", "--reason", "r", "--ticket", "t", "no-id"],
+        ["show", "00000000-0000-4000-8000-000000000001"],
+        ["mask", "--reason", "r", "--ticket", "t", "value"],  # of which field
+        ["mask", "--field", "ip", "value"],
+        ["shape", "--limit", "0"],
     ],
 )
 def test_wrong_usage_is_exit_code_two(arguments, capsys):
@@ -344,6 +359,8 @@ def test_erase_is_by_user_or_personal_field_alone_and_says_which(field, monkeypa
         ["unmask", "--stdout", "--user-id", "u"],
         ["erase", "--by", "ip"],
         ["erase", "--by", "ip", "--apply"],
+        ["mask", "--field", "ip", "v"],
+        ["show", "00000000-0000-4000-8000-000000000001"],
         ["remask"],
         ["keys", "destroy", "1"],
     ],

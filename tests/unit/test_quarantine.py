@@ -12,6 +12,7 @@ from include.queue_etl.transform.quarantine import (
     Original,
     PayloadCipher,
     QuarantineLine,
+    columns_of,
     decode_lines,
     encode_lines,
 )
@@ -31,22 +32,38 @@ lines = st.builds(
     st.binary(max_size=50),
     st.integers(0, 2**31 - 1),
     st.integers(1, 1_000),
+    st.sampled_from([None, "not JSON", "$: object, ip: null|string, ..."]),
 )
 
 
 @given(st.binary(max_size=50))
 def test_copy_reads_each_column_of_a_line(payload):
-    line = QuarantineLine(7, "2026-01-31", ID, RUN, "bad_json", payload, 99, 3)
+    line = QuarantineLine(7, "2026-01-31", ID, RUN, "bad_json", payload, 99, 3, "$: object")
     (row,) = decoded(line.encode())
     assert row[:5] == ["7", "2026-01-31", ID, str(RUN), "bad_json"]
     assert row[5].startswith("\\x")
     assert bytes.fromhex(row[5][2:]) == payload
-    assert row[6:] == ["99", "3"]
+    assert row[6:] == ["99", "3", "$: object"]
+    assert decoded(line._replace(shape=None).encode())[0][8] is None
 
 
 @given(st.lists(lines, max_size=5))
 def test_lines_come_back_as_they_were(given_lines):
     assert decode_lines(encode_lines(given_lines)) == given_lines
+    assert not given_lines or columns_of(encode_lines(given_lines)) == QuarantineLine._fields
+
+
+@given(lines)
+def test_lines_of_an_earlier_version_had_no_shape(line):
+    older = line.encode().rpartition(b"\t")[0] + b"\n"
+    assert decode_lines(older * 2) == [line._replace(shape=None)] * 2
+    assert columns_of(older * 2) == QuarantineLine._fields[:-1]
+
+
+def test_a_line_with_more_than_a_shape_is_of_no_version():
+    line = QuarantineLine(7, "2026-01-31", ID, RUN, "bad_json", b"", 0, 1).encode()
+    with pytest.raises(ValueError, match="too many values"):
+        decode_lines(line.replace(b"\n", b"\tx\n"))
 
 
 @given(st.binary(max_size=80), st.one_of(st.none(), st.integers(0, 2**50)))

@@ -92,9 +92,9 @@ def test_rejected_payloads_open_again_each_as_that_of_its_own_message():
     raw = raw_batch((b"no json", 2, SENT_MS), (GOOD, 1, SENT_MS), (b"[]", 3, SENT_MS))
     _, rejected = masked(raw)
     lines = decoded(rejected.lines)
-    assert [(line[4], line[6], line[7]) for line in lines] == [
-        ("bad_json", "7", "2"),
-        ("not_object", "2", "3"),
+    assert [(line[4], *line[6:]) for line in lines] == [
+        ("bad_json", "7", "2", "not JSON"),
+        ("not_object", "2", "3", "$: array"),
     ]
     sealed = [bytes.fromhex(line[5][2:]) for line in lines]
     cipher, ids = PayloadCipher(KEYSET, CONTRACT.name), (raw.ids[0], raw.ids[2])
@@ -110,7 +110,9 @@ def test_rejected_payloads_open_again_each_as_that_of_its_own_message():
 def test_a_message_received_too_often_is_quarantined_unparsed(receives, reason):
     batch, rejected = masked(raw_batch((GOOD, receives, SENT_MS)))
     assert batch.rejected == ({reason: 1} if reason else {})
-    assert [line[4] for line in decoded(rejected.lines)] == ([reason] if reason else [])
+    assert [(line[4], line[8]) for line in decoded(rejected.lines)] == (
+        [(reason, "not parsed")] if reason else []
+    )
 
 
 def test_a_batch_without_any_good_message_has_no_rows():

@@ -17,7 +17,12 @@ class UsageError(Exception):
 
 
 def add(
-    commands: Any, command: Callable[[Arguments], None], name: str | None = None, *, group: str = ""
+    commands: Any,
+    command: Callable[[Arguments], None],
+    name: str | None = None,
+    *,
+    group: str = "",
+    example: str = "",
 ) -> Parser:
     """Add a command: its docstring is its help, its name that of the function unless another is given.
 
@@ -26,11 +31,14 @@ def add(
         command: what it does
         name: of the command
         group: the word before it, such as `keys`
+        example: arguments of a call, shown at the end of its help
     """
     name = name or command.__name__.replace("_", "-")
     summary = (command.__doc__ or "").strip()
-    parser: Parser = commands.add_parser(name, help=summary, description=summary)
-    parser.set_defaults(command=command, name=f"{group} {name}".strip())
+    called = f"{group} {name}".strip()
+    epilog = f"example: python -m include.queue_etl {called} {example}" if example else None
+    parser: Parser = commands.add_parser(name, help=summary, description=summary, epilog=epilog)
+    parser.set_defaults(command=command, name=called)
     parser.add_argument("-v", "--verbose", action="store_true", help="say what each step does")
     return parser
 

@@ -1,5 +1,6 @@
-"""What operators do: redrive, dead letters, reconcile, maintenance."""
+"""What operators do: look at shapes, redrive, dead letters, reconcile, maintenance."""
 
+import sys
 from typing import Any
 
 from include.contracts import load_contract, load_contracts
@@ -19,6 +20,7 @@ from include.queue_etl.errors import SettingsError, StagedFileDamaged
 
 def add_to(commands: Any) -> None:
     """Add the commands of this module to the parser."""
+    _add_shape(commands)
     one = add(commands, redrive)
     one.add_argument("--reason", help="only messages rejected for it; default: any but too_many_receives")
     one.add_argument(
@@ -33,6 +35,35 @@ def add_to(commands: Any) -> None:
         changing.add_argument("--apply", action="store_true", help="do it")
     for each in (one, dead, add(commands, reconcile), add(commands, maintain)):
         add_json(each)
+
+
+def _add_shape(commands: Any) -> None:
+    parser = add(commands, shape, example="--reason 'missing_field ip'")
+    parser.add_argument(
+        "--reason", help="only messages rejected for it: missing_field, or 'missing_field ip'"
+    )
+    parser.add_argument(
+        "--limit", type=positive, default=20, help="show at most this many groups; default 20"
+    )
+    add_contract(parser)
+    add_json(parser, "print one JSON object a group")
+
+
+def shape(arguments: Arguments) -> None:
+    """Group what waits in quarantine by reason and shape: paths and types, never a value."""
+    from include.queue_etl.operations.shapes import waiting_shapes
+
+    contract = load_contract(arguments.contract)
+    with wiring.database(wiring.ON_CALL) as database:
+        groups, total = waiting_shapes(database, contract, arguments.reason, arguments.limit)
+    for group in groups:
+        show(group, arguments.json)
+        if not arguments.json:
+            print()
+    if not groups:
+        print(f"nothing of {contract.queue} waits in quarantine for that", file=sys.stderr)
+    elif total > len(groups):
+        print(f"the largest {len(groups)} of {total} groups; --limit shows more", file=sys.stderr)
 
 
 def redrive(arguments: Arguments) -> None:

@@ -1,4 +1,4 @@
-"""What the privacy officer does: unmask, erase, keys, audit."""
+"""What the privacy officer does: unmask, mask, show, erase, keys, audit."""
 
 import argparse
 import re
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
+from uuid import UUID
 
 from include.contracts import load_contract, load_contracts
 from include.queue_etl.cli import wiring
@@ -19,14 +20,16 @@ from include.queue_etl.cli.arguments import (
     add_purpose,
     read_lines,
 )
-from include.queue_etl.cli.output import show, show_table
+from include.queue_etl.cli.output import readable, show, show_table
 from include.queue_etl.contract import Contract, MaskedField
 from include.queue_etl.keys.keyset_document import KeysetDocument
 from include.queue_etl.private_files import new_text_file
 from include.queue_etl.resources import Resources
+from include.queue_etl.transform.shapes import Shapes
 
 if TYPE_CHECKING:
     from include.queue_etl.privacy.audit import AuditLog, Purpose
+    from include.queue_etl.privacy.officer_store import StoredMessage
 
 
 MARK = re.compile(r"[1-9][0-9]*:[0-9a-f]{64}")  # Entry.mark
@@ -36,6 +39,8 @@ CSV_HELP = "; a value that begins with = + - @ has ' before it, as spreadsheets 
 def add_to(commands: Any) -> None:
     """Add the commands of this module to the parser."""
     _add_unmask(commands)
+    _add_mask(commands)
+    _add_show(commands)
     _add_erase(commands)
     one = add(commands, remask)
     add_json(one)
@@ -65,6 +70,34 @@ def _add_unmask(commands: Any) -> None:
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--output", type=Path, help="new CSV file, readable by you alone" + CSV_HELP)
     where.add_argument("--stdout", action="store_true", help="CSV on standard output")
+    add_purpose(parser)
+
+
+def _add_mask(commands: Any) -> None:
+    parser = add(commands, mask, example="--field ip --count --reason fraud --ticket SEC-4 < addresses.txt")
+    add_contract(parser)
+    parser.add_argument(
+        "values",
+        nargs="*",
+        metavar="VALUE",
+        help="values of one field; default: standard input, so that they are in no shell history",
+    )
+    parser.add_argument("--file", type=Path, help="file with a value a line, in place of VALUE")
+    parser.add_argument("--field", required=True, help="a personal field of the contract, such as ip")
+    parser.add_argument("--count", action="store_true", help="say how many rows of the table have each token")
+    add_json(parser, "print one JSON object a token")
+    add_purpose(parser)
+
+
+def _add_show(commands: Any) -> None:
+    example = "6f1c0d9e-3b52-4c1e-9a37-2f1d6c0a7b11 --reason 'unknown version' --ticket OPS-12"
+    parser = add(commands, show_message, "show", example=example)
+    add_contract(parser)
+    parser.add_argument("message_id", type=UUID, metavar="MESSAGE_ID", help="as `shape` names it")
+    parser.add_argument("--shape", action="store_true", help="paths, types and lengths; no value")
+    parser.add_argument(
+        "--output", type=Path, help="new file, readable by you alone; default: standard output"
+    )
     add_purpose(parser)
 
 
@@ -160,6 +193,65 @@ def _column_asked_for(arguments: Arguments, contract: Contract) -> MaskedField |
         raise ValueError(f"--user-id means all of a user: not with {', '.join(named)}")
     recovery.require_subject(contract)
     return None
+
+
+def mask(arguments: Arguments) -> None:
+    """Find the tokens of values under every key, as the privacy officer, with an audit entry."""
+    from include.queue_etl.privacy import mask as masking
+    from include.queue_etl.privacy.officer_store import OfficerStore
+
+    contract = load_contract(arguments.contract)
+    with _usage():
+        column = masking.masked_field(contract, arguments.field)
+        if arguments.values and arguments.file:
+            raise ValueError("give VALUE or --file, not both")
+    values = arguments.values or read_lines(arguments.file)
+    if not values:
+        raise ValueError("give a value, each on a line of its own")
+    with wiring.resources(wiring.OFFICER) as resources, _audited(resources) as audit:
+        resources.require_schema()
+        found = masking.mask(resources, audit, contract, column, values, _purpose(arguments))
+        lines = [masked._asdict() for masked in found]
+        if arguments.count:
+            tokens = {masked.token for masked in found}
+            rows = OfficerStore(resources.database).rows_by_value(contract, column.column, tokens)
+            lines = [{**line, "rows": rows.get(line["token"], 0)} for line in lines]
+    if not arguments.json:
+        show_table(lines)
+    for line in lines if arguments.json else []:
+        show(line, as_json=True)
+
+
+def show_message(arguments: Arguments) -> None:
+    """Look at one quarantined message, as the privacy officer, with an audit entry."""
+    from include.queue_etl.privacy.officer_store import OfficerStore
+    from include.queue_etl.privacy.show import show
+
+    contract = load_contract(arguments.contract)
+    with wiring.resources(wiring.OFFICER) as resources, _audited(resources) as audit:
+        resources.require_schema()
+        messages = OfficerStore(resources.database).quarantined(contract, arguments.message_id)
+        if not messages:
+            raise ValueError(f"no message {arguments.message_id} of {contract.queue} is in quarantine")
+        with _destination(arguments.output) as file:
+            opened = show(
+                resources, audit, contract, messages, _purpose(arguments), shape_alone=arguments.shape
+            )
+            for message, body in opened:
+                _write_message(message, body, file, Shapes(contract) if arguments.shape else None)
+    if arguments.output:
+        print(f"the message is in {arguments.output}, readable by you alone")
+
+
+def _write_message(message: "StoredMessage", body: bytes, file: TextIO, shapes: Shapes | None) -> None:
+    """Its facts, then its body; in place of that its shape, where `shapes` makes one."""
+    facts = {name: value for name, value in message._asdict().items() if name != "payload"}
+    show(facts, file=file)
+    print(file=file)
+    if shapes is None:
+        print(readable(body), file=file)
+    else:
+        show_table([line._asdict() for line in shapes.lines(body)], file)
 
 
 def _destination(path: Path | None) -> AbstractContextManager[TextIO]:

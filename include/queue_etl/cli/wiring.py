@@ -20,12 +20,14 @@ if TYPE_CHECKING:
     from boto3 import Session
 
     from include.queue_etl.keys.keyset_file import KeysetFile
+    from include.queue_etl.postgres.connection import Database
     from include.queue_etl.sqs.client import SqsQueue
 
 LOADER = ("QUEUE_ETL_WAREHOUSE_DSN", "etl_loader")
 MAINTAINER = ("QUEUE_ETL_MAINTAINER_DSN", "etl_maintainer")
 OFFICER = ("QUEUE_ETL_OFFICER_DSN", "pii_officer")
 REMASKER = ("QUEUE_ETL_REMASKER_DSN", "etl_remasker")
+ON_CALL = ("QUEUE_ETL_OPS_DSN", "ops_ro")
 KEYSET_FILE = ("QUEUE_ETL_KEYSET_FILE", "file with the Tink JSON keyset")
 
 
@@ -65,6 +67,16 @@ def resources(role: tuple[str, str], *, check_dsn: bool = True, **overrides: int
         keyset_json=lambda: _keyset_json(file),
         silence_seconds=BATCH_SILENCE_SECONDS if role == LOADER else None,
     )
+
+
+@contextmanager
+def database(role: tuple[str, str]) -> "Iterator[Database]":
+    """The warehouse alone, for a role that needs no keyset; raises SettingsError."""
+    from include.queue_etl.postgres.connection import Database
+
+    variable, name = role
+    with Database(connection_string(variable, f"libpq connection string of role {name}")) as opened:
+        yield opened
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from include.queue_etl import steps
 from include.queue_etl.contract import Contract
 from include.queue_etl.counts import in_words
 from include.queue_etl.errors import QueueEtlError, RunFailed
+from include.queue_etl.operations.shapes import fill_shapes
 from include.queue_etl.operations.store import KnownRun, MaintenanceStore
 from include.queue_etl.resources import Resources
 from include.queue_etl.run_context import RunContext
@@ -47,6 +48,11 @@ def expire_quarantine(resources: Resources) -> dict[str, int]:
             "%d messages were in quarantine for %d days and never redriven: deleted", never_redriven, days
         )
     return {"quarantine_expired": expired, "quarantine_never_redriven": never_redriven}
+
+
+def maintain_quarantine(resources: Resources, contracts: Contracts) -> dict[str, int]:
+    """Delete what is expired; give what earlier versions quarantined its shape."""
+    return expire_quarantine(resources) | fill_shapes(resources, contracts)
 
 
 def settle_runs(resources: Resources, contracts: Contracts) -> dict[str, int]:
@@ -138,7 +144,7 @@ def maintain(resources: Resources, contracts: Contracts, broken: Collection[str]
     """
     parts: tuple[Callable[[], dict[str, int]], ...] = (
         lambda: maintain_ledger(resources),
-        lambda: expire_quarantine(resources),
+        lambda: maintain_quarantine(resources, contracts),
         lambda: settle_runs(resources, contracts),
         lambda: clean_staging(resources, broken=broken),
     )

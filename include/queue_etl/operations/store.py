@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import date, datetime
 from typing import LiteralString, NamedTuple
 from uuid import UUID
 
@@ -90,6 +90,32 @@ class MaintenanceStore:
         self._database.execute(ENSURE_DAYS, days=load.masked.sent_days)
         return self._database.transaction(lambda connection: load_batch(connection, load, _redrive))
 
+    # Shapes
+
+    def without_shape(
+        self, queue: str, after: QuarantinedMessage | None, messages: int
+    ) -> list[QuarantinedMessage]:
+        """The next waiting messages that have no shape yet, in the order of the quarantine's key."""
+        found = self._database.execute(
+            SELECT_WITHOUT_SHAPE,
+            queue=queue,
+            after_day=after and after.sent_day,
+            after_id=after and after.message_id,
+            messages=messages,
+        )
+        return [QuarantinedMessage(*line) for line in found]
+
+    def set_shapes(self, shapes: Sequence[tuple[QuarantinedMessage, str]]) -> None:
+        """Store the shape of each message that is still there."""
+        days: list[date] = [message.sent_day for message, _ in shapes]
+        self._database.execute(
+            SET_SHAPES,
+            queue_id=shapes[0][0].queue_id,
+            days=days,
+            ids=[message.message_id for message, _ in shapes],
+            shapes=[shape for _, shape in shapes],
+        )
+
     # Dead letters
 
     def known(self, queue: str, message_ids: Sequence[str]) -> set[str]:
@@ -126,6 +152,43 @@ class MaintenanceStore:
         return {run_id: KnownRun(*facts) for run_id, *facts in found}
 
 
+class ShapeGroup(NamedTuple):
+    """Waiting messages of one reason and one shape.
+
+    Attributes:
+        shape: None where an earlier version quarantined them and no maintenance has run since
+        least_bytes: length of their shortest body
+        newest_message: id of the one that was quarantined last
+    """
+
+    reason: str
+    shape: str | None
+    waiting: int
+    least_bytes: int
+    most_bytes: int
+    first_at: datetime
+    last_at: datetime
+    newest_message: UUID
+
+
+class OnCallStore:
+    """What role ops_ro may do: read figures and shapes, never a body, sealed or not."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def shapes(self, queue: str, reason: str | None, groups: int) -> tuple[list[ShapeGroup], int]:
+        """The largest groups of a queue's waiting messages, and how many groups there are.
+
+        Args:
+            queue: they came from it
+            reason: only those rejected for it; one without a path takes all paths
+            groups: at most so many
+        """
+        found = self._database.execute(SELECT_SHAPES, queue=queue, reason=reason, groups=groups)
+        return [ShapeGroup(*line[1:]) for line in found], found[0][0] if found else 0
+
+
 def _redrive(connection: Connection, load: Load) -> Written:
     # Nothing is known of temporary tables, and the planner takes them for small: 10,000 messages took 9 s.
     connection.execute("SET LOCAL enable_nestloop = off")
@@ -159,6 +222,20 @@ SELECT_REASONS: LiteralString = """
     WHERE name = %(queue)s
     ORDER BY 1
 """
+# An empty payload is that of a message which was erased from a staged file.
+SELECT_WITHOUT_SHAPE: LiteralString = """
+    SELECT queue_id, sent_day, message_id::text, payload, reason
+    FROM etl.quarantine JOIN etl.queues USING (queue_id)
+    WHERE name = %(queue)s AND redriven_at IS NULL AND shape IS NULL AND payload <> ''
+      AND (%(after_id)s::uuid IS NULL OR (sent_day, message_id) > (%(after_day)s::date, %(after_id)s::uuid))
+    ORDER BY sent_day, message_id LIMIT %(messages)s
+"""
+SET_SHAPES: LiteralString = """
+    UPDATE etl.quarantine SET shape = given.shape
+    FROM unnest(%(days)s::date[], %(ids)s::uuid[], %(shapes)s::text[]) AS given (sent_day, message_id, shape)
+    WHERE queue_id = %(queue_id)s
+      AND (quarantine.sent_day, quarantine.message_id) = (given.sent_day, given.message_id)
+"""
 # Of the form of loading.INSERT_UNSEEN. Who holds a message's quarantine row decides on it; in the order of
 # the key, so that two redrives wait for each other instead of deadlocking. A ledger day that is dropped
 # already is entered anew.
@@ -184,7 +261,7 @@ REDRIVE: LiteralString = """
         WHERE (quarantine.queue_id, quarantine.sent_day, quarantine.message_id)
             = (claimed.queue_id, claimed.sent_day, claimed.message_id)
     ), kept AS (
-        UPDATE etl.quarantine SET reason = now_staged.reason
+        UPDATE etl.quarantine SET reason = now_staged.reason, shape = now_staged.shape
         FROM staged_quarantine AS now_staged JOIN held USING (queue_id, sent_day, message_id)
         WHERE (quarantine.queue_id, quarantine.sent_day, quarantine.message_id)
             = (now_staged.queue_id, now_staged.sent_day, now_staged.message_id)
@@ -198,6 +275,14 @@ CLAIMED = sql.SQL(
     "staged_rows JOIN (SELECT part_line FROM numbered JOIN claimed USING (queue_id, sent_day, message_id))"
     " AS chosen ON chosen.part_line = staged_rows.{}"
 ).format(LINE)
+SELECT_SHAPES: LiteralString = """
+    SELECT count(*) OVER (),
+           reason, shape, waiting, least_bytes, most_bytes, first_at, last_at, newest_message
+    FROM etl.quarantine_shapes
+    WHERE queue = %(queue)s AND (%(reason)s::text IS NULL
+                                 OR %(reason)s::text IN (reason, split_part(reason, ' ', 1)))
+    ORDER BY waiting DESC, reason, shape LIMIT %(groups)s
+"""
 SELECT_KNOWN: LiteralString = """
     SELECT message_id::text FROM etl.ledger
     WHERE queue_id = (SELECT queue_id FROM etl.queues WHERE name = %(queue)s)

@@ -17,7 +17,7 @@ from include.queue_etl.postgres.connection import Connection, table_identifier
 from include.queue_etl.transform import copy_binary
 from include.queue_etl.transform.batches import MaskedBatch, RejectedBatch
 from include.queue_etl.transform.copy_binary import LEDGER
-from include.queue_etl.transform.quarantine import QuarantineLine
+from include.queue_etl.transform.quarantine import QuarantineLine, columns_of
 
 log = logging.getLogger(__name__)
 
@@ -158,9 +158,7 @@ def copy_all(connection: Connection, load: Load) -> Written:
     """
     entries = _copy_entries(connection, sql.Identifier("etl", "ledger"), load.masked.entries)
     rows = _upsert_all(connection, load) if load.contract.key else _append_all(connection, load)
-    sealed = _copy(
-        connection, sql.Identifier("etl", "quarantine"), QuarantineLine._fields, load.rejected.lines
-    )
+    sealed = _copy_quarantine(connection, sql.Identifier("etl", "quarantine"), load.rejected.lines)
     _check_counts(load, entries, rows, sealed)
     return Written(load.masked.accepted, load.masked.rejected)
 
@@ -179,6 +177,10 @@ def _upsert_all(connection: Connection, load: Load) -> int:
 
 def _copy_entries(connection: Connection, ledger: sql.Identifier, entries: bytes) -> int:
     return _copy(connection, ledger, LEDGER, copy_binary.stream(entries), " (FORMAT binary)")
+
+
+def _copy_quarantine(connection: Connection, table: sql.Identifier, lines: bytes) -> int:
+    return _copy(connection, table, columns_of(lines), lines)
 
 
 def _copy(
@@ -220,7 +222,7 @@ STAGED_QUARANTINE: LiteralString = """
     CREATE TEMPORARY TABLE staged_quarantine (
         line integer GENERATED ALWAYS AS IDENTITY,
         queue_id smallint, sent_day date, message_id uuid, run_id uuid,
-        reason text, payload bytea, payload_bytes integer, receive_count integer
+        reason text, payload bytea, payload_bytes integer, receive_count integer, shape text
     ) ON COMMIT DROP
 """
 STAGED_ROWS: LiteralString = """
@@ -332,9 +334,7 @@ def _stage(connection: Connection, load: Load) -> None:
     connection.execute(STAGED_QUARANTINE)
     rows = _stage_rows(connection, load)
     entries = _copy_entries(connection, sql.Identifier("staged_ledger"), load.masked.entries)
-    sealed = _copy(
-        connection, sql.Identifier("staged_quarantine"), QuarantineLine._fields, load.rejected.lines
-    )
+    sealed = _copy_quarantine(connection, sql.Identifier("staged_quarantine"), load.rejected.lines)
     _check_counts(load, entries, rows, sealed)
 
 

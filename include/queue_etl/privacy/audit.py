@@ -12,7 +12,7 @@ from typing import LiteralString, NamedTuple
 
 from psycopg.types.json import Jsonb
 
-from include.queue_etl.errors import AuditBroken
+from include.queue_etl.errors import AuditBroken, RateExceeded
 from include.queue_etl.postgres.connection import Database
 
 PAGE = 10_000  # entries read at once
@@ -105,7 +105,8 @@ class AuditLog:
             action: one word or two
             purpose: both of its texts must say something
             details: counts and names
-            per_hour: most `details["tokens"]` of this login and action within an hour
+            per_hour: most `details["tokens"]` of this login within an hour, in the actions `unmask`, `show`
+                and `mask` together; beyond it the entry's action ends in REFUSED
 
         Raises:
             WarehouseRefused: the role may not, or a text is blank; nothing may be done then
@@ -120,6 +121,22 @@ class AuditLog:
         )
         self.last_entry = Entry(*found[0])
         return self.last_entry
+
+    def record_tokens(
+        self, action: str, purpose: Purpose, details: Mapping[str, object], tokens: int, per_hour: int
+    ) -> Entry:
+        """Commit an entry for what can tell so many values; raises as `record` does.
+
+        Raises:
+            RateExceeded: more than this hour has room for; the attempt is on record
+        """
+        entry = self.record(action, purpose, {**details, "tokens": tokens}, per_hour)
+        if entry.action.endswith(REFUSED):
+            raise RateExceeded(
+                f"{tokens} tokens are more than this hour has room for "
+                f"(QUEUE_ETL_UNMASK_PER_HOUR={per_hour}); audit entry {entry.id} says so"
+            )
+        return entry
 
     def entries(self) -> Iterator[Entry]:
         """All entries by id, a page at a time."""

@@ -1,7 +1,8 @@
 """Postgres, as role `pii_officer`: finding tokens and overwriting them, each on record first."""
 
 from collections.abc import Collection, Iterable, Sequence
-from typing import LiteralString
+from datetime import date, datetime
+from typing import LiteralString, NamedTuple
 from uuid import UUID
 
 from psycopg import sql
@@ -19,6 +20,21 @@ ERASE_PRIVILEGES = (
     ("SELECT", "etl.quarantine"),
     ("DELETE", "etl.quarantine"),
 )
+
+
+class StoredMessage(NamedTuple):
+    """All that the quarantine knows of a message."""
+
+    message_id: str
+    reason: str
+    sent_day: date
+    quarantined_at: datetime
+    receive_count: int
+    run_id: UUID
+    run_name: str | None
+    redriven_at: datetime | None
+    payload_bytes: int
+    payload: bytes
 
 
 class OfficerStore:
@@ -85,6 +101,18 @@ class OfficerStore:
         )
         return [QuarantinedMessage(*line) for line in found]
 
+    def quarantined(self, contract: Contract, message_id: UUID) -> list[StoredMessage]:
+        """The messages of that id, the newest first: two, where copies were sent on two days."""
+        found = self._database.execute(SELECT_MESSAGE, queue=contract.queue, id=message_id)
+        return [StoredMessage(*line) for line in found]
+
+    def rows_by_value(self, contract: Contract, column: str, values: Collection[str]) -> dict[str, int]:
+        """How many rows have each of these values in `column`; those that none has are left out."""
+        query = sql.SQL("SELECT {c}, count(*) FROM {t} WHERE {c} = ANY (%(values)s) GROUP BY 1").format(
+            c=sql.Identifier(column), t=table_identifier(contract.table)
+        )
+        return dict(self._database.execute(query, values=list(values)))
+
     def delete_quarantined(self, contract: Contract, messages: Iterable[QuarantinedMessage]) -> int:
         """Delete messages from the quarantine; returns how many were there. The ledger keeps their ids."""
         ids = [message.message_id for message in messages]
@@ -131,6 +159,14 @@ SELECT_QUARANTINED: LiteralString = """
     WHERE name = %(queue)s AND (%(after_id)s::uuid IS NULL
                                 OR (sent_day, message_id) > (%(after_day)s::date, %(after_id)s::uuid))
     ORDER BY sent_day, message_id LIMIT %(messages)s
+"""
+SELECT_MESSAGE: LiteralString = """
+    SELECT message_id::text, reason, sent_day, quarantined_at, receive_count, quarantine.run_id,
+           run_summary.airflow_run_id, redriven_at, payload_bytes, payload
+    FROM etl.quarantine JOIN etl.queues USING (queue_id)
+    LEFT JOIN etl.run_summary ON run_summary.run_id = quarantine.run_id
+    WHERE name = %(queue)s AND message_id = %(id)s
+    ORDER BY sent_day DESC
 """
 DELETE_QUARANTINED: LiteralString = """
     DELETE FROM etl.quarantine WHERE message_id = ANY (%(ids)s::uuid[])

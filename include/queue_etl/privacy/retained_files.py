@@ -126,5 +126,5 @@ def _changed(line: QuarantineLine, changes: Sequence[Change]) -> QuarantineLine:
     for change in changes:
         payload = change.payload(line.message_id, payload)
     if not payload:
-        return line._replace(payload=payload, reason=ERASED, payload_bytes=0)
+        return line._replace(payload=payload, reason=ERASED, payload_bytes=0, shape=None)
     return line._replace(payload=payload)

@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence
 from typing import TextIO
 
 from include.queue_etl.contract import Column, Contract, MaskedField
-from include.queue_etl.errors import KeysetError, RateExceeded
+from include.queue_etl.errors import KeysetError
 from include.queue_etl.keys.token_format import is_token
-from include.queue_etl.privacy.audit import REFUSED, AuditLog, Purpose
+from include.queue_etl.privacy.audit import AuditLog, Purpose
 from include.queue_etl.resources import Resources
 from include.queue_etl.transform.masking import Masker
 
@@ -61,14 +61,8 @@ def unmask(
     """
     masker = Masker(contract, resources.keyset)
     fields = sorted({column.field for column, _ in tokens})
-    details = {"contract": contract.name, "fields": fields, "tokens": len(tokens)}
-    most = resources.settings.unmask_per_hour
-    entry = audit.record("unmask", purpose, details, per_hour=most)
-    if entry.action.endswith(REFUSED):
-        raise RateExceeded(
-            f"{len(tokens)} tokens are more than this hour has room for (QUEUE_ETL_UNMASK_PER_HOUR={most}); "
-            f"audit entry {entry.id} says so"
-        )
+    details = {"contract": contract.name, "fields": fields}
+    audit.record_tokens("unmask", purpose, details, len(tokens), resources.settings.unmask_per_hour)
     return ((column.field, token, _unmask_one(masker, column, token)) for column, token in tokens)
 
 

@@ -15,6 +15,7 @@ from include.queue_etl.transform.batches import MaskedBatch, RawBatch, RejectedB
 from include.queue_etl.transform.masking import Masker
 from include.queue_etl.transform.parsing import TOO_MANY_RECEIVES, Parser
 from include.queue_etl.transform.quarantine import Original, PayloadCipher, QuarantineLine, encode_lines
+from include.queue_etl.transform.shapes import Shapes
 
 LOADED, QUARANTINED = "L", "Q"
 
@@ -48,8 +49,8 @@ def mask_batch(
         key_id=keyset.primary_key_id,
         key_check=keyset.check_value(),
     )
-    cipher = PayloadCipher(keyset, contract.name)
-    lines = [_quarantine_line(raw, index, verdict, cipher, run_id) for index, verdict in rejected]
+    cipher, shapes = PayloadCipher(keyset, contract.name), Shapes(contract)
+    lines = [_quarantine_line(raw, index, verdict, cipher, shapes, run_id) for index, verdict in rejected]
     return masked, RejectedBatch(encode_lines(lines))
 
 
@@ -75,7 +76,7 @@ def _facts(raw: RawBatch, days: list[str], is_rejected: list[bool]) -> copy_text
 
 
 def _quarantine_line(
-    raw: RawBatch, index: int, verdict: Rejected, cipher: PayloadCipher, run_id: UUID
+    raw: RawBatch, index: int, verdict: Rejected, cipher: PayloadCipher, shapes: Shapes, run_id: UUID
 ) -> QuarantineLine:
     message_id, body = raw.ids[index], raw.bodies[index]
     return QuarantineLine(
@@ -87,4 +88,5 @@ def _quarantine_line(
         payload=cipher.encrypt(message_id, Original(body, raw.sent_ms[index])),
         payload_bytes=len(body),
         receive_count=raw.receive_counts[index],
+        shape=shapes.of_rejected(body, verdict.reason),
     )

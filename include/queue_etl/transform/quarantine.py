@@ -14,6 +14,7 @@ from include.queue_etl.keys.keyset import Keyset
 # https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessage.html
 _PACKED = b"\0"
 _BYTEA = r"\\x"  # bytea in hex form, `\x`, as COPY text escapes it
+_NULL = r"\N"
 
 
 class QuarantineLine(NamedTuple):
@@ -25,6 +26,7 @@ class QuarantineLine(NamedTuple):
         sent_day: ISO text
         payload: the encrypted body
         payload_bytes: length of the body
+        shape: of the body (shapes.Shapes); None where nobody made one, as in lines of earlier versions
     """
 
     queue_id: int
@@ -35,18 +37,24 @@ class QuarantineLine(NamedTuple):
     payload: bytes
     payload_bytes: int
     receive_count: int
+    shape: str | None = None
 
     def encode(self) -> bytes:
         """The line, with its newline."""
-        fields = self._replace(payload=b"")._asdict() | {"payload": _BYTEA + self.payload.hex()}
+        shape = _NULL if self.shape is None else self.shape
+        fields = self._asdict() | {"payload": _BYTEA + self.payload.hex(), "shape": shape}
         return ("\t".join(map(str, fields.values())) + "\n").encode()
 
     @classmethod
     def decode(cls, line: str) -> Self:
-        """The inverse of `encode`, given the line without its newline."""
-        queue_id, sent_day, message_id, run_id, reason, payload, size, receives = line.split("\t")
+        """The inverse of `encode`, given the line without its newline; older ones have no shape."""
+        queue_id, sent_day, message_id, run_id, reason, payload, size, receives, *rest = line.split("\t")
         body = bytes.fromhex(payload.removeprefix(_BYTEA))
-        return cls(int(queue_id), sent_day, message_id, UUID(run_id), reason, body, int(size), int(receives))
+        (shape,) = rest or [_NULL]
+        return cls(
+            int(queue_id), sent_day, message_id, UUID(run_id), reason, body, int(size), int(receives),
+            None if shape == _NULL else shape,
+        )  # fmt: skip
 
 
 def encode_lines(lines: Iterable[QuarantineLine]) -> bytes:
@@ -58,6 +66,12 @@ def decode_lines(lines: bytes) -> list[QuarantineLine]:
     """The inverse of `encode_lines`."""
     # Not splitlines: it also splits at characters other than a newline.
     return [QuarantineLine.decode(line) for line in lines.decode().split("\n")[:-1]]
+
+
+def columns_of(lines: bytes) -> tuple[str, ...]:
+    """The columns that the lines of a batch fill; those of an earlier version have no shape."""
+    first = lines.partition(b"\n")[0]
+    return QuarantineLine._fields[: first.count(b"\t") + 1]
 
 
 class QuarantinedMessage(NamedTuple):

@@ -26,7 +26,7 @@ REVOKE ALL ON SCHEMA etl, pii
 FROM PUBLIC, etl_loader, etl_maintainer, etl_remasker, analyst, pii_officer, ops_ro;
 REVOKE ALL ON
     etl.schema_revision, etl.queues, etl.runs, etl.batches, etl.keys, etl.masked_columns, etl.ledger,
-    etl.quarantine, etl.run_summary, etl.quarantine_summary, pii.audit
+    etl.quarantine, etl.run_summary, etl.quarantine_summary, etl.quarantine_shapes, pii.audit
 FROM PUBLIC, etl_loader, etl_maintainer, etl_remasker, analyst, pii_officer, ops_ro;
 REVOKE ALL ON FUNCTION
     etl.ledger_day_exists, etl.ensure_ledger_partition, etl.drop_ledger_partitions,
@@ -47,7 +47,7 @@ GRANT SELECT ON etl.run_summary TO etl_loader;
 GRANT EXECUTE ON FUNCTION etl.ensure_ledger_partition, etl.drop_ledger_partitions TO etl_loader;
 
 GRANT SELECT, UPDATE (status, run_id) ON etl.ledger TO etl_maintainer;
-GRANT SELECT, UPDATE (reason, redriven_at, redriven_run_id), DELETE ON etl.quarantine TO etl_maintainer;
+GRANT SELECT, UPDATE (reason, shape, redriven_at, redriven_run_id), DELETE ON etl.quarantine TO etl_maintainer;
 GRANT SELECT ON etl.quarantine_summary TO etl_maintainer;
 
 -- Who moves tokens from one key to another sees tokens, not whose they are.
@@ -55,10 +55,13 @@ GRANT SELECT ON etl.queues, etl.run_summary, etl.masked_columns TO etl_remasker;
 GRANT SELECT (queue_id, sent_day, message_id, payload), UPDATE (payload) ON etl.quarantine TO etl_remasker;
 GRANT SELECT, INSERT, UPDATE (retired_at) ON etl.keys TO etl_remasker;
 
-GRANT SELECT ON etl.queues, etl.keys, etl.run_summary, etl.quarantine_summary, pii.audit TO pii_officer;
+GRANT SELECT ON
+    etl.queues, etl.keys, etl.run_summary, etl.quarantine_summary, etl.quarantine_shapes, pii.audit
+TO pii_officer;
 GRANT SELECT, DELETE ON etl.quarantine TO pii_officer;
 GRANT EXECUTE ON FUNCTION pii.record TO etl_remasker, pii_officer;
 
-GRANT SELECT ON etl.run_summary, etl.quarantine_summary TO ops_ro;
+-- Nothing that holds a body, sealed or not.
+GRANT SELECT ON etl.run_summary, etl.quarantine_summary, etl.quarantine_shapes TO ops_ro;
 
 RESET ROLE;
