@@ -71,7 +71,8 @@ def _console(options: argparse.Namespace) -> Console:
 
 def _demo(options: argparse.Namespace, stack_settings: Settings, console: Console) -> int:
     with locks.held(stack_settings.state / "demo.lock", console):
-        outcome = demo.run(stack_settings, console, Path(options.messages))
+        messages = options.messages or demo.DEMOS[options.contract].sample
+        outcome = demo.run(stack_settings, console, options.contract, Path(messages))
     demo.show(stack_settings, console, outcome)
     if options.json:
         print(outcome.as_json())
@@ -178,8 +179,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_runs(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     demonstrate = _add(commands, "demo", _demo, "send messages, run the DAG once, show what came of it")
+    demonstrate.add_argument("--messages", metavar="FILE", help="one message body a line (default: a sample)")
     demonstrate.add_argument(
-        "--messages", metavar="FILE", default=demo.SAMPLE, help="one message body a line (default: a sample)"
+        "--contract",
+        choices=sorted(demo.DEMOS),
+        default=orchestrator.DAG,
+        help="whose sample and DAG (default: %(default)s)",
     )
     demonstrate.add_argument(
         "--json", action="store_true", help="one JSON object on stdout, progress on stderr"

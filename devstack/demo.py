@@ -6,35 +6,67 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from devstack import dag_run, engine, orchestrator, postgres, processes, stack
+from devstack import dag_run, engine, postgres, processes, stack
 from devstack.console import Console
 from devstack.errors import StackError
 from devstack.settings import ROOT, Settings
 
-SAMPLE = ROOT / "include" / "samples" / "login_messages.jsonl"
 STAGES = ("extract", "mask", "load", "finish")
 
 # Our own run, which Airflow names manual__..., or else whichever run took the messages before it: with
 # `./dev up` the scheduler may have one under way.
 NEWEST_RUN = """
 select row_to_json(run) from etl.run_summary run
- where started_at >= :'since'::timestamptz and received > 0
+ where contract = :'contract' and started_at >= :'since'::timestamptz and received > 0
  order by airflow_run_id like 'manual%' desc, started_at desc limit 1
 """
 OTHER_RUN_SECONDS = 120
 
-# Tokens are long and differ only in what nobody can read: their beginning is enough to see repeats.
-NEWEST_ROWS = """
+
+@dataclass(frozen=True)
+class Shown:
+    """What the demo of a contract sends, and how its rows are shown.
+
+    Attributes:
+        sample: file of message bodies, one a line
+        table: schema-qualified
+        rows: SELECT list and order of the newest rows; tokens are long and differ only in what nobody can
+            read, so their beginning is enough to see repeats
+    """
+
+    sample: Path
+    table: str
+    rows: str
+
+
+SAMPLES = ROOT / "include" / "samples"
+DEMOS = {
+    "user_logins": Shown(
+        SAMPLES / "login_messages.jsonl",
+        "public.user_logins",
+        """
 select left(user_id, 8) || '…' as user_id, device_type, left(masked_ip, 20) || '…' as masked_ip,
        left(masked_device_id, 20) || '…' as masked_device_id, locale, app_version, create_date
   from public.user_logins order by ctid desc limit 5
-"""
+""",
+    ),
+    "orders": Shown(
+        SAMPLES / "order_messages.jsonl",
+        "public.orders",
+        """
+select order_id, status, total, currency, customer_id, left(customer_email, 20) || '…' as customer_email,
+       jsonb_array_length(items) as items, sent_at::timestamptz(0)
+  from public.orders order by sent_at desc, order_id limit 5
+""",
+    ),
+}
 
 
 @dataclass(frozen=True)
 class Outcome:
     """One demo: the run's row of etl.run_summary, what the queue still holds, and Airflow's exit code."""
 
+    contract: str
     run: dict[str, Any]
     left_on_queue: int
     exit_code: int
@@ -53,8 +85,8 @@ class Outcome:
         return json.dumps({**numbers, **left})
 
 
-def run(settings: Settings, console: Console, messages: Path) -> Outcome:
-    """Bring the stack up, send the messages, run the DAG once and read what it recorded.
+def run(settings: Settings, console: Console, contract: str, messages: Path) -> Outcome:
+    """Bring the stack up, send the messages, run the contract's DAG once and read what it recorded.
 
     Whatever the queue held before is part of the run. Raises StackError for a messages file that is missing
     or empty.
@@ -65,21 +97,22 @@ def run(settings: Settings, console: Console, messages: Path) -> Outcome:
         raise StackError(f"{messages} is empty: put one message body on each line")
     stack.ensure(settings, console, airflow_database=True)
     with console.step(f"send {messages.name}"):
-        engine.output(settings, "send", str(messages))
+        engine.output(settings, "send", "--contract", contract, str(messages))
     since = postgres.query(settings, "select now()")
     log = settings.logs / f"demo-{time.strftime('%Y%m%d-%H%M%S')}.log"
-    with console.step(f"run the DAG {orchestrator.DAG}"):
-        exit_code = dag_run.run(settings, console, log)
-    record = _finished_run(settings, since)
-    return Outcome(record, sum(engine.depth(settings).values()), exit_code, log)
+    with console.step(f"run the DAG {contract}"):
+        exit_code = dag_run.run(settings, console, log, contract)
+    record = _finished_run(settings, contract, since)
+    left = sum(engine.depth(settings, contract).values())
+    return Outcome(contract, record, left, exit_code, log)
 
 
-def _finished_run(settings: Settings, since: str) -> dict[str, Any]:
+def _finished_run(settings: Settings, contract: str, since: str) -> dict[str, Any]:
     """Return the record of the run that took the messages; empty when none did."""
     found: list[dict[str, Any]] = []
 
     def finished() -> bool:
-        row = postgres.query(settings, NEWEST_RUN, variables={"since": since})
+        row = postgres.query(settings, NEWEST_RUN, variables={"since": since, "contract": contract})
         found[:] = [json.loads(row)] if row else []
         return not found or found[0]["state"] != "running"
 
@@ -96,17 +129,12 @@ def show(settings: Settings, console: Console, outcome: Outcome) -> None:
         console.note("\n".join(["", *tail, "", f"The run failed. Its whole output is in {outcome.log}"]))
     if outcome.run:
         console.note(f"\n  run           {outcome.run['airflow_run_id']}")
-        console.note(rows(settings))
+        console.note("\n" + postgres.table(settings, DEMOS[outcome.contract].rows))
         console.note("\n" + "\n".join(_numbers(outcome)))
     console.note(
         "\nPostgres and the SQS emulator keep running. Next: ./dev psql, ./dev demo again, ./dev up for the"
         "\nAirflow UI, ./dev down to stop everything."
     )
-
-
-def rows(settings: Settings) -> str:
-    """Return the newest rows of the table as psql draws them."""
-    return "\n" + postgres.table(settings, NEWEST_ROWS)
 
 
 def _numbers(outcome: Outcome) -> list[str]:
@@ -115,7 +143,7 @@ def _numbers(outcome: Outcome) -> list[str]:
     seconds = ", ".join(f"{stage} {run[f'{stage}_seconds'] or 0:.3f}" for stage in STAGES)
     return [
         f"  received      {run['received']}",
-        f"  loaded        {run['loaded']}   rows of public.user_logins",
+        f"  loaded        {run['loaded']}   into {DEMOS[outcome.contract].table}",
         f"  quarantined   {run['quarantined']}   {reasons}",
         f"  duplicates    {run['duplicates']}",
         f"  deleted       {run['deleted']}   from the queue",

@@ -36,9 +36,9 @@ def output(settings: Settings, *arguments: str) -> str:
     return run.stdout
 
 
-def depth(settings: Settings) -> dict[str, int]:
-    """Return how many messages the queue holds: visible, in_flight, delayed."""
-    return dict(json.loads(output(settings, "depth", "--json")))
+def depth(settings: Settings, contract: str) -> dict[str, int]:
+    """Return how many messages the contract's queue holds: visible, in_flight, delayed."""
+    return dict(json.loads(output(settings, "depth", "--contract", contract, "--json")))
 
 
 def _command(settings: Settings, arguments: tuple[str, ...]) -> list[str]:

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from devstack import emulator, orchestrator, postgres, processes
-from devstack.demo import SAMPLE
+from devstack.demo import DEMOS
 from devstack.postgres import AIRFLOW
 from tests.platform.dev_command import Launcher, kill
 
@@ -32,9 +32,20 @@ def answer(launcher: Launcher) -> str:
 
 def test_the_demo_accounts_for_every_message_it_sent(answer: str) -> None:
     found = json.loads(answer)
-    sent = len(SAMPLE.read_text().splitlines())
+    sent = len(DEMOS["user_logins"].sample.read_text().splitlines())
     assert (found["received"], found["deleted"], found["left_on_queue"]) == (sent, sent, 0)
     assert found["loaded"] + found["quarantined"] == sent
+
+
+def test_the_demo_of_another_contract_replaces_rows_by_key(launcher: Launcher, answer: str) -> None:
+    done = launcher.run("demo", "--contract", "orders", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    messages = [json.loads(line) for line in DEMOS["orders"].sample.read_text().splitlines()]
+    assert (found["received"], found["deleted"], found["left_on_queue"]) == (len(messages), len(messages), 0)
+    assert found["quarantined"] == 5
+    orders = {message["order_id"] for message in messages[:-5]}
+    assert postgres.query(launcher.settings, "select count(*) from public.orders") == str(len(orders))
 
 
 def test_a_file_without_messages_is_one_clear_line(launcher: Launcher, tmp_path: Path) -> None:

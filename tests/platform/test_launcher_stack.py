@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from devstack import ports, processes, stack
-from devstack.demo import SAMPLE
+from devstack.demo import DEMOS
 from include.contracts import DEFAULT_CONTRACT, load_contract
 from tests.platform.dev_command import Launcher, kill
 
 QUEUE = load_contract(DEFAULT_CONTRACT).queue
-SAMPLE_LINES = len(SAMPLE.read_text().splitlines())
+SAMPLE_LINES = len(DEMOS["user_logins"].sample.read_text().splitlines())
 
 
 def depth(launcher: Launcher) -> list[str]:
@@ -34,7 +34,7 @@ def listening_addresses(port: int) -> set[str]:
 
 
 def test_down_leaves_no_process_and_no_port_and_loses_no_message(running: Launcher) -> None:
-    assert running.run("send", str(SAMPLE)).returncode == 0
+    assert running.run("send", str(DEMOS["user_logins"].sample)).returncode == 0
     before = depth(running)
     assert running.run("down").returncode == 0
     assert not any(processes.members(part) for part in stack.all_parts(running.settings))
@@ -123,7 +123,7 @@ def test_the_engine_runs_in_the_folder_it_is_called_from(running: Launcher, tmp_
 
 
 def test_drain_passes_the_options_of_the_engine_on(running: Launcher) -> None:
-    assert running.run("send", str(SAMPLE)).returncode == 0
+    assert running.run("send", str(DEMOS["user_logins"].sample)).returncode == 0
     done = running.run("drain", "--contract", DEFAULT_CONTRACT, "--max", "3", "--run-id", "mine", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["received"] == 3

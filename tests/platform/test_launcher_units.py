@@ -486,7 +486,7 @@ def test_with_arguments_the_tests_run_in_one_process() -> None:
 
 
 def outcome(exit_code: int = 0, **run: object) -> demo.Outcome:
-    return demo.Outcome(run, 5, exit_code, Path("log"))
+    return demo.Outcome("user_logins", run, 5, exit_code, Path("log"))
 
 
 def test_the_demo_in_json_has_the_promised_keys() -> None:
@@ -522,7 +522,7 @@ def test_all_checks_run_and_the_first_failure_is_the_exit_code(tmp_path: Path) -
 
 
 def test_the_sample_has_the_right_shape_and_only_documentation_addresses() -> None:
-    lines = demo.SAMPLE.read_text().splitlines()
+    lines = demo.DEMOS["user_logins"].sample.read_text().splitlines()
     events = [json.loads(line) for line in lines if line.endswith("}") and '"ip"' in line]
     assert {frozenset(event) for event in events} == {
         frozenset({"user_id", "app_version", "device_type", "ip", "locale", "device_id"})

@@ -9,7 +9,7 @@ import pytest
 
 from devstack import emulator, processes, queues
 from devstack.console import Console
-from devstack.demo import SAMPLE
+from devstack.demo import DEMOS
 from devstack.settings import ROOT, Settings
 from include.contracts import contract_names, load_contract
 from tests.platform.dev_command import Launcher, kill, sqs
@@ -54,14 +54,14 @@ def row(shown: str, queue: str) -> list[str]:
 
 
 def test_after_a_crash_the_next_command_says_what_is_lost_and_restores_it(running: Launcher) -> None:
-    assert running.run("send", str(SAMPLE)).returncode == 0
+    assert running.run("send", str(DEMOS["user_logins"].sample)).returncode == 0
     kill(running.part("ministack"))
-    done = running.run("send", str(SAMPLE))
+    done = running.run("send", str(DEMOS["user_logins"].sample))
     assert done.returncode == 0, done.stderr
     assert emulator.LOSS in done.stderr
     assert f"made the queues {', '.join(QUEUES)}" in done.stderr
     assert names(running.settings) == set(QUEUES)
-    again = running.run("send", str(SAMPLE))
+    again = running.run("send", str(DEMOS["user_logins"].sample))
     assert emulator.LOSS not in again.stderr
     assert "made the queues" not in again.stderr
 
