@@ -74,15 +74,15 @@ def queue_etl(name: str) -> DAG:
         name,
         description=f"{contract.queue} -> {contract.table}, once, with personal data masked",
         doc_md=DOC.format(queue=contract.queue, table=contract.table),
-        schedule="*/5 * * * *",
+        schedule=contract.schedule,
         start_date=datetime(2025, 1, 1, tzinfo=UTC),
         catchup=False,
         max_active_runs=1,
         is_paused_upon_creation=False,  # else `dags test` registers it paused, and runs of the UI stay queued
         dagrun_timeout=timedelta(hours=1),  # then the run's messages come back anyway (visibility timeout)
-        default_args=DEFAULT_ARGS,
+        default_args={**DEFAULT_ARGS, "owner": contract.owner, "retries": contract.retries},
         params=PARAMS,
-        tags=["sqs", "postgres", "personal-data"],
+        tags=["sqs", "postgres", "personal-data", *contract.tags],
     ) as dag:
         sense = SqsQueueDepthSensor(
             task_id="sense",

@@ -54,11 +54,12 @@ def open_run(contract_name: str) -> "Iterator[RunContext]":
     from include.queue_etl.resources import BATCH_SILENCE_SECONDS
     from include.queue_etl.run_context import RunContext
 
-    given = _given_settings(get_current_context()["params"])
+    contract = load_contract(contract_name)
+    given = {**contract.settings, **_given_settings(get_current_context()["params"])}
     opened = _resources(WAREHOUSE, BATCH_SILENCE_SECONDS, without_boto3=True, **given)
     _exit_on_sigterm()
     with opened as resources:
-        yield RunContext(resources, load_contract(contract_name), _run_name(contract_name))
+        yield RunContext(resources, contract, _run_name(contract_name))
 
 
 @contextmanager
@@ -67,8 +68,9 @@ def open_redrive(contract_name: str) -> "Iterator[RunContext]":
     from include.contracts import load_contract
     from include.queue_etl.run_context import RunContext
 
-    with open_maintenance() as resources:
-        yield RunContext(resources, load_contract(contract_name), _run_name(contract_name))
+    contract = load_contract(contract_name)
+    with _resources(MAINTENANCE, None, without_boto3=False, **contract.settings) as resources:
+        yield RunContext(resources, contract, _run_name(contract_name))
 
 
 def open_maintenance() -> "Resources":

@@ -107,6 +107,31 @@ def limits(name: str) -> tuple[int, int]:
     return meta.ge, meta.le
 
 
+# What a contract may set for its own pipeline.
+OF_A_PIPELINE = (
+    "max_messages",
+    "batch_messages",
+    "batch_bytes",
+    "receive_seconds",
+    "visibility_timeout_seconds",
+    "wait_seconds",
+    "transfers",
+    "request_timeout_seconds",
+    "max_receives",
+    "body_limit_bytes",
+)
+
+
+def pipeline_problems(given: Mapping[str, int]) -> list[str]:
+    """What is wrong with the settings of a contract, a sentence each."""
+    unknown = [name for name in given if name not in OF_A_PIPELINE]
+    problems = [f"no setting {name} of a pipeline: one of {', '.join(OF_A_PIPELINE)}" for name in unknown]
+    known = {name: value for name, value in given.items() if name in OF_A_PIPELINE}
+    return problems + [
+        f"{name}={value!r}: {_rule(name)}" for name, value in known.items() if not _is_valid(name, value)
+    ]
+
+
 def read_all(*readers: Callable[[], Any]) -> list[Any]:
     """What each reader returns, in order.
 

@@ -35,11 +35,12 @@ KEYSET_FILE = ("QUEUE_ETL_KEYSET_FILE", "file with the Tink JSON keyset")
 def run_context(
     arguments: Arguments, role: tuple[str, str] = LOADER, *, check_dsn: bool = True, **overrides: int
 ) -> Iterator[RunContext]:
-    """A run of the command's contract, by the name of --run-id or a new one."""
+    """A run of the command's contract, named by --run-id or anew; overrides win over its own settings."""
+    contract = load_contract(arguments.contract)
     moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
     name = arguments.run_id or f"{arguments.name}__{moment}-{secrets.token_hex(2)}"
-    with resources(role, check_dsn=check_dsn, **overrides) as opened:
-        yield RunContext(opened, load_contract(arguments.contract), name)
+    with resources(role, check_dsn=check_dsn, **{**contract.settings, **overrides}) as opened:
+        yield RunContext(opened, contract, name)
 
 
 def resources(role: tuple[str, str], *, check_dsn: bool = True, **overrides: int) -> Resources:

@@ -2,8 +2,8 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
@@ -11,6 +11,7 @@ import msgspec
 
 from include.queue_etl.contract.columns import Column, Form, MaskedField, columns_of
 from include.queue_etl.contract.marks import Day, MessageColumn, Month
+from include.queue_etl.settings import pipeline_problems
 
 # Longest name that Postgres keeps: https://www.postgresql.org/docs/current/limits.html
 _LONGEST_NAME = 63
@@ -38,6 +39,11 @@ class Contract:
         unknown_fields: what becomes of a message with fields that no struct declares: they are counted and
             left out ("ignore"), it goes to quarantine ("reject"), or they are kept, encrypted ("keep")
         sns_envelope: bodies are SNS notifications whose "Message" holds the event
+        schedule: of the DAG, as Airflow takes it; None: it runs when somebody starts it
+        owner: of the DAG's tasks
+        tags: of the DAG, behind those that all have
+        retries: how often a task is tried again
+        settings: of this pipeline alone; they win over the environment, and a run's form wins over them
     """
 
     name: str
@@ -51,6 +57,11 @@ class Contract:
     retain_days: int | None = None
     unknown_fields: UnknownFields = "ignore"
     sns_envelope: bool = False
+    schedule: str | None = "*/5 * * * *"
+    owner: str = "data-platform"
+    tags: tuple[str, ...] = ()
+    retries: int = 4
+    settings: Mapping[str, int] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         problems = list(self._problems())
@@ -96,6 +107,9 @@ class Contract:
     def _problems(self) -> Iterator[str]:
         if self.queue.endswith(".fifo"):
             yield f"{self.queue} is a FIFO queue, which is not supported: give it a standard queue"
+        yield from pipeline_problems(self.settings)
+        if self.retries < 0:
+            yield f"retries={self.retries}: give 0 or more"
         if not _TABLE.fullmatch(self.table):
             yield f"table {self.table!r}: give its schema and its name, such as public.orders"
         try:

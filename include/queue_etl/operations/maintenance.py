@@ -163,18 +163,22 @@ def maintain(resources: Resources, contracts: Contracts, broken: Collection[str]
 
 
 def _unfinished(resources: Resources, contracts: Contracts) -> Iterator[tuple[str, UUID, KnownRun]]:
-    settings = resources.settings
-    idle_seconds = settings.visibility_timeout_seconds + settings.orphan_margin_seconds
-    for run_id, contract, run_name, _ in MaintenanceStore(resources.database).idle_runs(
-        list(contracts), idle_seconds
-    ):
-        yield "orphans", run_id, KnownRun(contract, run_name, None)
+    for name, contract in contracts.items():
+        idle_seconds = _hidden_seconds(resources, contract) + resources.settings.orphan_margin_seconds
+        for run_id, _, run_name, _ in MaintenanceStore(resources.database).idle_runs([name], idle_seconds):
+            yield "orphans", run_id, KnownRun(name, run_name, None)
     staged = [
         run_id for run_id, files in resources.staging.runs().items() if files.batches(Kind.RECEIPT_HANDLES)
     ]
     for run_id, run in MaintenanceStore(resources.database).runs(staged).items():
         if run.closed_at and run.contract in contracts:
             yield "late_receipt_handles", run_id, run
+
+
+def _hidden_seconds(resources: Resources, contract: Contract) -> int:
+    """How long messages of the contract stay hidden."""
+    default = resources.settings.visibility_timeout_seconds
+    return contract.settings.get("visibility_timeout_seconds", default)
 
 
 def _is_finished(resources: Resources, contracts: Contracts, run_id: UUID, run: KnownRun) -> bool:
