@@ -12,6 +12,7 @@ from include.queue_etl.onboarding.survey import MOST_CHOICES, Field, Survey
 # Objects in each other of which each leaf gets a column; what is deeper is jsonb.
 MOST_LEVELS = 4
 MOST_COLUMNS = 200  # of nested objects together: with more, fewer levels get columns
+LONGEST_PATH = 76  # inside jsonb, as Python has it: so that it fits a line of the contract's file
 COLUMNS_OF_A_TABLE = 1_600  # https://www.postgresql.org/docs/current/limits.html
 SUBJECTS = ("userId", "userID", "user.id", "customer_id", "customerId", "customer.id")
 
@@ -273,7 +274,7 @@ def _inside(found: Field, personal: Mapping[str, Proposal]) -> dict[str, Proposa
         if below is None or (below and not _leads_on(found, part)):
             return None
         inside |= below
-    return inside
+    return inside if all(len(ascii(path)) <= LONGEST_PATH for path in inside) else None
 
 
 def _joined(path: str, further: str) -> str:

@@ -228,7 +228,7 @@ def _shapes(field: Field) -> list[tuple[Shape, float]]:
 def _normalization(field: Field, rule: _Rule | None, shapes: list[tuple[Shape, float]]) -> str:
     if shapes and shapes[0][1] >= 0.5:
         return shapes[0][0].normalization
-    if rule is None or field.texts is None:
+    if rule is None or field.numbers is not None:
         return "TEXT"
     # Without a country code only the person can tell which country a number belongs to.
     return "TEXT" if rule.normalization == "PHONE" else rule.normalization

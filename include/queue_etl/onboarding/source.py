@@ -97,15 +97,15 @@ def _about(struct: Struct) -> str:
 
 
 def _member(member: Member, struct: Struct) -> str:
-    annotation, default = _annotation(member), _default(member, struct)
-    head, null = f"{INDENT}{member.attribute}: ", " | None" if _says_none(member) else ""
+    (annotation, says_none), default = _annotation(member), _default(member, struct)
+    head, null = f"{INDENT}{member.attribute}: ", " | None" if says_none else ""
     line = head + _flat(annotation) + null + (f" = {_flat(default)}" if default else "")
     if len(line) > WIDTH:
         line = _spread_annotation(head, annotation, null)
         if default:
             last = line.rpartition("\n")[2]
             line += f" = {_fitted(default, INDENT, WIDTH - len(last) - 3)}"
-    return "\n".join(_tolerated(one) for one in line.split("\n")) + "\n"
+    return f"{line}\n"
 
 
 def _spread_annotation(head: str, annotation: _Part, null: str) -> str:
@@ -117,26 +117,30 @@ def _spread_annotation(head: str, annotation: _Part, null: str) -> str:
     return f"{head}(\n{inner}{annotation.spread(inner)}\n{inner}| None\n{INDENT})"
 
 
-def _says_none(member: Member) -> bool:
-    return member.is_nullable and member.type != "Any"
+def _annotation(member: Member) -> tuple[_Part, bool]:
+    """The annotation, and whether `| None` is still to follow it.
 
-
-def _annotation(member: Member) -> _Part:
+    The bounds of msgspec and a Zone belong to the type itself; Jsonb cannot stand within a union.
+    """
+    says_none = member.is_nullable and member.type != "Any"
     base: _Part = (
         _Group("Literal[", tuple(map(quoted, member.choices)), "]") if member.choices else member.type
     )
     marks: list[_Part] = list(member.marks)
     if member.personal:
-        marks.append(_personal(member.personal))
+        marks.append(_personal("", member.personal))
     if member.inside:
-        entries = tuple(f"{quoted(path)}: {_personal(one)}" for path, one in member.inside.items())
+        entries = tuple(_personal(f"{quoted(path)}: ", one) for path, one in member.inside.items())
         marks.append(_Group("Jsonb(", (_Group("personal={", entries, "}"),), ")", comma=""))
-    return _Group("Annotated[", (base, *marks), "]") if marks else base
+        base = f"{member.type} | None" if says_none else base
+    annotation = _Group("Annotated[", (base, *marks), "]") if marks else base
+    return annotation, says_none and not member.inside
 
 
-def _personal(proposal: Proposal) -> str:
-    text = proposal.normalization == "TEXT"
-    return "Personal()" if text else f"Personal(Normalization.{proposal.normalization})"
+def _personal(before: str, proposal: Proposal) -> _Group:
+    is_text = proposal.normalization == "TEXT"
+    arguments = () if is_text else (f"Normalization.{proposal.normalization}",)
+    return _Group(f"{before}Personal(", arguments, ")", comma="")
 
 
 def _default(member: Member, struct: Struct) -> _Part | None:
@@ -166,9 +170,7 @@ def _flat(part: _Part) -> str:
 
 def _fitted(part: _Part, indent: str, room: int) -> str:
     """On one line where there is room for it."""
-    return _flat(part) if isinstance(part, str) or len(part.flat()) <= room else part.spread(indent)
-
-
-def _tolerated(line: str) -> str:
-    """A name in other letters than ASCII is long, and nobody can break it."""
-    return f"{line}  # noqa: E501" if len(line) > WIDTH else line
+    if isinstance(part, str):
+        return part
+    # A name in other letters than ASCII may be too long for any line; ruff lets it stand alone in one.
+    return part.flat() if not part.items or len(part.flat()) <= room else part.spread(indent)

@@ -229,7 +229,7 @@ def _scalars(values: Iterable[Any]) -> Iterator[str]:
             yield from _scalars(inner for _, inner in value)
         elif isinstance(value, list):
             yield from _scalars(value)
-        else:
+        elif value is not None and not isinstance(value, bool):
             yield str(value)
 
 
