@@ -47,9 +47,9 @@ def test_the_personal_fields_of_an_order_are_found_with_their_reasons():
         ("context.ip", "IP", "IP address"),
         ("ClientIPv4", "IP", "IP address"),
         ("x-forwarded-for", "IP", "IP address"),
-        ("phoneNumber", "TEXT", "phone"),
-        ("mobile", "TEXT", "phone"),
-        ("msisdn", "TEXT", "phone"),
+        ("phoneNumber", "PHONE", "phone"),
+        ("mobile", "PHONE", "phone"),
+        ("msisdn", "PHONE", "phone"),
         ("device_id", "TEXT", "device"),
         ("deviceId", "TEXT", "device"),
         ("context.device.id", "TEXT", "device"),
@@ -84,7 +84,8 @@ def test_the_personal_fields_of_an_order_are_found_with_their_reasons():
     ],
 )
 def test_a_field_is_proposed_by_its_name(path, normalization, what):
-    assert proposed(nested(path, "x")) == {path: f"{normalization}: name: {what}"}
+    assert proposed(nested(path, None)) == {path: f"{normalization}: name: {what}"}
+    assert proposed(nested(path, "x")) == {path: f"TEXT: name: {what}"}
 
 
 @pytest.mark.parametrize(
@@ -127,6 +128,7 @@ def test_an_ordinary_field_is_not_proposed(path, value):
         (["(202) 555-0123"] * 2, "TEXT: shape: 100% phone numbers without country"),
         ([4111111111111111, 5555555555554444], "TEXT: shape: 100% card numbers"),
         (["4111111111111111", "4111111111111112", "4111111111111113"], None),  # by chance
+        (["git@example.org:ann/code.git"], None),
         (["see ann@example.org"], "TEXT: shape: 100% texts with an e-mail address in them"),
     ],
 )
@@ -136,7 +138,7 @@ def test_a_field_is_proposed_by_the_shape_of_its_values(values, expected):
 
 
 def test_what_a_list_holds_is_called_like_the_list():
-    assert proposed({"emails": ["-"]}) == {"emails[*]": "EMAIL: name: email"}
+    assert proposed({"emails": ["-"]}) == {"emails[*]": "TEXT: name: email"}
 
 
 def test_a_number_is_a_phone_but_no_name():
@@ -145,6 +147,14 @@ def test_a_number_is_a_phone_but_no_name():
 
 def test_a_field_that_is_always_null_is_proposed_by_its_name():
     assert proposed({"email": None}) == {"email": "EMAIL: name: email"}
+
+
+def test_a_version_is_no_address():
+    assert proposed({"engineVersion": "8.0.3.2"}) == {}
+
+
+def test_the_name_above_counts_for_a_whole_name_alone():
+    assert set(proposed({"customer": {"name": "x", "branch_name": "x"}})) == {"customer.name"}
 
 
 def test_the_person_decides():

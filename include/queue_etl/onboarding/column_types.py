@@ -144,4 +144,4 @@ def _why_whole(found: Field) -> str:
         return "its names are data"
     if found.is_sparse:
         return "differs from event to event"
-    return "deeper than the columns go" if found.fields else ""
+    return "kept whole: deep, or too many columns" if found.fields else ""

@@ -11,9 +11,9 @@ from include.queue_etl.onboarding.survey import MOST_CHOICES, Field, Survey
 
 # Objects in each other of which each leaf gets a column; what is deeper is jsonb.
 MOST_LEVELS = 4
-MOST_COLUMNS = 200  # of nested objects together: with more, fewer levels get columns
-LONGEST_PATH = 76  # inside jsonb, as Python has it: so that it fits a line of the contract's file
+MOST_COLUMNS = 200  # where there would be more, nested objects are jsonb, the deepest and widest first
 COLUMNS_OF_A_TABLE = 1_600  # https://www.postgresql.org/docs/current/limits.html
+HIDDEN = Proposal("TEXT", "holds personal values that no path leads to")
 SUBJECTS = ("userId", "userID", "user.id", "customer_id", "customerId", "customer.id")
 
 
@@ -128,13 +128,10 @@ def draft(
         TooWide: the event has more fields than a table has columns
     """
     _check_choices(survey.event, personal, choices)
-    levels = next(
-        (most for most in range(MOST_LEVELS, 0, -1) if _width(survey.event, personal, most) <= MOST_COLUMNS),
-        0,
-    )
-    if _width(survey.event, personal, levels) >= COLUMNS_OF_A_TABLE:
+    if len(survey.event.fields) >= COLUMNS_OF_A_TABLE:
         raise TooWide(f"the event has more than {COLUMNS_OF_A_TABLE - 1} fields, a column each")
-    drafting = _Drafting(personal, frozenset(choices), levels, _subject(survey.event, personal))
+    split = _split(survey.event, personal)
+    drafting = _Drafting(personal, frozenset(choices), split, _subject(survey.event, personal))
     event = drafting.struct(survey.event, f"{name}_event", (), ())
     sent_at = names.unique("sent_at", drafting.columns, LONGEST_NAME)
     return Draft(event, sent_at, personal, survey.envelope)
@@ -152,18 +149,27 @@ def _check_choices(event: Field, personal: Mapping[str, Proposal], choices: Coll
             raise NoChoices(path, f"not a text of at most {MOST_CHOICES} short values, each seen often")
 
 
-def _has_columns(found: Field, personal: Mapping[str, Proposal], level: int, levels: int) -> bool:
-    """Whether each leaf of an object gets a column."""
-    is_object = found.kinds == {"object"} and bool(found.fields)
-    return is_object and level <= levels and not found.is_sparse and found.path not in personal
+def _split(event: Field, personal: Mapping[str, Proposal]) -> frozenset[str]:
+    """Paths of the objects whose leaves get a column each."""
+    levels = {found.path: level for level, found in _objects(event, personal, 1)}
+    by_path = {found.path: found for found in event.walk() if found.path in levels}
+    split = set(levels)
+    while split and _width(event, split) > MOST_COLUMNS:
+        split.remove(max(split, key=lambda path: (levels[path], _width(by_path[path], split), path)))
+    return frozenset(split)
 
 
-def _width(found: Field, personal: Mapping[str, Proposal], levels: int, level: int = 0) -> int:
+def _objects(found: Field, personal: Mapping[str, Proposal], level: int) -> Iterator[tuple[int, Field]]:
+    """Objects in each other whose leaves can have columns, with their levels."""
+    for part in found.fields if level <= MOST_LEVELS else ():
+        if part.kinds == {"object"} and part.fields and not part.is_sparse and part.path not in personal:
+            yield level, part
+            yield from _objects(part, personal, level + 1)
+
+
+def _width(found: Field, split: Collection[str]) -> int:
     """How many columns the leaves of an object take."""
-    return sum(
-        _width(part, personal, levels, level + 1) if _has_columns(part, personal, level + 1, levels) else 1
-        for part in found.fields
-    )
+    return sum(_width(part, split) if part.path in split else 1 for part in found.fields)
 
 
 def _subject(event: Field, personal: Mapping[str, Proposal]) -> str:
@@ -178,13 +184,13 @@ class _Drafting:
     """Gives every field its place, and every column and class a name of its own."""
 
     def __init__(
-        self, personal: Mapping[str, Proposal], choices: Collection[str], levels: int, subject: str
+        self, personal: Mapping[str, Proposal], choices: Collection[str], split: Collection[str], subject: str
     ) -> None:
         self.columns: set[str] = set()
         self._classes: set[str] = set()
         self._personal = personal
         self._choices = choices
-        self._levels = levels
+        self._split = split
         self._subject = subject
 
     def struct(self, found: Field, title: str, keys: tuple[str, ...], attributes: tuple[str, ...]) -> Struct:
@@ -204,7 +210,7 @@ class _Drafting:
         self, found: Field, attribute: str, keys: tuple[str, ...], attributes: tuple[str, ...]
     ) -> Member:
         missing = found.missing > 0
-        if _has_columns(found, self._personal, len(keys), self._levels):
+        if found.path in self._split:
             struct = self.struct(found, found.key, keys, attributes)
             member = Member(found, attribute, struct.name, "", struct=struct)
         else:
@@ -227,7 +233,7 @@ class _Drafting:
         found = bare.found
         inside, proposal = _inside(found, self._personal), self._personal.get(found.path)
         if inside is None and proposal is None:
-            proposal = Proposal("TEXT", "holds personal values that no path leads to")
+            proposal = HIDDEN
         if proposal:
             return replace(_with_type(bare, column_types.masked(found)), personal=proposal)
         if found.path in self._choices and found.texts:
@@ -261,20 +267,25 @@ def _inside(found: Field, personal: Mapping[str, Proposal]) -> dict[str, Proposa
     """Path inside -> proposal of what is personal in an object or list; None where a path leads to nothing.
 
     A path leads through objects, lists and maps alone: where a text may stand in the place of an object, the
-    engine would reject it, for it cannot tell what the text hides.
+    engine would reject it, for it cannot tell what the text hides. In other letters than ASCII it is not
+    written.
     """
     inside: dict[str, Proposal] = {}
     for part in found.parts:
         here = _relative(part, found)
         if part.path in personal:
-            below: dict[str, Proposal] | None = {here: personal[part.path]}
+            below = {here: personal[part.path]}
         else:
-            below = _inside(part, personal)
-            below = below and {_joined(here, path): one for path, one in below.items()}
-        if below is None or (below and not _leads_on(found, part)):
+            further = _inside(part, personal)
+            below = (
+                {here: HIDDEN}
+                if further is None
+                else {_joined(here, path): one for path, one in further.items()}
+            )
+        if below and not _leads_on(found, part):
             return None
         inside |= below
-    return inside if all(len(ascii(path)) <= LONGEST_PATH for path in inside) else None
+    return inside if all(map(str.isascii, inside)) else None
 
 
 def _joined(path: str, further: str) -> str:
@@ -283,5 +294,5 @@ def _joined(path: str, further: str) -> str:
 
 def _leads_on(found: Field, part: Field) -> bool:
     if part.key == "[*]":
-        return found.kinds <= {"array", "object"} and not found.fields
+        return found.kinds <= {"array", "object"} and found.parts == (part,)
     return found.kinds == {"object"} and "." not in part.key

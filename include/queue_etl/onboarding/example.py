@@ -83,7 +83,8 @@ class _Making:
 
     def _unseen(self, candidate: Callable[[int], Any]) -> Any:
         """The next candidate that is no value of the sample."""
-        return next(made for number in self._numbers if str(made := candidate(number)) not in self._seen)
+        numbers = (number for number in self._numbers if str(number) not in self._seen)
+        return next(made for number in numbers if str(made := candidate(number)) not in self._seen)
 
 
 def _candidates(found: Field, kind: str, normalization: str) -> Callable[[int], Any]:

@@ -32,7 +32,7 @@ class _Rule:
         normalization: name of the member of Normalization
         ends: the last words of a field's name
         whole: the whole name
-        below: the last words of the path, for names that say it only below certain others
+        below: the last words of the name above, `.` and the whole name, for names that say it only there
         numbers: a number may be one too
     """
 
@@ -78,7 +78,7 @@ _RULES = (
         "TEXT",
         "(device|hardware|installation|advertising|vendor)_?(ids?|identifier|uuid|serial|token)"
         "|imei|imsi|iccid|idfa|idfv|gaid|aaid|udid|mac|mac_?addr(ess)?|fingerprint|serial_number",
-        below="device_id",
+        below=r"device\.id",
         numbers=True,
     ),
     _Rule("user agent", "TEXT", "user_?agent", whole="ua"),
@@ -104,7 +104,7 @@ _RULES = (
         "TEXT",
         "card_?(no|num|number)|(credit|debit)_?card|card_?holder(_name)?|cvv|cvc|card_last",
         whole="card|pan|last",
-        below="card_(exp_month|exp_year|name)",
+        below=r"card\.(exp_month|exp_year|name)",
         numbers=True,
     ),
     _Rule(
@@ -119,21 +119,21 @@ _RULES = (
         "(first|last|full|given|family|middle|sur|maiden|nick|user|legal|login|screen|holder|contact|customer"
         "|recipient|author|display)_?names?|forename",
         whole="login",
-        below=f"({_PERSON})_name|name_(first|last|middle|given|family)",
+        below=rf"({_PERSON})\.name|name\.(first|last|middle|given|family)",
     ),
     _Rule(
         "address",
         "TEXT",
         "street|street_?(name|address|number)|address|address_?line|addr|house_?(no|number)|(zip|post|postal)_?code",
         whole="line|zip",
-        below="(address|location|billing|shipping|home|delivery)_(city|town|district)",
+        below=r"(address|location|billing|shipping|home|delivery)\.(city|town|district)",
         numbers=True,
     ),
     _Rule(
         "location",
         "TEXT",
         "lat|latitude|lng|lon|longitude|geo_?hash|coordinates|gps|geo_?point|geo_?location",
-        below="(location|geo|position|coordinates)_long",
+        below=r"(location|geo|position|coordinates)\.long",
         numbers=True,
     ),
     _Rule("special category", "TEXT", "gender|sex|religion|ethnicity|nationality|marital_status"),
@@ -203,7 +203,7 @@ def _rule(field: Field, names: tuple[str, ...]) -> _Rule | None:
     if not (numbers or is_text):
         return None
     own = words(names[-1])
-    name, path = "_".join(own), "_".join([*(words(names[-2]) if len(names) > 1 else ()), *own])
+    name, path = "_".join(own), ".".join("_".join(words(part)) for part in names[-2:])
     rule = next((rule for rule in _RULES if rule.matches(name, path)), None)
     if rule is None or (not is_text and not rule.numbers):
         return None
@@ -219,7 +219,9 @@ def _shapes(field: Field) -> list[tuple[Shape, float]]:
         if part:
             total += part.count
             counts |= {plural: counts.get(plural, 0) + count for plural, count in part.shapes.items()}
-    shares = [(shape, counts[shape.plural] / total) for shape in SHAPES if shape.plural in counts]
+    # 8.0.3.2 is a version here.
+    known = [shape for shape in SHAPES if shape.normalization != "IP" or "version" not in words(field.key)]
+    shares = [(shape, counts[shape.plural] / total) for shape in known if shape.plural in counts]
     return sorted(
         ((shape, share) for shape, share in shares if share >= shape.least_share), key=lambda one: -one[1]
     )
@@ -228,10 +230,12 @@ def _shapes(field: Field) -> list[tuple[Shape, float]]:
 def _normalization(field: Field, rule: _Rule | None, shapes: list[tuple[Shape, float]]) -> str:
     if shapes and shapes[0][1] >= 0.5:
         return shapes[0][0].normalization
-    if rule is None or field.numbers is not None:
+    if rule is None:
         return "TEXT"
-    # Without a country code only the person can tell which country a number belongs to.
-    return "TEXT" if rule.normalization == "PHONE" else rule.normalization
+    # A name alone does not make an address of a text: `ip` may hold a network, and a phone number without
+    # its country is one of many.
+    is_confirmed = any(shape.normalization == rule.normalization for shape, _ in shapes)
+    return rule.normalization if is_confirmed or not field.kinds else "TEXT"
 
 
 def _best_shape(field: Field) -> str:

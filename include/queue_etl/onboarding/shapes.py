@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 _EMAIL = re.compile(r"[^\s@<>,;:\"]{1,64}@[^\s@<>,;:\"]{1,190}\.[^\s@<>,;:\".]{2,63}")
-_EMAIL_INSIDE = re.compile(r"[\w.+-]+@[\w-]+(\.[\w-]+)*\.[A-Za-z]{2,}")
+_EMAIL_INSIDE = re.compile(r"\b(?!git@)[\w.+-]+@[\w-]+(\.[\w-]+)*\.[A-Za-z]{2,}")
 _PHONE = re.compile(r"\+[1-9][0-9 ().-]{6,20}")
 _AMERICAN_PHONE = re.compile(r"\(?[2-9][0-9]{2}\)?[ .-]{1,2}[0-9]{3}[ .-][0-9]{4}")
 _CARD = re.compile(r"([3-6][0-9]|2[2-7])[0-9]{2}([ -]?[0-9]{2,6}){2,4}")

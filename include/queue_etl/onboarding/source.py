@@ -11,6 +11,7 @@ from include.queue_etl.onboarding.personal import Proposal
 
 WIDTH = 110
 INDENT = "    "
+_PIECE = 50  # characters of a long path in a line
 # What the file may use: module -> names, in groups and in the order of imports.
 _MARKS = ("Contract", "Jsonb", "Name", "Normalization", "Numeric", "Personal", "SentAt", "Subject", "Zone")
 _MODULES: tuple[dict[str, tuple[str, ...]], ...] = (
@@ -130,7 +131,7 @@ def _annotation(member: Member) -> tuple[_Part, bool]:
     if member.personal:
         marks.append(_personal("", member.personal))
     if member.inside:
-        entries = tuple(_personal(f"{quoted(path)}: ", one) for path, one in member.inside.items())
+        entries = tuple(_entry(path, one) for path, one in member.inside.items())
         marks.append(_Group("Jsonb(", (_Group("personal={", entries, "}"),), ")", comma=""))
         base = f"{member.type} | None" if says_none else base
     annotation = _Group("Annotated[", (base, *marks), "]") if marks else base
@@ -141,6 +142,16 @@ def _personal(before: str, proposal: Proposal) -> _Group:
     is_text = proposal.normalization == "TEXT"
     arguments = () if is_text else (f"Normalization.{proposal.normalization}",)
     return _Group(f"{before}Personal(", arguments, ")", comma="")
+
+
+def _entry(path: str, proposal: Proposal) -> _Group:
+    """An entry of Jsonb's `personal`; a long path in several texts, which Python joins."""
+    entry = _personal(f"{quoted(path)}: ", proposal)
+    line = entry.opening if entry.items else f"{entry.flat()},"
+    if len(INDENT * 4) + len(line) <= WIDTH:
+        return entry
+    pieces = [quoted(path[start : start + _PIECE]) for start in range(0, len(path), _PIECE)]
+    return _personal(f"\n{INDENT * 4}".join(pieces) + ": ", proposal)
 
 
 def _default(member: Member, struct: Struct) -> _Part | None:
@@ -172,5 +183,7 @@ def _fitted(part: _Part, indent: str, room: int) -> str:
     """On one line where there is room for it."""
     if isinstance(part, str):
         return part
+    has_breaks = any("\n" in _flat(item) for item in part.items)
+    fits = len(part.flat().rpartition("\n")[2].lstrip()) <= room
     # A name in other letters than ASCII may be too long for any line; ruff lets it stand alone in one.
-    return part.flat() if not part.items or len(part.flat()) <= room else part.spread(indent)
+    return part.flat() if not part.items or (fits and not has_breaks) else part.spread(indent)
