@@ -271,9 +271,9 @@ CANARIES = (
     | st.none()
     | st.booleans()
 )
-KEYS = st.sampled_from(["id", "email", "Name", "items", "class", "user id", "a.b"]) | st.text(max_size=6).map(
-    "cnry7319{}".format
-)
+KEYS = st.sampled_from(["id", "email", "Name", "items", "class", "user id", "a.b"]) | st.text(
+    st.characters(codec="utf-8", exclude_characters="\x00"), max_size=6
+).map("cnry7319{}".format)
 EVENTS = st.lists(
     st.dictionaries(
         KEYS,

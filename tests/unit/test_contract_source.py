@@ -102,7 +102,7 @@ def test_the_source_of_an_order_is_as_expected():
     assert written(*[ORDER] * 5, choices=("currency",)) == EXPECTED
 
 
-@pytest.mark.parametrize("events", [[ORDER], [HOSTILE], [HOSTILE, {}], [{}]])
+@pytest.mark.parametrize("events", [[ORDER], [HOSTILE], [HOSTILE, {}], [{}], [order(userId="u")]])
 def test_ruff_changes_nothing_and_finds_nothing(events):
     text = written(*events).encode()
     formatted = subprocess.run([RUFF, "format", "-"], input=text, capture_output=True, cwd=ROOT, check=True)
@@ -270,6 +270,25 @@ def test_inside_jsonb_as_little_as_possible_is_masked_as_a_whole(events, path):
 def test_an_object_that_is_personal_is_masked_as_a_whole():
     member = columns(ORDER, personal=["customer"])["customer"]
     assert (member.type, member.sql_type, member.struct) == ("dict[str, Any]", "token", None)
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        ("x", "str"),
+        (1, "int"),
+        (2**63, "Any"),
+        (1.5, "Any"),
+        (True, "Any"),
+        (None, "str"),
+        ([1], "list[Any]"),
+        ({"b": 1}, "dict[str, Any]"),
+    ],
+)
+def test_anything_may_be_personal(value, kind):
+    member = columns({"a": value}, personal=["a"])["a"]
+    assert (member.type, member.sql_type) == (kind, "token")
+    assert rejections(loaded(written({"a": value}, personal=["a"])), bodies({"a": value})) == set()
 
 
 def test_objects_deeper_than_the_columns_go_are_jsonb():

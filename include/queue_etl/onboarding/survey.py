@@ -118,11 +118,6 @@ class Field:
         """All that stands directly in it."""
         return (*self.fields, *filter(None, (self.items, self.values)))
 
-    @property
-    def is_scalar(self) -> bool:
-        """Neither an object nor a list was seen here."""
-        return not self.kinds & {"object", "array"}
-
     def walk(self) -> Iterator["Field"]:
         """Itself and all in it."""
         yield self
