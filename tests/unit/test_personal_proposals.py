@@ -102,6 +102,7 @@ def test_a_field_is_proposed_by_its_name(path, normalization, what):
         ("email", True),
         ("email_count", 3),
         ("phone_verified_at", "2026-01-31T10:00:00Z"),
+        ("card.last", "2026-01-31"),
         ("city", "x"),
         ("country", "x"),
         ("zip_file_count", 3),
@@ -135,6 +136,10 @@ def test_an_ordinary_field_is_not_proposed(path, value):
 def test_a_field_is_proposed_by_the_shape_of_its_values(values, expected):
     found = proposed(*({"x": value} for value in values))
     assert found == ({"x": expected} if expected else {})
+
+
+def test_a_date_is_personal_where_it_is_that_of_a_birth():
+    assert proposed({"birthday": "1990-01-31"}) == {"birthday": "TEXT: name: birth"}
 
 
 def test_what_a_list_holds_is_called_like_the_list():

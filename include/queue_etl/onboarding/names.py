@@ -12,12 +12,15 @@ from include.queue_etl.onboarding.shapes import LONGEST_NAME
 
 # So that a field's name, its class and what follows them fit a line of 110 characters.
 _ATTRIBUTE_CHARS, _CLASS_CHARS = 48, 40
-# What the annotations of a contract's file are made of: an attribute of that name would hide it.
-_ANNOTATION_NAMES = frozenset({"bool", "date", "datetime", "dict", "field", "float", "int", "list", "str"})
+# What the annotations of a contract's file are made of: an attribute of that name would hide it. And `l`,
+# which ruff takes for a 1, as it does I and O below.
+_ANNOTATION_NAMES = frozenset(
+    {"bool", "date", "datetime", "dict", "field", "float", "int", "l", "list", "str"}
+)
 # Classes that a contract's file imports.
 _IMPORTED = frozenset(
     {"Annotated", "Any", "Contract", "Decimal", "Jsonb", "Literal", "Meta", "Name", "None", "Normalization"}
-    | {"Numeric", "Personal", "SentAt", "Struct", "Subject", "True", "False", "UUID", "Zone"}
+    | {"I", "Numeric", "O", "Personal", "SentAt", "Struct", "Subject", "True", "False", "UUID", "Zone"}
 )
 # Reserved in Postgres, so that every query would have to quote them; and the names of its own columns.
 # https://www.postgresql.org/docs/current/sql-keywords-appendix.html
