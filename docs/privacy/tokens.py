@@ -19,7 +19,7 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
 from include.contracts.user_logins import CONTRACT
-from include.queue_etl.contract import Personal, Scheme
+from include.queue_etl.contract import MaskedField, Scheme
 from include.queue_etl.errors import KeysetError
 from include.queue_etl.keys.keyset import Keyset
 from include.queue_etl.keys.keyset_document import KeysetDocument
@@ -42,7 +42,7 @@ class Kind:
     """
 
     name: str
-    column: Personal
+    column: MaskedField
     spelled: Callable[[int], tuple[str, ...]]
 
 
@@ -64,7 +64,7 @@ class Result:
         """For --json."""
         return {
             "kind": self.kind.name,
-            "scheme": self.kind.column.scheme.value,
+            "scheme": self.kind.column.mark.scheme.value,
             "tokens": self.tokens,
             "broken": {promise: self.broken[promise] for promise in PROMISES},
             "microseconds_a_token": {
@@ -98,13 +98,18 @@ def accented(number: int) -> tuple[str, ...]:
     return text, unicodedata.normalize("NFD", text), f"\u00a0{text} "
 
 
+def one_way(masked: MaskedField) -> MaskedField:
+    """The same field, masked one-way."""
+    return replace(masked, mark=replace(masked.mark, scheme=Scheme.ONE_WAY))
+
+
 KINDS = (
     Kind("IPv4", IP, ipv4),
     Kind("IPv6", IP, ipv6),
     Kind("no address", IP, accented),
     Kind("device id", DEVICE, device),
     Kind("accented text", DEVICE, accented),
-    Kind("device id", replace(DEVICE, scheme=Scheme.ONE_WAY), device),
+    Kind("device id", one_way(DEVICE), device),
 )
 
 
@@ -140,9 +145,10 @@ class Check:
         result.broken["round trip"] += self._lost(result, canonical, tokens)
         return tokens
 
-    def _joinable(self, column: Personal, values: Sequence[str], tokens: Sequence[str]) -> int:
+    def _joinable(self, column: MaskedField, values: Sequence[str], tokens: Sequence[str]) -> int:
         """Tokens that another field or contract has too, or opens."""
-        other = replace(IP if column.field == DEVICE.field else DEVICE, scheme=column.scheme)
+        elsewhere = IP if column.field == DEVICE.field else DEVICE
+        other = replace(elsewhere, mark=replace(elsewhere.mark, scheme=column.mark.scheme))
         return sum(
             masked == token or opened(masker, elsewhere, token) is not None
             for masker, elsewhere in ((self.masker, other), (self.another_contract, column))
@@ -152,7 +158,7 @@ class Check:
     def _lost(self, result: Result, values: Sequence[str], tokens: Sequence[str]) -> int:
         """Tokens whose value does not come back; of one-way fields, those whose value does."""
         column = result.kind.column
-        if column.scheme is Scheme.ONE_WAY:
+        if column.mark.scheme is Scheme.ONE_WAY:
             return sum(opened(self.masker, column, token) is not None for token in tokens)
         found = timed(result, "recover", lambda: [opened(self.masker, column, token) for token in tokens])
         return differ(values, found)
@@ -166,7 +172,7 @@ def timed(result: Result, name: str, work: Callable[[], list[Any]]) -> list[Any]
     return found
 
 
-def opened(masker: Masker, column: Personal, token: str) -> str | None:
+def opened(masker: Masker, column: MaskedField, token: str) -> str | None:
     """The value behind a token; None where it does not open."""
     try:
         return masker.unmask(column, token)

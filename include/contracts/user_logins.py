@@ -8,25 +8,14 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from include.queue_etl.contract import Contract, Derived, Normalization, Personal, Rejected, SentDay, Text
+from include.queue_etl.contract import Contract, Derived, Normalization, Personal, Rejected, SentDay
 
 MAX_INT4 = 2**31 - 1
 # [0-9], not \d: \d and int() also take digits such as the Arabic-Indic three.
 _VERSION = re.compile(r"[0-9]+(\.[0-9]+)*")
 
-Name = Annotated[str, Meta(max_length=32)]
+ShortName = Annotated[str, Meta(max_length=32)]
 Secret = Annotated[str, Meta(max_length=159)]
-
-
-class LoginEvent(Struct, frozen=True, gc=False):
-    """The body of one message. Every field must be there; those with `None` may be null."""
-
-    user_id: Annotated[str, Meta(min_length=1, max_length=128)]
-    app_version: str | None
-    device_type: Name | None
-    ip: Secret | None
-    locale: Name | None
-    device_id: Secret | None
 
 
 def major(version: str | None) -> int | Rejected | None:
@@ -40,18 +29,21 @@ def major(version: str | None) -> int | Rejected | None:
     return number if number <= MAX_INT4 else Rejected("version_range")
 
 
+class LoginEvent(Struct, frozen=True, gc=False):
+    """The body of one message. Every field must be there; those with `None` may be null."""
+
+    user_id: Annotated[str, Meta(min_length=1, max_length=128)]
+    device_type: ShortName | None
+    ip: Annotated[Secret | None, Personal(Normalization.IP, "masked_ip", token_chars=256)]
+    device_id: Annotated[Secret | None, Personal(column="masked_device_id", token_chars=256)]
+    locale: ShortName | None
+    app_version: Annotated[str | None, Derived(major, int)]
+
+
 CONTRACT = Contract(
     name="user_logins",
     queue="login-queue",
     table="public.user_logins",
     event=LoginEvent,
-    columns=(
-        Text("user_id", "user_id"),
-        Text("device_type", "device_type"),
-        Personal("masked_ip", "ip", Normalization.IP),
-        Personal("masked_device_id", "device_id"),
-        Text("locale", "locale"),
-        Derived("app_version", "app_version", major),
-        SentDay("create_date"),
-    ),
+    message=(SentDay("create_date"),),
 )

@@ -74,8 +74,8 @@ def _key_ids(keyset: KeysetDocument) -> list[int]:
 def _scheme_problems(contracts: Sequence[Contract]) -> Iterable[str]:
     for contract in contracts:
         for column in contract.personal:
-            if column.is_weak:
-                yield f"{contract.name} masks {column.field} with {column.scheme}, which has no key"
+            if column.mark.is_weak:
+                yield f"{contract.name} masks {column.field} with {column.mark.scheme}, which has no key"
 
 
 def _warehouse_problems(dsn: str) -> Iterable[str]:

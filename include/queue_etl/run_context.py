@@ -91,8 +91,8 @@ class RunContext:
         if problems := self.resources.production_problems([self.contract]):
             raise PreflightError(problems)
         for column in self.contract.personal:
-            if column.is_weak:
-                log.warning(WEAK, self.contract.name, column.field, column.scheme)
+            if column.mark.is_weak:
+                log.warning(WEAK, self.contract.name, column.field, column.mark.scheme)
         problems = [
             *self._queue_problems(),
             *self.resources.loading_problems(self.contract),

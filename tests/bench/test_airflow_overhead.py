@@ -24,7 +24,7 @@ from tests.bench.scratch import Server
 TIMES = TaskTimes(instances=1, started=0.2, ended=0.9, waited=0.1, lasted=0.7, tries=1)
 
 
-def test_a_run_by_the_scheduler_loads_the_right_rows_and_shows_when_each_task_ran():
+def test_a_run_by_the_scheduler_loads_the_right_rows_and_times_each_task():
     with tempfile.TemporaryDirectory(prefix="queue-etl-") as state:
         command = [str(ROOT / "dev"), "bench", "--airflow", "--messages=100", "--json"]
         env = {**os.environ, "DEV_STATE": state}

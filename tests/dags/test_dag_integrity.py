@@ -202,7 +202,7 @@ print("touched", [name for name in touched if not name.endswith((".airflowignore
 """
 
 
-def test_a_parse_touches_no_network_file_or_connection_and_imports_nothing_heavy(tmp_path: Path) -> None:
+def test_a_parse_uses_no_network_file_connection_or_heavy_import(tmp_path: Path) -> None:
     code = PARSE.format(empty=str(tmp_path), dags=str(PROJECT / "dags"))
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr

@@ -97,7 +97,7 @@ def test_redrive_is_a_dry_run_unless_told_otherwise(dags: Mapping[str, Any]) -> 
     assert [params[name] for name in ("reason", "since", "until")] == [None, None, None]
 
 
-def test_staging_is_cleaned_after_runs_are_closed_and_whatever_became_of_them(
+def test_staging_is_cleaned_after_runs_are_closed_even_if_closing_fails(
     dags: Mapping[str, Any],
 ) -> None:
     dag = dags["queue_etl_maintenance"]

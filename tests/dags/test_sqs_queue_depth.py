@@ -201,7 +201,7 @@ def failure(waiting: SqsQueueDepthSensor, within: float = 90) -> Exception:
 
 
 @pytest.mark.parametrize("deferrable", [True, False])
-def test_a_missing_queue_fails_for_good_and_names_queue_region_and_endpoint(deferrable: bool) -> None:
+def test_a_missing_queue_fails_for_good_naming_queue_region_and_endpoint(deferrable: bool) -> None:
     error = failure(sensor("no-such-queue", deferrable=deferrable))
     assert isinstance(error, AirflowFailException)
     for part in ("'no-such-queue'", REGION, ENDPOINT, "does not exist"):
@@ -276,7 +276,7 @@ def test_an_answer_that_is_an_error_is_one_clear_line(
     [(ENDPOINT, AirflowFailException), (NOBODY, AirflowException)],
     ids=["the queue is missing", "nobody answers"],
 )
-def test_a_failure_while_waiting_comes_out_of_the_trigger_as_the_same_failure(
+def test_a_failure_while_waiting_leaves_the_trigger_as_the_same_failure(
     connection: Callable[..., None], endpoint: str, kind: type[Exception]
 ) -> None:
     connection(region_name=REGION, endpoint_url=endpoint)
@@ -303,7 +303,7 @@ def test_an_error_names_the_endpoint_that_the_environment_gives(connection: Call
         sensor("no-such-queue").poke({})
 
 
-def test_the_sensor_does_not_take_over_the_field_that_names_the_executors_queue() -> None:
+def test_the_sensor_leaves_the_field_of_the_executors_queue_alone() -> None:
     assert sensor("x").queue == BaseSensorOperator(task_id="plain").queue
 
 

@@ -90,7 +90,7 @@ def test_a_run_loads_rows_quarantines_the_rest_and_empties_the_queue(
     assert SECRET_IP not in str(rows)
     summary = summary_of(warehouse, outcome.run_id)
     assert (summary["state"], summary["received"], summary["loaded"]) == ("succeeded", 7, 5)
-    assert summary["quarantined_by_reason"] == {"missing_field": 2}
+    assert summary["quarantined_by_reason"] == {"missing_field user_id": 2}
     assert (summary["deleted"], summary["visible_before"]) == (7, 7)
     wait_until(lambda: visible(sqs, "login-queue") == 0)
 
@@ -192,7 +192,7 @@ def test_if_extract_cannot_start_nothing_is_received_and_it_is_not_retried(
     assert visible(sqs, "login-queue") == 3
 
 
-def test_if_one_batch_cannot_be_masked_the_others_load_and_its_messages_come_back(
+def test_if_mask_fails_for_a_batch_others_load_and_its_messages_come_back(
     run_user_logins: Run,
     send_logins: Callable[..., str],
     small_batches: None,
@@ -216,7 +216,7 @@ def test_if_one_batch_cannot_be_masked_the_others_load_and_its_messages_come_bac
     assert len(rows_of(warehouse, user)) == 25
 
 
-def test_if_a_batch_cannot_be_loaded_it_is_retried_then_its_messages_come_back_once(
+def test_after_all_retries_of_load_the_messages_of_a_batch_come_back_once(
     run_user_logins: Run,
     send_logins: Callable[..., str],
     small_batches: None,
@@ -236,7 +236,7 @@ def test_if_a_batch_cannot_be_loaded_it_is_retried_then_its_messages_come_back_o
     assert len(rows_of(warehouse, user)) == 15
 
 
-def test_finish_is_told_of_its_last_try_and_a_failure_before_it_is_not_hidden(
+def test_finish_is_told_of_its_last_try_and_no_earlier_failure_is_hidden(
     run_user_logins: Run,
     send_logins: Callable[..., str],
     monkeypatch: pytest.MonkeyPatch,
@@ -257,7 +257,7 @@ def test_finish_is_told_of_its_last_try_and_a_failure_before_it_is_not_hidden(
     assert len(rows_of(warehouse, user)) == 3
 
 
-def test_if_finish_fails_the_rows_stay_and_the_messages_come_back_as_duplicates(
+def test_if_finish_fails_rows_stay_and_messages_come_back_as_duplicates(
     run_user_logins: Run,
     send_logins: Callable[..., str],
     monkeypatch: pytest.MonkeyPatch,
@@ -283,7 +283,7 @@ def test_if_finish_fails_the_rows_stay_and_the_messages_come_back_as_duplicates(
 
 
 @pytest.mark.parametrize("conn_id", ["postgres_default", "pii_keyset"])
-def test_a_missing_connection_is_one_clear_error_before_anything_is_received(
+def test_a_missing_connection_is_one_clear_error_and_nothing_is_received(
     run_user_logins: Run,
     send_logins: Callable[..., str],
     monkeypatch: pytest.MonkeyPatch,
@@ -324,7 +324,7 @@ def test_no_log_of_a_run_holds_a_password_a_keyset_or_personal_data(
 # As people start it -------------------------------------------------------------------------------
 
 
-def test_airflow_dags_test_of_an_empty_queue_ends_skipped_within_its_deadline(
+def test_airflow_dags_test_of_an_empty_queue_is_skipped_by_its_deadline(
     login_queue: str, tmp_path: Path
 ) -> None:
     command = [sys.executable, "-m", "airflow", "dags", "test", "user_logins", "-c", '{"wait_seconds": 4}']

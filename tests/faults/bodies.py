@@ -45,13 +45,16 @@ def login(tag: str, number: int, **changed: object) -> Sent:
 def _bad(tag: str, number: int) -> Sent:
     good = login(tag, number)
     bodies = [
-        ("missing_field", f'{{"foo": "oops_wrong_msg_type", "bar": "{good.user_id} {good.device_id}"}}'),
+        (
+            "missing_field user_id",
+            f'{{"foo": "oops_wrong_msg_type", "bar": "{good.user_id} {good.device_id}"}}',
+        ),
         ("bad_json", good.body.decode()[:-1]),
-        ("bad_type", login(tag, number, app_version=3).body.decode()),
-        ("too_long", login(tag, number, device_type=good.device_id * 3).body.decode()),
-        ("nul_char", login(tag, number, locale=f"{number}\0").body.decode()),
-        ("bad_version", login(tag, number, app_version="v2").body.decode()),
-        ("no_user_id", json.dumps({**json.loads(good.body), "user_id": None})),
+        ("bad_type app_version", login(tag, number, app_version=3).body.decode()),
+        ("too_long device_type", login(tag, number, device_type=good.device_id * 3).body.decode()),
+        ("nul_char locale", login(tag, number, locale=f"{number}\0").body.decode()),
+        ("bad_version app_version", login(tag, number, app_version="v2").body.decode()),
+        ("no_value user_id", json.dumps({**json.loads(good.body), "user_id": None})),
         ("not_object", json.dumps([good.user_id, good.ip, good.device_id])),
     ]
     reason, body = bodies[number // 5 % len(bodies)]

@@ -87,7 +87,7 @@ def test_the_table_of_all_faults_sums_up_the_mistakes_of_each() -> None:
     ]
 
 
-def test_what_is_in_a_table_a_log_a_staged_file_or_the_write_ahead_log_is_found(
+def test_a_value_in_a_table_log_staged_file_or_write_ahead_log_is_found(
     tested: QueueUnderTest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Not a canary, which would stay in the write-ahead log, but what every user id here begins with.

@@ -104,7 +104,7 @@ def test_an_extract_killed_between_two_batches_goes_on_where_it_was(
     assert balance(tested, sent) == GOOD
 
 
-def test_messages_whose_receipt_handles_alone_were_sealed_are_released_by_the_retry(
+def test_a_retry_releases_messages_whose_receipt_handles_alone_are_sealed(
     tested: QueueUnderTest, sent: list[Sent]
 ) -> None:
     hidden = {"QUEUE_ETL_VISIBILITY_TIMEOUT_SECONDS": "300", "QUEUE_ETL_MAX_MESSAGES": "10"}
@@ -242,7 +242,7 @@ def test_postgres_killed_in_the_middle_of_a_copy_leaves_nothing(
     assert balance(tested, sent) == GOOD
 
 
-def test_a_load_killed_between_commit_and_its_answer_loads_nothing_the_second_time(
+def test_a_load_killed_between_commit_and_answer_loads_nothing_twice(
     tested: QueueUnderTest, sent: list[Sent]
 ) -> None:
     batches = extract(tested, **LONG)
@@ -332,7 +332,7 @@ def test_a_failed_run_whose_finish_was_killed_does_not_look_successful(
     assert balance(tested, sent) == GOOD
 
 
-def test_a_run_that_a_killed_finish_closed_as_failed_is_failed_for_its_retry_too(
+def test_a_run_that_a_killed_finish_closed_as_failed_fails_its_retry_too(
     tested: QueueUnderTest, sent: list[Sent]
 ) -> None:
     batches = up_to_load(tested)
@@ -346,7 +346,7 @@ def test_a_run_that_a_killed_finish_closed_as_failed_is_failed_for_its_retry_too
     assert balance(tested, sent) == GOOD
 
 
-def test_messages_that_sqs_did_not_delete_come_back_count_as_duplicates_and_are_deleted(
+def test_messages_that_sqs_did_not_delete_are_deleted_later_as_duplicates(
     tested: QueueUnderTest,
 ) -> None:
     sent = some(tested.tag, 10)
@@ -365,7 +365,7 @@ def test_messages_that_sqs_did_not_delete_come_back_count_as_duplicates_and_are_
     assert _on_table(tested) == sum(one.reason is None for one in sent)
 
 
-def test_a_run_that_may_not_delete_is_closed_as_failed_and_its_messages_come_back(
+def test_a_run_that_may_not_delete_fails_and_its_messages_come_back(
     tested: QueueUnderTest,
 ) -> None:
     sent = some(tested.tag, 30)
@@ -385,7 +385,7 @@ def test_a_run_that_may_not_delete_is_closed_as_failed_and_its_messages_come_bac
     assert _on_table(tested) == sum(one.reason is None for one in sent)
 
 
-def test_without_sqs_a_finish_is_retried_and_at_last_closes_the_run_as_failed(
+def test_without_sqs_finish_is_retried_and_then_closes_the_run_as_failed(
     tested: QueueUnderTest, caplog: pytest.LogCaptureFixture
 ) -> None:
     sent = some(tested.tag, 20)
@@ -533,7 +533,7 @@ def test_what_an_extract_that_outlives_its_run_takes_is_released(
     assert balance(tested, sent) == GOOD
 
 
-def test_a_producers_copy_is_known_on_the_day_of_sending_and_new_on_the_next(
+def test_a_producers_copy_is_known_on_the_same_day_and_new_on_the_next(
     tested: QueueUnderTest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     named = {"dedup-id": {"DataType": "String", "StringValue": tested.tag}}
@@ -628,7 +628,7 @@ def small_files(staging: Path) -> Iterator[None]:
 
 
 @pytest.mark.parametrize(("full", "messages"), [(small_disk, 2_000), (small_files, 300)])
-def test_on_a_full_disk_no_partial_file_is_accepted_and_the_messages_are_released(
+def test_on_a_full_disk_no_partial_file_counts_and_messages_are_released(
     tested: QueueUnderTest, full: Callable[[Path], Any], messages: int
 ) -> None:
     sent = some(tested.tag, messages)
@@ -648,7 +648,7 @@ def test_on_a_full_disk_no_partial_file_is_accepted_and_the_messages_are_release
     assert balance(tested, sent) == GOOD
 
 
-def test_on_a_disk_that_mask_fills_up_what_is_masked_loads_and_the_rest_is_released(
+def test_if_mask_fills_a_disk_masked_batches_load_and_others_are_released(
     tested: QueueUnderTest,
 ) -> None:
     sent = some(tested.tag, 900)
@@ -735,7 +735,7 @@ def test_a_batch_of_another_run_is_not_loaded(tested: QueueUnderTest, sent: list
     assert balance(tested, sent) == GOOD
 
 
-def test_messages_whose_receipt_handles_are_damaged_come_back_by_themselves(
+def test_messages_with_damaged_receipt_handles_come_back_by_themselves(
     tested: QueueUnderTest, sent: list[Sent]
 ) -> None:
     batches = up_to_load(tested)
@@ -781,9 +781,7 @@ def test_a_run_on_an_empty_queue_ends_and_is_not_recorded(tested: QueueUnderTest
 
 
 @pytest.mark.parametrize("code", ["OverLimit", ""], ids=["refused", "answered with nothing"])
-def test_a_queue_without_room_for_messages_in_flight_is_not_taken_for_empty(
-    tested: QueueUnderTest, code: str
-) -> None:
+def test_a_queue_without_room_in_flight_is_not_taken_for_empty(tested: QueueUnderTest, code: str) -> None:
     sent = some(tested.tag, 10)
     with _stub(sent) as stub:
         no_room = sqs_stub.Fault(status=403, code=code) if code else sqs_stub.Fault(raw=b"{}")

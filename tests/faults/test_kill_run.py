@@ -22,7 +22,7 @@ def test_kills_at_random_points_lose_nothing_and_load_nothing_twice(servers: Ser
     assert set(+chaos.kills) == set(STEP_SECONDS)
 
 
-def test_kills_with_staging_in_a_bucket_lose_nothing_and_load_nothing_twice(servers: Servers) -> None:
+def test_kills_with_staging_in_s3_lose_nothing_and_load_nothing_twice(servers: Servers) -> None:
     result, chaos, found = kill_run(servers, Plan(kills=12, messages=100, restarts=0, seed=3, staging="s3"))
 
     assert {name: getattr(result, name) for name in WRONG} == dict.fromkeys(WRONG, 0), found

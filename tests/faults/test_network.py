@@ -104,7 +104,7 @@ def test_connections_that_are_reset_are_opened_again_by_the_run_itself(
 
 
 @pytest.mark.parametrize("after_bytes", [0, 1_000, 3_000, 4_000])
-def test_a_reset_connection_to_postgres_fails_the_run_in_one_line_and_releases_the_messages(
+def test_a_reset_postgres_connection_fails_a_run_and_releases_its_messages(
     tested: QueueUnderTest, sent: list[Sent], after_bytes: int
 ) -> None:
     with bad_network(tested, "postgres", reset_after_bytes=after_bytes, resets=1) as (between, places):
@@ -137,7 +137,7 @@ def test_answers_of_sqs_that_never_come_are_asked_for_again(tested: QueueUnderTe
     drain_the_rest(tested, sent)
 
 
-def test_an_sqs_that_falls_silent_before_finish_is_waited_for_once_and_its_messages_come_back(
+def test_if_sqs_is_silent_finish_waits_for_it_once_and_messages_come_back(
     tested: QueueUnderTest,
     sent: list[Sent],
     monkeypatch: pytest.MonkeyPatch,
@@ -158,7 +158,7 @@ def test_an_sqs_that_falls_silent_before_finish_is_waited_for_once_and_its_messa
     drain_the_rest(tested, sent)
 
 
-def test_a_postgres_that_accepts_and_never_answers_stops_the_run_before_it_receives(
+def test_a_postgres_that_never_answers_stops_a_run_before_it_receives(
     tested: QueueUnderTest, sent: list[Sent]
 ) -> None:
     with bad_network(tested, "postgres", mute_after_bytes=0) as (_, places):
@@ -170,7 +170,7 @@ def test_a_postgres_that_accepts_and_never_answers_stops_the_run_before_it_recei
 
 
 @pytest.mark.parametrize("silent", ["for one connection", "for good"])
-def test_a_postgres_that_falls_silent_ends_the_run_in_bounded_time_and_its_messages_come_back(
+def test_if_postgres_falls_silent_runs_end_in_time_and_messages_come_back(
     tested: QueueUnderTest,
     sent: list[Sent],
     silent: str,
@@ -203,7 +203,7 @@ def all_in_one(tested: QueueUnderTest, **options: Any) -> None:
             steps.load(context, steps.mask(context, batch["batch"])["batch"])
 
 
-def test_a_bucket_that_accepts_and_never_answers_stops_the_run_before_it_receives(
+def test_a_bucket_that_never_answers_stops_a_run_before_it_receives(
     tested: QueueUnderTest, sent: list[Sent], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with bad_network(tested, "s3", mute_after_bytes=0) as (between, places):
@@ -229,7 +229,7 @@ IN_STEP = {
 
 
 @pytest.mark.parametrize("step", IN_STEP)
-def test_a_bucket_that_falls_silent_in_mid_run_ends_it_in_bounded_time_and_its_messages_come_back(
+def test_if_a_bucket_falls_silent_runs_end_in_time_and_messages_come_back(
     tested: QueueUnderTest,
     sent: list[Sent],
     step: str,

@@ -111,7 +111,7 @@ def test_no_personal_value_is_readable_after_a_run_that_says_all_it_can(
     assert balance(tested, messages) == GOOD
 
 
-def test_no_personal_value_is_readable_while_a_run_is_half_way_or_after_it_died(
+def test_no_personal_value_is_readable_during_a_run_or_after_it_died(
     tested: QueueUnderTest, messages: list[Sent]
 ) -> None:
     name = tested.run("half way").name

@@ -186,7 +186,7 @@ def test_a_crash_between_sending_and_deleting_loads_the_message_once(
     assert project.users() == ["u"]
 
 
-def test_a_crash_between_sending_and_deleting_is_noticed_when_the_copy_is_loaded(
+def test_a_crash_between_send_and_delete_is_noticed_when_a_copy_is_loaded(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bury(project, login("u"))

@@ -5,11 +5,13 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Annotated
 
+import msgspec
 import pytest
 
 from include.queue_etl import steps
-from include.queue_etl.contract import Personal, Scheme, SentDay, Text
+from include.queue_etl.contract import Derived, Normalization, Personal, Scheme, SentDay
 from include.queue_etl.errors import PreflightError
 from include.queue_etl.operations.reconcile import reconcile
 from include.queue_etl.privacy import rotation
@@ -19,6 +21,7 @@ from include.queue_etl.privacy.remask_store import RemaskStore
 from include.queue_etl.staging.area import BatchFile, Kind
 from include.queue_etl.transform.batches import MaskedBatch, RejectedBatch
 from tests.integration.privacy import PURPOSE, WHY, PrivacyProject, login, project
+from tests.support.contracts import redeclared
 
 __all__ = ["project"]
 CONTRIBUTING = Path(__file__).parents[2] / "CONTRIBUTING.md"
@@ -147,13 +150,9 @@ def test_tokens_under_every_key_are_found(loaded: PrivacyProject):
 
 @pytest.mark.parametrize("scheme", [Scheme.ONE_WAY, Scheme.SHA256, Scheme.MD5])
 def test_values_masked_one_way_are_found_too(scheme, project: PrivacyProject):
-    columns = tuple(
-        replace(column, scheme=scheme, allow_weak=True)
-        if isinstance(column, Personal) and column.column == "masked_ip"
-        else column
-        for column in project.contract.columns
-    )
-    project = replace(project, contract=replace(project.contract, columns=columns))
+    weak = Personal(Normalization.IP, "masked_ip", scheme=scheme, allow_weak=True)
+    contract = redeclared(project.contract, ip=Annotated[str | None, weak])
+    project = replace(project, contract=contract)
     project.send(login("a", ip=ADDRESS), login("b", ip="10.0.0.1"))
     project.drain()
     assert run(project, "ip", ADDRESS)["rows"] == 1
@@ -239,16 +238,12 @@ def test_a_payload_that_does_not_open_is_counted_and_stays(loaded: PrivacyProjec
 
 
 def test_a_redrive_restores_nothing_that_was_erased(loaded: PrivacyProject):
-    from include.queue_etl.contract import Derived
     from include.queue_etl.operations.redrive import redrive
     from include.queue_etl.operations.store import Selection
 
     run(loaded, "user_id", "anna")
-    columns = tuple(
-        Derived("app_version", "app_version", lambda text: 2) if column.column == "app_version" else column
-        for column in loaded.contract.columns
-    )
-    lenient = replace(loaded, contract=replace(loaded.contract, columns=columns))
+    any_version = Annotated[str | None, Derived(lambda text: 2, int)]
+    lenient = replace(loaded, contract=redeclared(loaded.contract, app_version=any_version))
     with lenient.open_redrive() as context:
         assert redrive(context, Selection(loaded.contract.queue), dry_run=False)["loaded"] == 3
     assert "anna" not in loaded.users()
@@ -335,7 +330,7 @@ def lacking(request, loaded: PrivacyProject):
 
 
 @pytest.mark.parametrize("dry_run", [True, False])
-def test_what_the_role_may_not_is_named_with_its_hint_before_anything_is_touched(dry_run, lacking):
+def test_what_the_role_lacks_is_named_with_its_hint_and_nothing_is_touched(dry_run, lacking):
     project, field, hint = lacking
     before = snapshot(project)
     with pytest.raises(PreflightError) as caught:
@@ -371,12 +366,18 @@ def test_a_table_that_is_not_there_is_said(project: PrivacyProject):
         run(project, "ip", ADDRESS, dry_run=True)
 
 
+class Signup(msgspec.Struct):
+    device_id: Annotated[str | None, Personal(column="email_token")]
+    newsletter: str
+
+
 def test_a_table_made_as_contributing_says_can_be_erased_from(project: PrivacyProject):
     statements = re.search(r"```sql\n(.*?)```", CONTRIBUTING.read_text(encoding="utf-8"), re.DOTALL)[1]
     contract = replace(
         project.contract,
         table="public.signups",
-        columns=(SentDay("day"), Personal("email_token", "device_id"), Text("newsletter", "device_type")),
+        event=Signup,
+        message=(SentDay("day"),),
     )
     with project.database.owner() as connection:
         connection.execute(statements)

@@ -144,7 +144,7 @@ def quarantine(project: Project, days: int, redriven: bool = False) -> None:
         )
 
 
-def test_quarantine_expires_after_its_days_and_says_what_was_never_redriven(
+def test_quarantine_expires_after_30_days_and_says_what_was_never_redriven(
     project: Project, caplog: pytest.LogCaptureFixture
 ) -> None:
     for days in (1, 29, 31, 31):

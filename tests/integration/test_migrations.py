@@ -166,7 +166,7 @@ def test_every_contract_has_its_table_with_its_columns(database: Database, name:
     contract = load_contract(name)
     with database.owner() as connection:
         found = connection.execute(f"SELECT * FROM {contract.table}").description  # noqa: S608
-    assert [column.name for column in found] == [column.column for column in contract.columns]
+    assert [column.name for column in found] == list(contract.column_names)
 
 
 # Passwords and who migrates
@@ -203,7 +203,7 @@ def test_two_databases_of_one_server_may_set_passwords_at_once(
     psycopg.connect(make_conninfo(database.owner_dsn, user=spare_role, password="password")).close()
 
 
-def test_a_password_for_a_role_that_is_not_ours_is_refused_before_anything_is_done(
+def test_a_password_for_a_foreign_role_is_refused_and_nothing_is_changed(
     empty_database: Callable[[], str],
 ) -> None:
     dsn = empty_database()

@@ -144,7 +144,7 @@ def test_a_broken_keyset_is_named_without_showing_it(refused):
     assert "canary" not in problem
 
 
-def test_another_keyset_than_earlier_runs_used_is_named_with_the_missing_key(refused, warehouse):
+def test_a_key_of_earlier_runs_that_the_keyset_lacks_is_named(refused, warehouse):
     used = Keyset.from_json(KeysetDocument.new().text)
     warehouse.add_key_check(used.primary_key_id, used.check_value())
     (problem,) = refused()
@@ -188,7 +188,7 @@ def test_five_wrong_settings_are_named_at_once_on_the_command_line(monkeypatch, 
     assert queues.depth(CONTRACT) == before
 
 
-def test_on_the_command_line_a_wrong_password_is_a_message_and_no_traceback(
+def test_a_wrong_password_on_the_command_line_is_a_message_not_a_traceback(
     clean_database, monkeypatch, capsys, tmp_path
 ):
     dsn = make_conninfo(clean_database.loader_dsn, password="canary-4711")

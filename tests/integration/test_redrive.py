@@ -4,11 +4,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 
-from include.contracts.user_logins import CONTRACT
 from include.queue_etl.contract import Derived
 from include.queue_etl.errors import PreflightError, SettingsError, WarehouseUnavailable
 from include.queue_etl.keys.keyset_document import KeysetDocument
@@ -17,16 +16,16 @@ from include.queue_etl.operations.redrive import redrive, selection
 from include.queue_etl.operations.store import MaintenanceStore, Selection
 from include.queue_etl.postgres.loading import Load
 from tests.integration.project import Killed, Project, killed_at, login, project
+from tests.support.contracts import redeclared
 from tests.support.resources import open_run
 
 __all__ = ["project"]
-LENIENT = Derived("app_version", "app_version", lambda version: 0)
+LENIENT = Annotated[str | None, Derived(lambda version: 0, int)]
 
 
 def corrected(project: Project) -> Project:
     """The same project under a contract that takes any version."""
-    columns = tuple(LENIENT if isinstance(column, Derived) else column for column in CONTRACT.columns)
-    return replace(project, contract=replace(project.contract, columns=columns))
+    return replace(project, contract=redeclared(project.contract, app_version=LENIENT))
 
 
 @pytest.fixture
@@ -35,7 +34,7 @@ def rejected(project: Project) -> Project:
     versions = [login(f"v{number}", app_version="v2") for number in range(3)]
     no_ip = login("no ip").replace(b'"ip"', b'"pi"')
     project.send(login("good"), *versions, no_ip)
-    assert project.drain()["quarantined_by_reason"] == {"bad_version": 3, "missing_field": 1}
+    assert project.drain()["quarantined_by_reason"] == {"bad_version app_version": 3, "missing_field ip": 1}
     return corrected(project)
 
 
@@ -50,7 +49,7 @@ def test_a_dry_run_says_what_would_become_of_each_and_changes_nothing(rejected: 
     assert redriven(rejected, dry_run=True) == {
         "dry_run": True,
         "messages": 4,
-        "verdicts": {"bad_version": {"loads": 3}, "missing_field": {"missing_field": 1}},
+        "verdicts": {"bad_version app_version": {"loads": 3}, "missing_field ip": {"missing_field ip": 1}},
     }
     assert rejected.database.rows("SELECT * FROM etl.quarantine ORDER BY message_id") == before
     assert rejected.users() == ["good"]
@@ -61,7 +60,7 @@ def test_what_the_contract_accepts_now_becomes_a_row_and_the_rest_stays(rejected
     result = redriven(rejected)
     assert (result["loaded"], result["still_quarantined"], result["overtaken"]) == (3, 1, 0)
     assert rejected.users() == ["good", "v0", "v1", "v2"]
-    assert rejected.quarantined() == ["missing_field"]
+    assert rejected.quarantined() == ["missing_field ip"]
 
 
 def test_the_row_is_the_one_the_pipeline_would_have_made(rejected: Project) -> None:
@@ -92,7 +91,7 @@ def test_the_ledger_and_the_quarantine_name_the_redrive(rejected: Project) -> No
 
 SUMS = """
     SELECT sum(received), sum(loaded), sum(quarantined), sum(duplicates),
-           sum((quarantined_by_reason ->> 'missing_field')::integer)
+           sum((quarantined_by_reason ->> 'missing_field ip')::integer)
     FROM etl.run_summary
 """
 
@@ -144,6 +143,8 @@ def test_a_redrive_that_is_done_is_not_repeated_under_its_name(rejected: Project
     ("filters", "messages"),
     [
         ({"reason": "bad_version"}, 3),
+        ({"reason": "bad_version app_version"}, 3),
+        ({"reason": "missing_field"}, 1),
         ({"since": datetime.now(UTC) + timedelta(hours=1)}, 0),
         ({"since": datetime.now(UTC) - timedelta(hours=1)}, 4),
         ({"until": datetime.now(UTC) - timedelta(hours=1)}, 0),
@@ -154,14 +155,14 @@ def test_filters_select_by_reason_and_time(rejected: Project, filters: dict, mes
     assert redriven(rejected, dry_run=True, **filters)["messages"] == messages
 
 
-def test_a_reason_that_was_never_met_is_an_error_that_names_those_there_are(rejected: Project) -> None:
+def test_an_unknown_reason_is_an_error_that_names_the_reasons_there_are(rejected: Project) -> None:
     for dry_run in (True, False):
         with pytest.raises(SettingsError) as caught:
             redriven(rejected, dry_run=dry_run, reason="bad_verison")
         (problem,) = caught.value.problems
         assert problem == (
             f"no message of {rejected.contract.queue} was ever rejected for 'bad_verison'; "
-            "there are: bad_version, missing_field"
+            "there are: bad_version app_version, missing_field ip"
         )
     assert rejected.database.rows("SELECT count(*) FROM etl.runs") == [(1,)]
 
@@ -174,7 +175,7 @@ def test_where_nothing_was_ever_rejected_a_reason_says_so(project: Project) -> N
 def test_a_reason_that_another_took_the_place_of_is_still_known(rejected: Project) -> None:
     strict = replace(rejected, settings=replace(rejected.settings, body_limit_bytes=10))
     redriven(strict, name="redrive__1", reason="bad_version")
-    assert rejected.quarantined() == ["missing_field", *["too_large"] * 3]
+    assert rejected.quarantined() == ["missing_field ip", *["too_large"] * 3]
     assert redriven(strict, name="redrive__1", reason="bad_version")["messages"] == 0
     assert redriven(strict, reason="bad_version")["messages"] == 0
 
@@ -293,7 +294,7 @@ def test_redrives_beside_pipelines_that_receive_the_same_messages_again(project:
     assert project.database.deadlocks() == 0
 
 
-def test_what_another_redrive_did_between_reading_and_writing_counts_as_overtaken(
+def test_messages_that_another_redrive_takes_meanwhile_count_as_overtaken(
     rejected: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with rejected.open_redrive() as context:
@@ -374,11 +375,14 @@ def test_what_the_quarantine_says_is_redriven_is_not_loaded_again(
 def test_payloads_of_a_lost_key_are_counted_and_stay(rejected: Project) -> None:
     with rejected.database.owner() as connection:
         connection.execute(
-            "UPDATE etl.quarantine SET payload = substr(payload, 2) WHERE reason = 'missing_field'"
+            "UPDATE etl.quarantine SET payload = substr(payload, 2) WHERE reason = 'missing_field ip'"
         )
     result = redriven(rejected)
-    assert result["verdicts"] == {"bad_version": {"loads": 3}, "missing_field": {"does not open": 1}}
-    assert rejected.quarantined() == ["missing_field"]
+    assert result["verdicts"] == {
+        "bad_version app_version": {"loads": 3},
+        "missing_field ip": {"does not open": 1},
+    }
+    assert rejected.quarantined() == ["missing_field ip"]
 
 
 def test_a_foreign_keyset_stops_the_redrive_before_anything_is_read(rejected: Project) -> None:

@@ -46,7 +46,7 @@ def test_a_step_of_a_run_that_never_started_fails_and_names_it(
 
 
 @pytest.mark.parametrize("name", ["mask", "load"])
-def test_a_step_of_a_batch_that_the_run_does_not_have_fails_and_names_those_it_has(
+def test_a_step_of_an_unknown_batch_fails_and_names_the_batches_of_the_run(
     step: Command, batch: str, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
     assert step(name, "first", "--batch", OTHER) == 1

@@ -154,7 +154,7 @@ def test_a_file_that_cannot_be_made_is_named_before_anything_is_on_record(
 
 
 @pytest.mark.usefixtures("logins")
-def test_the_file_is_there_before_the_audit_entry_and_goes_when_nothing_is_opened(
+def test_the_file_exists_before_the_audit_entry_and_is_removed_on_refusal(
     officer, clean_database, monkeypatch, tmp_path
 ):
     path, seen = tmp_path / "values.csv", []
@@ -241,7 +241,7 @@ def test_each_recovery_has_a_record_of_its_own_that_cannot_be_changed(officer, c
 
 
 @pytest.mark.usefixtures("logins")
-def test_with_another_keyset_nothing_is_opened_and_the_missing_key_is_named(officer, clean_database, capsys):
+def test_another_keyset_opens_nothing_and_the_missing_key_is_named(officer, clean_database, capsys):
     assert officer("--stdout", "--user-id", "u0", keyset=KeysetDocument.new().text) == 1
     shown = capsys.readouterr()
     assert shown.out == ""

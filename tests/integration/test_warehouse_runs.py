@@ -228,7 +228,7 @@ def test_a_lost_connection_is_replaced_at_the_next_call(
     assert warehouse.run_state(run_id) == RunState(1, "running")
 
 
-def test_a_forgotten_lock_ends_a_load_with_one_clear_line_and_nothing_of_it_comes_later(
+def test_a_forgotten_lock_ends_a_load_in_one_line_and_nothing_comes_later(
     clean_database: Database,
 ) -> None:
     with open_store(clean_database.loader_dsn, silence_seconds=0.5) as warehouse:
@@ -283,7 +283,7 @@ def interruptible() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("interruptible")
-def test_a_commit_that_is_interrupted_while_it_waits_for_its_standby_does_not_count_as_done(
+def test_a_commit_interrupted_while_it_awaits_its_standby_does_not_count(
     clean_database: Database,
 ) -> None:
     waits = "SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
@@ -434,7 +434,7 @@ def test_every_missing_privilege_is_said(clean_database: Database) -> None:
     assert problems == [f"{role} etl.ledger: {MIGRATE}", f"{role} public.user_logins: {MIGRATE}"]
 
 
-def test_a_missing_privilege_that_only_duplicates_need_is_said_before_they_come(
+def test_a_missing_privilege_that_only_duplicates_need_is_said_in_advance(
     clean_database: Database,
 ) -> None:
     database = clean_database.name

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
 from types import SimpleNamespace
-from typing import Any
+from typing import Annotated, Any
 from unittest import mock
 from uuid import UUID
 
@@ -22,6 +22,7 @@ from include.queue_etl.settings import Settings
 from include.queue_etl.staging.area import Kind, StagingArea
 from tests.model.doubles import Queue, Store, Tables, Warehouse
 from tests.model.world import CALM, VISIBILITY_SECONDS, FaultProbabilities, World
+from tests.support.contracts import redeclared
 
 MESSAGES = 24
 EARLY = 8  # of them are sent before the first run, the others while runs are under way
@@ -118,11 +119,8 @@ class Schedule:
         self.queue = design.queue(self.world)
         self.tables = Tables()
         self.store = Store(self.world)
-        columns = tuple(
-            Derived(column.column, column.field, self._version) if isinstance(column, Derived) else column
-            for column in CONTRACT.columns
-        )
-        self.contract = dataclasses.replace(CONTRACT, columns=columns)
+        version = Annotated[str | None, Derived(self._version, int)]
+        self.contract = redeclared(CONTRACT, app_version=version)
         self.expected: dict[str, tuple[str, bool]] = {}  # message id -> user, and whether it is good
         self.batches: dict[str, list[str]] = {}
 

@@ -521,7 +521,7 @@ def test_all_checks_run_and_the_first_failure_is_the_exit_code(tmp_path: Path) -
     assert (tmp_path / "ran").read_text().split() == ["0", "3", "4"]
 
 
-def test_the_sample_is_of_the_promised_shape_and_holds_only_documentation_addresses() -> None:
+def test_the_sample_has_the_right_shape_and_only_documentation_addresses() -> None:
     lines = demo.SAMPLE.read_text().splitlines()
     events = [json.loads(line) for line in lines if line.endswith("}") and '"ip"' in line]
     assert {frozenset(event) for event in events} == {

@@ -156,9 +156,7 @@ def test_all_missing_variables_are_named_beside_the_wrong_ones(monkeypatch, caps
     ("command", "dsn"),
     [("check", "QUEUE_ETL_WAREHOUSE_DSN"), ("migrate", "QUEUE_ETL_OWNER_DSN")],
 )
-def test_a_malformed_connection_string_is_named_by_its_variable_and_not_quoted(
-    monkeypatch, capsys, command, dsn
-):
+def test_a_malformed_connection_string_is_named_by_variable_and_not_quoted(monkeypatch, capsys, command, dsn):
     monkeypatch.setenv(dsn, "postgresql://etl_loader:s3cr%t@127.0.0.1/queue_etl")
     assert run(command) == 1
     shown = capsys.readouterr().err
@@ -245,7 +243,7 @@ def without_servers(monkeypatch, tmp_path):
 
 
 @pytest.mark.usefixtures("without_servers")
-def test_a_drain_without_servers_lists_all_that_is_wrong_once_and_finishes_nothing(capsys):
+def test_a_drain_without_servers_lists_problems_once_and_finishes_nothing(capsys):
     assert run("drain") == 1
     shown = capsys.readouterr().err
     assert shown.startswith("drain: ")

@@ -6,70 +6,39 @@ from pathlib import Path
 from typing import Annotated
 
 import pytest
-from msgspec import Meta, Struct
+from msgspec import Meta, defstruct
 
 import include.contracts
 from include.contracts import DEFAULT_CONTRACT, contract_names, load_contract, load_contracts
-from include.queue_etl.contract import Contract, Derived, Normalization, Personal, SentDay, Text
+from include.queue_etl.contract import Contract, Personal
 from include.queue_etl.errors import ContractBroken
 from tests.contracts import newsletter_signups
 
 
-class Event(Struct):
-    short: Annotated[str, Meta(max_length=8)]
-    nullable: Annotated[str, Meta(max_length=9)] | None
-    endless: str
-    endless_nullable: str | None
-    secret: Annotated[str, Meta(max_length=159)]
-    too_long_secret: Annotated[str, Meta(max_length=160)]
+def contract(*fields, queue="visits", **declared):
+    """A contract whose event has these fields: (name, annotation) or (name, annotation, default)."""
+    event = defstruct("Event", fields or [("a", str)], kw_only=True)
+    return Contract(name="visits", queue=queue, table="public.visits", event=event, **declared)
 
 
-class Untidy(Struct):
-    number: int
-    nested: dict[str, str]
-    text: str | None
-    unused: float
-
-
-def contract(*columns, queue="visits"):
-    return Contract(name="visits", queue=queue, table="public.visits", event=Event, columns=columns)
-
-
-def test_a_contract_may_name_every_kind_of_column():
-    columns = (
-        Text("a", "short"),
-        Personal("b", "secret"),
-        Derived("c", "endless", lambda text: len(text or "")),
-        SentDay("d"),
-    )
-    assert contract(*columns).columns == columns
-
-
-def test_columns_of_unknown_fields_are_refused_all_at_once():
-    with pytest.raises(
-        ValueError,
-        match="contract visits: no such event field: nobody, nowhere: give a field of Event: short, ",
-    ):
-        contract(Text("a", "nowhere"), Personal("b", "nobody"), SentDay("c"))
-
-
-def test_fields_that_are_no_text_are_refused_all_at_once():
-    columns = (Text("a", "number"), Text("b", "nested"), Text("c", "text"))
-    with pytest.raises(ValueError, match=r"declare as str, or str \| None: nested, number$"):
-        Contract(name="visits", queue="visits", table="public.visits", event=Untidy, columns=columns)
-
-
-@pytest.mark.parametrize("field", ["endless", "endless_nullable", "too_long_secret"])
-def test_a_personal_field_whose_token_might_not_fit_is_refused(field):
-    with pytest.raises(ValueError, match=rf"give {field} a Meta\(max_length\) of at most 159.*fits token"):
-        contract(Personal("token", field))
+@pytest.mark.parametrize("length", [None, 160])
+def test_a_personal_field_whose_token_might_not_fit_is_refused(length):
+    text = Annotated[Annotated[str, Meta(max_length=length)] | None, Personal(token_chars=256)]
+    with pytest.raises(ValueError, match=r"give a a Meta\(max_length\) of at most 159.*fits a"):
+        contract(("a", text))
 
 
 def test_a_narrower_column_allows_only_shorter_values():
-    assert Personal("token", "short", token_chars=51).max_bytes == 15
-    assert contract(Personal("token", "short", token_chars=51))
+    short = Annotated[str, Meta(max_length=8)]
+    assert Personal(token_chars=51).max_bytes == 15
+    assert contract(("a", Annotated[short, Personal(token_chars=51)]))
     with pytest.raises(ValueError, match="at most -1"):
-        contract(Personal("token", "short", token_chars=50))
+        contract(("a", Annotated[short, Personal(token_chars=50)]))
+
+
+def test_a_token_without_a_limit_takes_a_column_without_one():
+    (column,) = contract(("a", Annotated[str, Personal()])).columns
+    assert (column.sql_type, column.nullable, column.is_token) == ("text", True, True)
 
 
 def test_a_fifo_queue_is_refused():
@@ -77,23 +46,6 @@ def test_a_fifo_queue_is_refused():
         ValueError, match=r"contract visits: visits\.fifo is a FIFO queue, .*: give it a standard"
     ):
         contract(queue="visits.fifo")
-
-
-def test_the_longest_text_of_a_field_is_what_its_struct_allows():
-    lengths = {field: contract().max_length(field) for field in Event.__struct_fields__}
-    assert lengths == {
-        "short": 8,
-        "nullable": 9,
-        "endless": float("inf"),
-        "endless_nullable": float("inf"),
-        "secret": 159,
-        "too_long_secret": 160,
-    }
-
-
-def test_personal_columns_come_in_table_order():
-    first, second = Personal("z", "secret", Normalization.IP), Personal("a", "short")
-    assert contract(Text("m", "short"), first, SentDay("n"), second).personal == (first, second)
 
 
 def test_the_dead_letter_queue_is_named_after_the_queue():
@@ -142,14 +94,15 @@ def test_a_second_contract_is_one_more_file(monkeypatch):
 # Broken ones ------------------------------------------------------------------------------------------------
 
 GOOD = Path(newsletter_signups.__file__).read_text()
+LINE = GOOD[: GOOD.index("CONTRACT = ")].count("\n") + 1
 BROKEN = {
     "wrong_field": (
-        GOOD.replace('Text("newsletter", "newsletter")', 'Text("newsletter", "news.letter")'),
-        ", line 30: contract newsletter_signups: no such event field: news.letter: give a field of Sign",
+        GOOD.replace("newsletter: Annotated[str, Meta(max_length=40)]", "newsletter: bytes"),
+        f", line {LINE}: contract newsletter_signups: newsletter: bytes has no column type: declare it",
     ),
     "wrong_syntax": (
         GOOD.replace("CONTRACT = Contract(", "CONTRACT = Contract(("),
-        ", line 30: '(' was never closed: correct the Python there",
+        f", line {LINE}: '(' was never closed: correct the Python there",
     ),
     "wrong_name": (GOOD, ": its contract has the name 'newsletter_signups': give both the same name"),
     "wrong_import": (

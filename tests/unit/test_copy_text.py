@@ -16,18 +16,24 @@ values = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0
 awkward = st.text(st.sampled_from(list("\\\t\n\r.N\b\f\v\x07\x1b\u0085\u2028é😀x ")), max_size=12)
 fields = st.one_of(st.none(), values, awkward)
 versions = st.one_of(st.none(), st.integers(0, 2**31 - 1).map(str))
-events = st.builds(LoginEvent, st.one_of(values, awkward), versions, fields, fields, fields, fields)
+events = st.builds(LoginEvent, st.one_of(values, awkward), fields, fields, fields, fields, versions)
 
 
-def plainly(personal, column, nothing):
+def plainly(masked, column, nothing):
     """In place of tokens, so that the values can be compared."""
-    return [nothing if value is None else f"{personal.field}{len(value)}" for value in column]
+    return [nothing if value is None else f"{masked.field}{len(value)}" for value in column]
+
+
+def facts(*days):
+    """Of messages sent on these days."""
+    count = len(days)
+    return copy_text.Facts(["id"] * count, days, [0] * count, [1] * count)
 
 
 @given(st.lists(events, max_size=6))
 def test_rows_come_back_as_they_were(given_events):
     days = [f"2026-01-{number + 1:02}" for number in range(len(given_events))]
-    lines = copy_text.row_lines(CONTRACT, given_events, days, plainly)
+    lines = copy_text.row_lines(CONTRACT, given_events, facts(*days), plainly)
     assert decoded(lines) == [
         [
             event.user_id,
@@ -44,38 +50,38 @@ def test_rows_come_back_as_they_were(given_events):
 
 @given(st.one_of(values, awkward))
 def test_any_text_stays_one_value(text):
-    event = LoginEvent(text, None, text, None, None, None)
-    (row,) = decoded(copy_text.row_lines(CONTRACT, [event], ["2026-01-01"], plainly))
+    event = LoginEvent(text, text, None, None, None, None)
+    (row,) = decoded(copy_text.row_lines(CONTRACT, [event], facts("2026-01-01"), plainly))
     assert row[:2] == [text, text]
 
 
 @pytest.mark.parametrize("text", [r"\N", r"\.", "\\", "\\\\", "a\\", "\\t", "\t", "\r\n", "\\\n"])
 def test_what_means_something_to_copy_is_a_text_all_the_same(text):
     event = LoginEvent(text, None, None, None, text, None)
-    lines = copy_text.row_lines(CONTRACT, [event, event], ["2026-01-01"] * 2, plainly)
+    lines = copy_text.row_lines(CONTRACT, [event, event], facts("2026-01-01", "2026-01-01"), plainly)
     assert [[row[0], row[4]] for row in decoded(lines)] == [[text, text]] * 2
 
 
 def test_null_and_the_empty_text_are_two_things():
-    event = LoginEvent("u", None, "", None, None, None)
-    (row,) = decoded(copy_text.row_lines(CONTRACT, [event], ["2026-01-01"], plainly))
+    event = LoginEvent("u", "", None, None, None, None)
+    (row,) = decoded(copy_text.row_lines(CONTRACT, [event], facts("2026-01-01"), plainly))
     assert (row[1], row[4]) == ("", None)
 
 
 def test_the_columns_stand_in_the_order_of_the_contract():
     event = SignupEvent("ann@example.org", "weekly", "yes")
-    lines = copy_text.row_lines(SIGNUPS, [event], ["2026-01-31"], plainly)
-    assert lines == b"2026-01-31\temail15\tweekly\tt\t\\N\n"
+    lines = copy_text.row_lines(SIGNUPS, [event], facts("2026-01-31"), plainly)
+    assert lines == b"email15\tweekly\tTrue\t\\N\t2026-01-31\n"
 
 
 def test_no_events_make_no_text():
-    assert copy_text.row_lines(CONTRACT, [], [], plainly) == b""
+    assert copy_text.row_lines(CONTRACT, [], facts(), plainly) == b""
 
 
 @pytest.mark.parametrize("days", [[], ["2026-01-01"] * 2])
 def test_days_that_do_not_match_the_events_are_an_error_not_a_shift(days):
     with pytest.raises(ValueError, match="zip"):
-        copy_text.row_lines(CONTRACT, [LoginEvent("u", None, None, None, None, None)], days, plainly)
+        copy_text.row_lines(CONTRACT, [LoginEvent("u", None, None, None, None, None)], facts(*days), plainly)
 
 
 def test_tokens_that_do_not_match_the_events_are_an_error_not_a_shift():
@@ -83,8 +89,8 @@ def test_tokens_that_do_not_match_the_events_are_an_error_not_a_shift():
         copy_text.row_lines(
             CONTRACT,
             [LoginEvent("u", None, None, None, None, None)],
-            ["2026-01-01"],
-            lambda personal, column, nothing: [],
+            facts("2026-01-01"),
+            lambda masked, column, nothing: [],
         )
 
 

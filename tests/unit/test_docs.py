@@ -26,7 +26,7 @@ REPLACED = (
 )
 
 
-def test_the_readme_has_its_first_command_before_line_15_and_a_picture_before_line_40():
+def test_the_readme_has_a_command_before_line_15_and_a_picture_before_40():
     lines = README.splitlines()
     assert any(line.startswith("./dev ") for line in lines[:14])
     assert any("SQS login-queue" in line for line in lines[:39])
@@ -145,6 +145,13 @@ def test_the_layout_in_the_readme_names_folders_that_exist():
     named = [name for line in layout.splitlines() if line for name in line.split("  ")[0].split(", ")]
     assert len(named) > 5
     assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_every_test_has_a_name_of_at_most_70_characters():
+    files = [path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("*.py")]
+    names = {name for text in files for name in re.findall(r"\bdef (test_\w+)", text)}
+    assert len(names) > 1_000
+    assert sorted(name for name in names if len(name) > 70) == []
 
 
 def example(language: str) -> str:

@@ -92,7 +92,7 @@ def actions(canary: str, keyset: Keyset, folder: Path) -> dict[str, Callable[[],
     raw, receipts = BatchFile("0000-abcdef", Kind.RAW), BatchFile("0000-abcdef", Kind.RECEIPT_HANDLES)
     staging.seal(raw, RejectedBatch(canary.encode()))
     staging.seal(receipts, ReceiptHandles([canary], [canary]))
-    event = LoginEvent(canary, None, canary, canary, canary, canary)
+    event = LoginEvent(canary, canary, canary, canary, canary, None)
     batch = RawBatch(1, [canary], [1], [], [canary.encode()])
     return {
         "a token that is none": lambda: masker.unmask(field, canary),
@@ -108,7 +108,9 @@ def actions(canary: str, keyset: Keyset, folder: Path) -> dict[str, Callable[[],
         "sealed bytes that are none": lambda: keyset.decrypt(canary.encode(), b""),
         "a staged file of another content": lambda: staging.open(raw, RawBatch),
         "receipts of another content": lambda: staging.open(receipts, MaskedBatch),
-        "rows without a day": lambda: copy_text.row_lines(CONTRACT, [event], [], masker.mask),
+        "rows without a day": lambda: copy_text.row_lines(
+            CONTRACT, [event], copy_text.Facts([], [], [], []), masker.mask
+        ),
         "a batch that does not fit together": lambda: mask_batch(
             batch, CONTRACT, keyset, Settings(staging="/"), UUID(int=1)
         ),

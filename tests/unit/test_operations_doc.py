@@ -49,7 +49,7 @@ def test_each_error_it_names_exists() -> None:
     assert named <= set(dir(errors))
 
 
-def test_the_commands_that_it_says_take_json_take_it_and_no_other_of_its_commands_does() -> None:
+def test_exactly_the_commands_that_it_says_take_json_take_it() -> None:
     (sentence,) = re.findall(r"[^.]*take `--json`", TEXT)
     told = set(re.findall(r"`([a-z][a-z-]+)`", sentence))
     listed = set(re.findall(r"^\| `python -m include\.queue_etl ([a-z-]+)", TEXT, re.MULTILINE))

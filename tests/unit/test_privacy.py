@@ -5,8 +5,9 @@ import hashlib
 import json
 import logging
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+import msgspec
 import pytest
 import tink
 from hypothesis import given
@@ -15,7 +16,7 @@ from tink import aead, daead, secret_key_access
 
 from include.contracts.user_logins import CONTRACT
 from include.queue_etl import production
-from include.queue_etl.contract import Normalization, Personal, Scheme
+from include.queue_etl.contract import Contract, MaskedField, Normalization, Personal, Scheme
 from include.queue_etl.errors import KeysetError, PreflightError
 from include.queue_etl.keys.keyset import Keyset
 from include.queue_etl.keys.keyset_document import DEVELOPMENT, KeysetDocument, is_development
@@ -26,20 +27,26 @@ from include.queue_etl.resources import Aws, Resources
 from include.queue_etl.run_context import RunContext
 from include.queue_etl.settings import Settings
 from include.queue_etl.transform.masking import Masker
+from tests.support.contracts import redeclared
 
 DOCUMENT = KeysetDocument.new()
 TEXT = DOCUMENT.text
 KEYSET = Keyset.from_json(TEXT)
 DEVICE = CONTRACT.personal[1]
-ONE_WAY = replace(DEVICE, scheme=Scheme.ONE_WAY)
+ONE_WAY = replace(DEVICE, mark=replace(DEVICE.mark, scheme=Scheme.ONE_WAY))
 
 
-def weak(scheme: Scheme) -> Personal:
-    return Personal("masked_ip", "ip", Normalization.IP, scheme=scheme, allow_weak=True)
+def weak(scheme: Scheme) -> MaskedField:
+    return MaskedField("masked_ip", "ip", Personal(Normalization.IP, scheme=scheme, allow_weak=True))
 
 
-def token(personal: Personal, value: str | None, keyset: Keyset = KEYSET) -> str:
-    return Masker(CONTRACT, keyset).mask(personal, [value], "nothing")[0]
+def remarked(field: str, mark: Personal) -> Contract:
+    """`user_logins` with another mark on a field."""
+    return redeclared(CONTRACT, **{field: Annotated[str | None, mark]})
+
+
+def token(masked: MaskedField, value: str | None, keyset: Keyset = KEYSET) -> str:
+    return Masker(CONTRACT, keyset).mask(masked, [value], "nothing")[0]
 
 
 def master() -> aead.Aead:
@@ -91,18 +98,18 @@ def test_without_a_value_there_is_no_token(personal):
 @pytest.mark.parametrize("scheme", [Scheme.SHA256, Scheme.MD5])
 def test_a_scheme_without_a_key_must_be_asked_for(scheme):
     with pytest.raises(ValueError, match="allow_weak=True"):
-        Personal("masked_ip", "ip", scheme=scheme)
+        Personal(scheme=scheme)
 
 
 def test_a_column_must_hold_the_digest():
     with pytest.raises(ValueError, match="one_way takes 50 characters"):
-        Personal("token", "ip", token_chars=49, scheme=Scheme.ONE_WAY)
-    assert Personal("token", "ip", token_chars=50, scheme=Scheme.ONE_WAY).max_bytes == float("inf")
+        Personal(token_chars=49, scheme=Scheme.ONE_WAY)
+    assert Personal(token_chars=50, scheme=Scheme.ONE_WAY).max_bytes == float("inf")
 
 
 def test_only_recoverable_columns_are_offered_to_unmask():
-    columns = tuple(ONE_WAY if column == DEVICE else column for column in CONTRACT.columns)
-    assert [column.field for column in replace(CONTRACT, columns=columns).recoverable] == ["ip"]
+    one_way = remarked("device_id", Personal(scheme=Scheme.ONE_WAY))
+    assert [masked.field for masked in one_way.recoverable] == ["ip"]
 
 
 # Keys -------------------------------------------------------------------------------------------------------
@@ -120,11 +127,11 @@ def test_every_token_passes_for_one_and_other_text_does_not():
     assert not any(is_token(text) for text in ("192.0.2.7", "A", "APxx", "Agxx", "", "aQxx"))
 
 
-def test_a_user_id_is_looked_for_only_where_there_is_one():
-    unmask.require_user_id(CONTRACT)
-    other = replace(CONTRACT, columns=CONTRACT.personal)
-    with pytest.raises(ValueError, match=r"public\.user_logins has no column user_id"):
-        unmask.require_user_id(other)
+def test_a_person_is_looked_for_only_where_a_field_says_whose_row_it_is():
+    assert unmask.require_subject(CONTRACT).name == "user_id"
+    nobody = replace(CONTRACT, event=msgspec.defstruct("Nobody", [("ip", str)]))
+    with pytest.raises(ValueError, match="no field of user_logins says whose row it is"):
+        unmask.require_subject(nobody)
 
 
 def test_token_prefixes_of_neighbouring_key_ids_differ():
@@ -286,9 +293,7 @@ SOUND = production.Setup(
     DOCUMENT.wrap(lambda: KEY),
     ["https://sqs.eu-west-1.amazonaws.com", "https://kms.eu-west-1.amazonaws.com"],
 )
-WEAK = replace(
-    CONTRACT, columns=tuple(weak(Scheme.MD5) if c.column == "masked_ip" else c for c in CONTRACT.columns)
-)
+WEAK = remarked("ip", weak(Scheme.MD5).mark)
 GENERATED = KeysetDocument.new(development=True)
 BOTH = KeysetDocument(
     json.dumps({**json.loads(TEXT), "key": json.loads(TEXT)["key"] + json.loads(GENERATED.text)["key"]})

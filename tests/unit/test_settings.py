@@ -103,7 +103,7 @@ def test_a_missing_setting_is_listed_beside_a_wrong_one():
     )
 
 
-def test_what_several_readers_miss_is_listed_together_and_else_they_all_answer_in_order():
+def test_several_readers_list_their_problems_together_or_answer_in_order():
     def wrong(*problems):
         raise SettingsError(problems)
 

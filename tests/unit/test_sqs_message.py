@@ -81,7 +81,7 @@ def test_an_empty_attribute_is_passed_over():
     assert wire.message(with_attributes(dedup_id="", x_origin_message_id=key)).message_id == key
 
 
-def test_the_deduplication_attribute_comes_before_the_origin_and_both_before_the_id():
+def test_the_dedup_id_comes_before_the_origin_and_both_before_the_sqs_id():
     first, second = str(uuid4()), str(uuid4())
     assert wire.message(with_attributes(dedup_id=first, x_origin_message_id=second)).message_id == first
     assert wire.message(with_attributes(x_origin_message_id=second)).message_id == second
@@ -107,7 +107,7 @@ def test_a_key_that_is_no_utf8_is_a_key_all_the_same():
     assert UUID(wire.message(with_attributes(dedup_id="\ud800")).message_id)
 
 
-def test_a_day_that_counts_is_still_in_the_ledger_when_the_message_has_waited_its_longest():
+def test_a_day_that_counts_is_still_in_the_ledger_after_the_longest_wait():
     longest_wait_days = 14
     assert wire.ORIGIN_REACH_MS // 86_400_000 + longest_wait_days < limits("ledger_days")[0]
 

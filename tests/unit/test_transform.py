@@ -114,7 +114,7 @@ def test_a_message_received_too_often_is_quarantined_unparsed(receives, reason):
 def test_a_batch_without_any_good_message_has_no_rows():
     batch, rejected = masked(raw_batch((b"x", 1, SENT_MS), (b"{}", 1, SENT_MS), (b"y", 1, SENT_MS)))
     assert (batch.accepted, batch.rows) == (0, b"")
-    assert batch.rejected == {"bad_json": 2, "missing_field": 1}
+    assert batch.rejected == {"bad_json": 2, "missing_field user_id": 1}
     assert len(decoded(rejected.lines)) == 3
 
 

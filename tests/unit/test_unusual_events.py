@@ -79,9 +79,7 @@ def body(contract: Contract, case: Case) -> bytes:
 
 
 def unmasked(contract: Contract, keyset: Keyset, row: list[str | None]) -> dict[str, Any]:
-    values: dict[str, Any] = {
-        column.column: value for column, value in zip(contract.columns, row, strict=True)
-    }
+    values: dict[str, Any] = dict(zip(contract.column_names, row, strict=True))
     for personal in contract.personal:
         token = values[personal.column]
         values[personal.column] = token and Masker(contract, keyset).unmask(personal, token)

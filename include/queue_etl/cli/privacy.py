@@ -20,7 +20,7 @@ from include.queue_etl.cli.arguments import (
     read_lines,
 )
 from include.queue_etl.cli.output import show, show_table
-from include.queue_etl.contract import Contract, Personal
+from include.queue_etl.contract import Contract, MaskedField
 from include.queue_etl.keys.keyset_document import KeysetDocument
 from include.queue_etl.private_files import new_text_file
 from include.queue_etl.resources import Resources
@@ -123,7 +123,7 @@ def _mark(text: str) -> str:
 def unmask(arguments: Arguments) -> None:
     """Recover masked values, as the privacy officer, with an audit entry."""
     from include.queue_etl.privacy import unmask as recovery
-    from include.queue_etl.privacy.officer_store import USER, OfficerStore
+    from include.queue_etl.privacy.officer_store import OfficerStore
 
     contract, tokens = load_contract(arguments.contract), []
     with _usage():
@@ -133,17 +133,18 @@ def unmask(arguments: Arguments) -> None:
     with wiring.resources(wiring.OFFICER) as resources, _audited(resources) as audit:
         resources.require_schema()
         if column is None:
-            tokens = OfficerStore(resources.database).tokens_where(contract, USER, arguments.user_id)
+            subject = recovery.require_subject(contract)
+            tokens = OfficerStore(resources.database).tokens_where(contract, subject.name, arguments.user_id)
         with _destination(arguments.output) as file:
             _, values = recovery.unmask(resources, audit, contract, tokens, _purpose(arguments))
             count = recovery.write_csv(values, file)
     if not tokens:
-        print(f"{contract.table} has no token of such a {USER}", file=sys.stderr)
+        print(f"{contract.table} has no token of that person", file=sys.stderr)
     if arguments.output:
         print(f"{count} values in {arguments.output}, readable by you alone")
 
 
-def _column_asked_for(arguments: Arguments, contract: Contract) -> Personal | None:
+def _column_asked_for(arguments: Arguments, contract: Contract) -> MaskedField | None:
     """The column of --field, or None for all of a user; ValueError for what does not go together."""
     from include.queue_etl.privacy import unmask as recovery
 
@@ -157,7 +158,7 @@ def _column_asked_for(arguments: Arguments, contract: Contract) -> Personal | No
         return recovery.personal_field(contract, arguments.field)
     if named:
         raise ValueError(f"--user-id means all of a user: not with {', '.join(named)}")
-    recovery.require_user_id(contract)
+    recovery.require_subject(contract)
     return None
 
 

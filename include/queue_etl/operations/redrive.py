@@ -102,7 +102,7 @@ def _require_known(context: RunContext, selection: Selection) -> None:
     if selection.reason is None:
         return
     known = MaintenanceStore(context.resources.database).reasons(selection.queue)
-    if selection.reason not in known:
+    if not any(selection.reason in (reason, reason.split(" ")[0]) for reason in known):
         there_are = f"there are: {', '.join(known)}" if known else "there are none yet"
         problem = f"no message of {selection.queue} was ever rejected for {selection.reason!r}; {there_are}"
         raise SettingsError([problem])
@@ -175,7 +175,7 @@ def selection(contract: Contract, reason: str | None, since: str | None, until: 
 
     Args:
         contract: names the queue
-        reason: a reason code; None or "": any but `too_many_receives`
+        reason: a reason, or its code for any field; None or "": any but `too_many_receives`
         since: a time as in ISO 8601, UTC where it names no zone; a bare date is its first moment
         until: the same
 

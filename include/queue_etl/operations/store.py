@@ -21,8 +21,8 @@ class Selection:
 
     Attributes:
         queue: they came from it
-        reason: they were rejected for it; None: for any but `too_many_receives`, which may kill the process
-            that parses them and so has to be asked for
+        reason: they were rejected for it: `too_long` for any field, or `too_long ip`; None: for any but
+            `too_many_receives`, which may kill the process that parses them and so has to be asked for
         since: quarantined then or later
         until: quarantined before
     """
@@ -138,7 +138,8 @@ SELECT_QUARANTINED: LiteralString = """
                sum(payload_bytes) OVER (ORDER BY sent_day, message_id) - payload_bytes AS bytes_before
         FROM etl.quarantine JOIN etl.queues USING (queue_id)
         WHERE name = %(queue)s AND redriven_at IS NULL
-          AND (reason = %(reason)s OR %(reason)s::text IS NULL AND reason <> 'too_many_receives')
+          AND (%(reason)s::text IN (reason, split_part(reason, ' ', 1))
+               OR %(reason)s::text IS NULL AND reason <> 'too_many_receives')
           AND quarantined_at >= coalesce(%(since)s, '-infinity'::timestamptz)
           AND quarantined_at < coalesce(%(until)s, 'infinity'::timestamptz)
           AND (%(after_id)s::uuid IS NULL

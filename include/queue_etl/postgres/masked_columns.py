@@ -66,7 +66,7 @@ def _parameters(contracts: Iterable[Contract]) -> dict[str, list[str]]:
         "tables": [contract.table for contract, _ in columns],
         "columns": [column.column for _, column in columns],
         "fields": [column.field for _, column in columns],
-        "schemes": [str(column.scheme) for _, column in columns],
+        "schemes": [str(column.mark.scheme) for _, column in columns],
     }
 
 

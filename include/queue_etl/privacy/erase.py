@@ -14,14 +14,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from ipaddress import ip_address
-from typing import Any, TypeGuard
+from typing import Any
 
-from include.queue_etl.contract import Column, Contract, Normalization, Personal, Text
+from include.queue_etl.contract import Column, Contract, Normalization
 from include.queue_etl.counts import in_words
 from include.queue_etl.errors import PreflightError
 from include.queue_etl.keys.keyset_document import KeysetDocument
 from include.queue_etl.privacy.audit import AuditLog, Purpose
-from include.queue_etl.privacy.officer_store import USER, OfficerStore
+from include.queue_etl.privacy.officer_store import OfficerStore
 from include.queue_etl.privacy.retained_files import Change, Row, rewrite
 from include.queue_etl.resources import Resources
 from include.queue_etl.transform.copy_text import NULL, escaped
@@ -43,20 +43,16 @@ COUNTS = (
 )
 
 
-def require_field(contract: Contract, field: str) -> Personal | Text:
-    """The column of an event field that can be erased by: that of the user, or a personal one.
+def require_field(contract: Contract, field: str) -> Column:
+    """The column of an event field that can be erased by: that of the person, or a personal one.
 
     Raises:
         ValueError: the field is none of these; the message lists them
     """
-    found = {column.field: column for column in contract.columns if _is_of_a_person(column)}
+    found = {column.field: column for column in contract.columns if column.is_token or column.is_subject}
     if field not in found:
         raise ValueError(f"no field {field!r} to erase by in {contract.name}: one of {', '.join(found)}")
     return found[field]
-
-
-def _is_of_a_person(column: Column) -> TypeGuard[Personal | Text]:
-    return isinstance(column, Personal) or (isinstance(column, Text) and column.column == USER)
 
 
 @dataclass(frozen=True)
@@ -79,25 +75,26 @@ class Subject:
             raise ValueError("nothing to erase: the value is blank")
 
     @cached_property
-    def column(self) -> Personal | Text:
+    def column(self) -> Column:
         """The column that holds the field."""
         return require_field(self.contract, self.field)
 
     @property
     def columns_to_clear(self) -> list[str]:
         """Columns to overwrite in the rows found: of a user all that is personal, else the column itself."""
-        if isinstance(self.column, Personal):
-            return [self.column.column]
-        return [self.column.column, *(column.column for column in self.contract.personal)]
+        if self.column.is_token:
+            return [self.column.name]
+        return [self.column.name, *(masked.column for masked in self.contract.personal)]
 
     def stored(self, keyset: KeysetDocument) -> list[str]:
         """What may stand in the column for the value: itself, or its token under every key."""
         column = self.column
-        if isinstance(column, Text):
+        if not column.is_token:
             return [self.value]
         forms = sorted({self.value, self._form(self.value)})  # an unkeyed digest is of the value as it came
         maskers = [Masker(self.contract, keyset.only_key(key_id)) for key_id in keyset.key_ids]
-        return sorted({token for masker in maskers for token in masker.mask(column, forms, "")} - {""})
+        masked = column.masked[0]
+        return sorted({token for masker in maskers for token in masker.mask(masked, forms, "")} - {""})
 
     def is_in(self, body: bytes) -> bool:
         """Whether a message, well-formed or not, holds the value anywhere, in any of its forms."""
@@ -112,7 +109,7 @@ class Subject:
 
     def _form(self, text: str) -> str:
         form = unicodedata.normalize("NFC", text.strip())
-        if isinstance(self.column, Personal) and self.column.normalization is Normalization.IP:
+        if self.column.is_token and self.column.masked[0].mark.normalization is Normalization.IP:
             try:
                 address = ip_address(form)
             except ValueError:
@@ -145,7 +142,7 @@ def erase(
         WarehouseUnavailable, WarehouseRefused, StagingUnavailable: a repetition does the rest
     """
     resources.require_schema()
-    column, store = subject.column.column, OfficerStore(resources.database)
+    column, store = subject.column.name, OfficerStore(resources.database)
     if problems := store.erase_problems(subject.contract, column, subject.columns_to_clear):
         raise PreflightError(problems)
     wanted = subject.stored(resources.keyset_document)
@@ -187,7 +184,7 @@ def _erase_files(
 
 def _erasing(subject: Subject, wanted: set[str], cipher: PayloadCipher) -> Change:
     names = subject.contract.column_names
-    key, cleared = names.index(subject.column.column), list(map(names.index, subject.columns_to_clear))
+    key, cleared = names.index(subject.column.name), list(map(names.index, subject.columns_to_clear))
     lines = {escaped(value) for value in wanted}
 
     def row(given: Row) -> Row:

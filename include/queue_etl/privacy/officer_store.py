@@ -7,12 +7,11 @@ from uuid import UUID
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from include.queue_etl.contract import Contract, Personal
+from include.queue_etl.contract import Contract, MaskedField
 from include.queue_etl.postgres.checks import table_problems
 from include.queue_etl.postgres.connection import Connection, Database, table_identifier
 from include.queue_etl.transform.quarantine import QuarantinedMessage
 
-USER = "user_id"  # the column that says whose a row is, where a contract has it
 # What erasing needs, apart from the contract's table: privilege, object
 ERASE_PRIVILEGES = (
     ("SELECT", "etl.queues"),
@@ -28,9 +27,9 @@ class OfficerStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def tokens_where(self, contract: Contract, column: str, value: str) -> list[tuple[Personal, str]]:
+    def tokens_where(self, contract: Contract, column: str, value: str) -> list[tuple[MaskedField, str]]:
         """Distinct recoverable tokens of the rows whose `column` is `value`, by personal column."""
-        found: list[tuple[Personal, str]] = []
+        found: list[tuple[MaskedField, str]] = []
         for personal in contract.recoverable:
             query = sql.SQL(
                 "SELECT DISTINCT {p} FROM {t} WHERE {c} = %(value)s AND {p} IS NOT NULL ORDER BY 1"

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from psycopg import sql
 
-from include.queue_etl.contract import Contract, Personal
+from include.queue_etl.contract import Contract, MaskedField
 from include.queue_etl.errors import KeysetError, WarehouseRefused
 from include.queue_etl.keys.token_format import (
     PREFIX_BYTES,
@@ -45,7 +45,7 @@ class MovedRow(NamedTuple):
     tokens: list[MovedToken]
 
 
-def reencrypted(masker: Masker, column: Personal, token: str) -> str | None:
+def reencrypted(masker: Masker, column: MaskedField, token: str) -> str | None:
     """The token under the primary key; None where the keyset does not open it."""
     try:
         return masker.reencrypt(column, token)
@@ -162,7 +162,7 @@ class RemaskStore:
         self._database.execute(UPSERT_KEY, key_id=key_id, check_value=check_value, retired=retired)
 
 
-def _row_statements(contract: Contract, columns: Sequence[Personal]) -> tuple[sql.Composed, sql.Composed]:
+def _row_statements(contract: Contract, columns: Sequence[MaskedField]) -> tuple[sql.Composed, sql.Composed]:
     """Find rows by block and token prefix; move rows by their place, if they are still what they were.
 
     Moving names the blocks too: from the places alone the planner reads every partition whole, each time.
@@ -197,7 +197,7 @@ def _row_statements(contract: Contract, columns: Sequence[Personal]) -> tuple[sq
 
 
 def _moved_rows(
-    masker: Masker, columns: Sequence[Personal], rows: Sequence[tuple[Any, ...]], prefixes: set[str]
+    masker: Masker, columns: Sequence[MaskedField], rows: Sequence[tuple[Any, ...]], prefixes: set[str]
 ) -> tuple[list[MovedRow], int]:
     """The rows that change; how many tokens do not open."""
     known: list[dict[str, str | None]] = [{} for _ in columns]  # repeated users are common

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from include.queue_etl.contract import Contract, Personal, Scheme
+from include.queue_etl.contract import Contract
 from include.queue_etl.counts import in_words
 from include.queue_etl.errors import KeyInUse
 from include.queue_etl.keys.keyset import Keyset
@@ -241,11 +241,8 @@ def _remask_files(resources: Resources, contracts: Contracts, primary: int, coun
 def moving(contract: Contract, keyset: Keyset) -> Change:
     """Move tokens and payloads to the primary key; what does not open stays."""
     masker, cipher = Masker(contract, keyset), PayloadCipher(keyset, contract.name)
-    columns = [
-        (index, column)
-        for index, column in enumerate(contract.columns)
-        if isinstance(column, Personal) and column.scheme is Scheme.RECOVERABLE
-    ]
+    names = contract.column_names
+    columns = [(names.index(masked.column), masked) for masked in contract.recoverable]
 
     def row(given: Row) -> Row:
         new = [*given]

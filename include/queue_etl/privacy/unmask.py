@@ -4,20 +4,19 @@ import csv
 from collections.abc import Iterator, Sequence
 from typing import TextIO
 
-from include.queue_etl.contract import Contract, Personal
+from include.queue_etl.contract import Column, Contract, MaskedField
 from include.queue_etl.errors import KeysetError, RateExceeded
 from include.queue_etl.keys.token_format import is_token
 from include.queue_etl.privacy.audit import REFUSED, AuditLog, Entry, Purpose
-from include.queue_etl.privacy.officer_store import USER
 from include.queue_etl.resources import Resources
 from include.queue_etl.transform.masking import Masker
 
-Tokens = Sequence[tuple[Personal, str]]
+Tokens = Sequence[tuple[MaskedField, str]]
 Value = tuple[str, str, str]  # field, token, value
 FORMULA = ("=", "+", "-", "@")
 
 
-def personal_field(contract: Contract, field: str) -> Personal:
+def personal_field(contract: Contract, field: str) -> MaskedField:
     """The recoverable column of an event field.
 
     Raises:
@@ -29,10 +28,15 @@ def personal_field(contract: Contract, field: str) -> Personal:
     return found[field]
 
 
-def require_user_id(contract: Contract) -> None:
-    """Raise ValueError unless the contract's table has a column `user_id` to look for."""
-    if USER not in contract.column_names:
-        raise ValueError(f"{contract.table} has no column {USER}: give tokens and --field")
+def require_subject(contract: Contract) -> Column:
+    """The column that says whose row it is.
+
+    Raises:
+        ValueError: the contract has none
+    """
+    if contract.subject is None:
+        raise ValueError(f"no field of {contract.name} says whose row it is: give tokens and --field")
+    return contract.subject
 
 
 def unmask(
@@ -70,7 +74,7 @@ def unmask(
     return entry, ((column.field, token, _unmask_one(masker, column, token)) for column, token in tokens)
 
 
-def _unmask_one(masker: Masker, column: Personal, token: str) -> str:
+def _unmask_one(masker: Masker, column: MaskedField, token: str) -> str:
     if not is_token(token):
         raise KeysetError("not a token: it does not begin as a token does")
     return masker.unmask(column, token)

@@ -1,6 +1,8 @@
 """A raw batch -> a masked batch and its rejected messages. Pure, given the keyset."""
 
 from collections import Counter
+from itertools import compress
+from operator import not_
 from uuid import UUID
 
 from msgspec import Struct
@@ -26,23 +28,18 @@ def mask_batch(
     """
     parser, masker = Parser(contract, settings.body_limit_bytes), Masker(contract, keyset)
     days = copy_text.sent_days(raw.sent_ms)
-    events: list[Struct] = []
-    event_days: list[str] = []
-    statuses: list[str] = []
-    rejected: list[tuple[int, Rejected]] = []
-    for index, verdict in enumerate(_verdicts(raw, parser, settings.max_receives)):
-        if isinstance(verdict, Rejected):
-            rejected.append((index, verdict))
-            statuses.append(QUARANTINED)
-        else:
-            events.append(verdict)
-            event_days.append(days[index])
-            statuses.append(LOADED)
-    rows = copy_text.row_lines(contract, events, event_days, masker.mask)
-    anomalies = {**masker.anomalies, "unknown_fields": parser.unknown_fields}
+    verdicts = _verdicts(raw, parser, settings.max_receives)
+    is_rejected = [verdict.__class__ is Rejected for verdict in verdicts]
+    rejected = [(index, verdict) for index, verdict in enumerate(verdicts) if isinstance(verdict, Rejected)]
+    events = [verdict for verdict in verdicts if not isinstance(verdict, Rejected)]
+    rows = copy_text.row_lines(contract, events, _facts(raw, days, is_rejected), masker.mask)
+    unknown = parser.count_unknown_fields(events)
+    anomalies = {**masker.anomalies, "unknown_fields": unknown}
     masked = MaskedBatch(
         ids_digest=ids_digest(raw.ids),
-        entries=copy_binary.entries(raw.queue_id, run_id, days, raw.ids, statuses),
+        entries=copy_binary.entries(
+            raw.queue_id, run_id, days, raw.ids, [QUARANTINED if bad else LOADED for bad in is_rejected]
+        ),
         rows=rows,
         accepted=len(events),
         rejected=dict(Counter(verdict.reason for _, verdict in rejected)),
@@ -62,6 +59,19 @@ def _verdicts(raw: RawBatch, parser: Parser, max_receives: int) -> list[Struct |
         parser.parse(body) if receives <= max_receives else TOO_MANY_RECEIVES
         for body, receives in zip(raw.bodies, raw.receive_counts, strict=True)
     ]
+
+
+def _facts(raw: RawBatch, days: list[str], is_rejected: list[bool]) -> copy_text.Facts:
+    """Those of the accepted messages."""
+    if not any(is_rejected):
+        return copy_text.Facts(raw.ids, days, raw.sent_ms, raw.receive_counts)
+    is_accepted = list(map(not_, is_rejected))
+    return copy_text.Facts(
+        ids=list(compress(raw.ids, is_accepted)),
+        days=list(compress(days, is_accepted)),
+        sent_ms=list(compress(raw.sent_ms, is_accepted)),
+        receive_counts=list(compress(raw.receive_counts, is_accepted)),
+    )
 
 
 def _quarantine_line(

@@ -7,21 +7,41 @@ Columns are built one at a time for a whole batch: the loops then run in C (map,
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from datetime import date, timedelta
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from enum import Enum
 from functools import lru_cache
-from operator import attrgetter
+from typing import Any
+from zoneinfo import ZoneInfo
 
 import msgspec
 
-from include.queue_etl.contract import Column, Contract, Derived, Personal, SentDay
+from include.queue_etl.contract import Column, Contract, Form, MaskedField
+from include.queue_etl.transform import json_values
 from include.queue_etl.transform.batches import MILLISECONDS_A_DAY
+from include.queue_etl.transform.parsing import value_getter
 
 NULL = r"\N"
 _ESCAPES = str.maketrans({"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"})
 _EPOCH = date(1970, 1, 1)
 
-# Masks a column: one token a value, in their order, and for a value that is nothing the text given.
-Mask = Callable[[Personal, Sequence[str | None], str], list[str]]
+# Masks the values of a field: one token a value, in their order; for a value that is nothing, the text given.
+Mask = Callable[[MaskedField, Sequence[str | None], str], list[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is known of the messages beside their bodies, a list each, in the order of the events.
+
+    Attributes:
+        days: UTC day of sending, ISO text
+        sent_ms: milliseconds since 1970
+    """
+
+    ids: Sequence[str]
+    days: Sequence[str]
+    sent_ms: Sequence[int]
+    receive_counts: Sequence[int]
 
 
 @lru_cache(maxsize=64)
@@ -34,16 +54,16 @@ def sent_days(sent_ms: Iterable[int]) -> list[str]:
     return [_day(milliseconds // MILLISECONDS_A_DAY) for milliseconds in sent_ms]
 
 
-def row_lines(contract: Contract, events: Sequence[msgspec.Struct], days: Sequence[str], mask: Mask) -> bytes:
+def row_lines(contract: Contract, events: Sequence[msgspec.Struct], facts: Facts, mask: Mask) -> bytes:
     """The table's lines, one an event, in the events' order.
 
     Args:
         contract: names the columns
         events: parsed by the same contract
-        days: sent day of each event, ISO text
-        mask: makes tokens of a column of personal values
+        facts: of the events' messages
+        mask: makes tokens of personal values
     """
-    columns = [_column(column, events, days, mask) for column in contract.columns]
+    columns = [_column(column, events, facts, mask) for column in contract.columns]
     return _lines(map("\t".join, zip(*columns, strict=True)))
 
 
@@ -52,26 +72,14 @@ def _lines(lines: Iterable[str]) -> bytes:
     return f"{text}\n".encode() if text else b""
 
 
-def _column(
-    column: Column, events: Sequence[msgspec.Struct], days: Sequence[str], mask: Mask
-) -> Iterable[str]:
-    if isinstance(column, SentDay):
-        return days
-    values = list(map(attrgetter(column.field), events))
-    if isinstance(column, Personal):
-        return mask(column, values, NULL)
-    if isinstance(column, Derived):
-        # A few versions occur in a batch: each is converted and written once.
-        texts = {value: escaped(column.convert(value)) for value in set(values)}
-        return map(texts.__getitem__, values)
-    return _text_column(values)
-
-
-def _text_column(values: Sequence[str | None]) -> Sequence[str]:
-    # One look at the whole column, in C: hardly any batch has something to escape.
-    if _is_plain("".join([value for value in values if value])):
-        return [NULL if value is None else value for value in values]
-    return list(map(escaped, values))
+def _column(column: Column, events: Sequence[msgspec.Struct], facts: Facts, mask: Mask) -> Iterable[str]:
+    if not column.attributes:
+        return _OF_MESSAGE[column.form](facts)
+    values = list(map(value_getter(column), events))
+    if column.is_token:
+        texts = values if column.form is Form.TEXT else list(map(_personal_text, values))
+        return mask(column.masked[0], texts, NULL)
+    return _OF_EVENT[column.form](column, values, mask)
 
 
 def escaped(value: object) -> str:
@@ -85,3 +93,95 @@ def escaped(value: object) -> str:
 def _is_plain(text: str) -> bool:
     # Both tests run in C; the table look-up costs eight times as much and is seldom needed.
     return text.isprintable() and "\\" not in text
+
+
+# Columns of the message ---------------------------------------------------------------------------
+
+
+def _moments(facts: Facts) -> list[str]:
+    epoch = datetime(1970, 1, 1, tzinfo=UTC)
+    return [(epoch + timedelta(milliseconds=sent)).isoformat() for sent in facts.sent_ms]
+
+
+_OF_MESSAGE: dict[Form, Callable[[Facts], Iterable[str]]] = {
+    Form.SENT_DAY: lambda facts: facts.days,
+    Form.SENT_AT: _moments,
+    Form.MESSAGE_ID: lambda facts: facts.ids,
+    Form.RECEIVE_COUNT: lambda facts: map(str, facts.receive_counts),
+}
+
+
+# Columns of the event, a whole column at a time ------------------------------------------------------
+
+
+def _texts(column: Column, values: Sequence[str | None], mask: Mask) -> Sequence[str]:
+    # One look at the whole column, in C: hardly any batch has something to escape.
+    if _is_plain("".join([value for value in values if value])):
+        return [NULL if value is None else value for value in values]
+    return list(map(escaped, values))
+
+
+def _distinct(text_of: Callable[[Column, Any], str]) -> Callable[..., Iterable[str]]:
+    """A few values occur in a batch: each is converted and written once."""
+
+    def write(column: Column, values: Sequence[Any], mask: Mask) -> Iterable[str]:
+        texts = {value: NULL if value is None else text_of(column, value) for value in set(values)}
+        return map(texts.__getitem__, values)
+
+    return write
+
+
+def _each(text_of: Callable[[Any], str]) -> Callable[..., Iterable[str]]:
+    def write(column: Column, values: Sequence[Any], mask: Mask) -> Iterable[str]:
+        return [NULL if value is None else text_of(value) for value in values]
+
+    return write
+
+
+def _derived(column: Column, values: Sequence[str | None], mask: Mask) -> Iterable[str]:
+    convert = column.convert
+    texts = {value: escaped(convert(value) if convert else value) for value in set(values)}
+    return map(texts.__getitem__, values)
+
+
+def _timestamps(column: Column, values: Sequence[datetime | None], mask: Mask) -> Iterable[str]:
+    if column.zone:
+        zone = ZoneInfo(column.zone.key)
+        values = [value.replace(tzinfo=zone) if value and value.tzinfo is None else value for value in values]
+    return [NULL if value is None else value.isoformat() for value in values]
+
+
+def _json(column: Column, values: Sequence[Any], mask: Mask) -> Iterable[str]:
+    # An untyped field may be null as well as missing: both are NULL.
+    given = [None if _is_json_null(value) else value for value in values]
+    if not column.masked:
+        return map(escaped, [None if value is None else json_values.to_json(value) for value in given])
+    documents = json_values.Documents(given)
+    for masked in column.masked:
+        tokens = mask(masked, documents.texts_at(masked.path), "")
+        documents.replace(masked.path, [token or None for token in tokens])
+    return map(escaped, documents.to_json())
+
+
+def _is_json_null(value: Any) -> bool:
+    return value is None or (isinstance(value, msgspec.Raw) and bytes(value) == b"null")
+
+
+def _personal_text(value: Any) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    return None if _is_json_null(value) else json_values.canonical_text(value)
+
+
+_OF_EVENT: dict[Form, Callable[[Column, Sequence[Any], Mask], Iterable[str]]] = {
+    Form.TEXT: _texts,
+    Form.BOOL: _distinct(lambda _, value: "t" if value else "f"),
+    Form.NUMBER: _each(repr),
+    Form.DECIMAL: _each(str),
+    Form.TIMESTAMP: _timestamps,
+    Form.DATE: _each(date.isoformat),
+    Form.UUID: _each(str),
+    Form.CHOICE: _distinct(lambda _, value: escaped(value.value if isinstance(value, Enum) else value)),
+    Form.DERIVED: _derived,
+    Form.JSON: _json,
+}

@@ -22,7 +22,7 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 
-from include.queue_etl.contract import Contract, Normalization, Personal, Scheme
+from include.queue_etl.contract import Contract, MaskedField, Normalization, Personal
 from include.queue_etl.errors import KeysetError
 from include.queue_etl.keys.keyset import Keyset
 from include.queue_etl.keys.token_format import TO_URLSAFE, from_token, to_token
@@ -45,50 +45,57 @@ class Masker:
         self._contract = contract.name
         self.anomalies = {"not_an_address": 0, "blank": 0}
 
-    def mask(self, personal: Personal, values: Sequence[str | None], nothing: str) -> list[str]:
-        """One token for each value, in the same order; `nothing` for None and for blank text."""
+    def mask(self, masked: MaskedField, values: Sequence[str | None], nothing: str) -> list[str]:
+        """One token for each value, in the same order; `nothing` for None and for blank text.
+
+        Args:
+            masked: what they are; tokens are bound to its path in the event
+            values: as they came
+            nothing: stands for what has no token
+        """
         if not values:  # every message of the batch was rejected; an empty join would split into one token
             return []
         distinct = list(set(values))  # repeated users are common; each costs one encryption a batch
-        texts = self._ciphertexts(personal, distinct, nothing.encode())
+        texts = self._ciphertexts(masked, distinct, nothing.encode())
         # Newlines separate, so one translate and one decode serve the whole column.
         column = b"\n".join(texts).translate(TO_URLSAFE, b"=").decode("ascii").split("\n")
         return list(map(dict(zip(distinct, column, strict=True)).__getitem__, values))
 
-    def unmask(self, personal: Personal, token: str) -> str:
+    def unmask(self, masked: MaskedField, token: str) -> str:
         """The normalized value behind a token: "::ffff:10.0.0.1" comes back as "10.0.0.1".
 
         Raises:
             KeysetError: not a token of this field under any key of the keyset, or the field is one-way
         """
-        return _readable(self._normalized(personal, token))
+        return _readable(self._normalized(masked, token))
 
-    def reencrypt(self, personal: Personal, token: str) -> str:
+    def reencrypt(self, masked: MaskedField, token: str) -> str:
         """The token of the same value under the primary key.
 
         Raises:
             KeysetError: as `unmask` does
         """
-        return to_token(self._keyset.encrypt(self._normalized(personal, token), self._context(personal)))
+        normalized = self._normalized(masked, token)
+        return to_token(self._keyset.encrypt(normalized, self._context(masked)))
 
-    def _normalized(self, personal: Personal, token: str) -> bytes:
-        if personal.scheme is not Scheme.RECOVERABLE:
+    def _normalized(self, masked: MaskedField, token: str) -> bytes:
+        if not masked.mark.is_recoverable:
             raise KeysetError(
-                f"field {personal.field} is masked one-way ({personal.scheme}): nothing opens it"
+                f"field {masked.field} is masked one-way ({masked.mark.scheme}): nothing opens it"
             )
         try:
             ciphertext = from_token(token)
         except ValueError:
             raise KeysetError("not a token: it is no base64url text") from None
-        return self._keyset.decrypt(ciphertext, self._context(personal))
+        return self._keyset.decrypt(ciphertext, self._context(masked))
 
-    def _context(self, personal: Personal) -> bytes:
-        return f"queue_etl/{self._contract}/{personal.field}".encode()
+    def _context(self, masked: MaskedField) -> bytes:
+        return f"queue_etl/{self._contract}/{masked.field}".encode()
 
-    def _ciphertexts(self, personal: Personal, values: Sequence[str | None], nothing: bytes) -> list[bytes]:
-        if personal.scheme is not Scheme.RECOVERABLE:
-            return self._digests(personal, values, nothing)
-        context, normalize = self._context(personal), self._normalizer(personal)
+    def _ciphertexts(self, masked: MaskedField, values: Sequence[str | None], nothing: bytes) -> list[bytes]:
+        if not masked.mark.is_recoverable:
+            return self._digests(masked, values, nothing)
+        context, normalize = self._context(masked), self._normalizer(masked.mark)
         encrypt, to_base64 = self._keyset.encrypt, binascii.b2a_base64
         return [
             to_base64(encrypt(plain, context), newline=False)
@@ -97,16 +104,16 @@ class Masker:
             for value in values
         ]
 
-    def _digests(self, personal: Personal, values: Sequence[str | None], nothing: bytes) -> list[bytes]:
-        normalize = self._normalizer(personal)
-        digest = _unkeyed_digest(personal) if personal.is_weak else self._keyed_digest(personal)
+    def _digests(self, masked: MaskedField, values: Sequence[str | None], nothing: bytes) -> list[bytes]:
+        normalize = self._normalizer(masked.mark)
+        digest = _unkeyed_digest(masked.mark) if masked.mark.is_weak else self._keyed_digest(masked)
         return [
             digest(value, plain) if value is not None and (plain := normalize(value)) else nothing
             for value in values
         ]
 
-    def _keyed_digest(self, personal: Personal) -> Callable[[str, bytes], bytes]:
-        prefix, key = self._keyset.one_way_key(self._context(personal))
+    def _keyed_digest(self, masked: MaskedField) -> Callable[[str, bytes], bytes]:
+        prefix, key = self._keyset.one_way_key(self._context(masked))
         return lambda value, plain: binascii.b2a_base64(
             prefix + hmac.digest(key, plain, "sha256"), newline=False
         )

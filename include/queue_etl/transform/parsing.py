@@ -1,27 +1,36 @@
 """One message body -> one event, or Rejected with a reason. Pure; no input raises.
 
-Reasons: too_large, bad_json, too_deep, not_object, missing_field, no_<field>, bad_type, too_long, bad_value,
-nul_char, and those of the contract's derived columns.
+Reasons without a field: too_large, bad_json, too_deep, not_object, unknown_field, too_many_receives. All
+others name the field behind a blank, as in `too_long customer.name`: missing_field, no_value (null, or an
+empty text where more is needed), bad_type, bad_value, out_of_range, too_long, nul_char, and the codes of
+derived columns.
 """
 
 import unicodedata
-from collections.abc import Iterator
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from decimal import Context, Decimal, InvalidOperation
+from functools import lru_cache, partial
+from operator import attrgetter
+from typing import Any
 
 import msgspec
 
-from include.queue_etl.contract import Contract, Derived, Rejected
+from include.queue_etl.contract import Column, Contract, Form, Rejected
+from include.queue_etl.contract.event_types import decoding_type
+from include.queue_etl.transform import json_values
+from include.queue_etl.transform.explanation import explain
 
 TOO_LARGE = Rejected("too_large")
 BAD_JSON = Rejected("bad_json")
 TOO_DEEP = Rejected("too_deep")
-NOT_OBJECT = Rejected("not_object")
-MISSING_FIELD = Rejected("missing_field")
-BAD_TYPE = Rejected("bad_type")
-TOO_LONG = Rejected("too_long")
-BAD_VALUE = Rejected("bad_value")
-NUL_CHAR = Rejected("nul_char")
+UNKNOWN_FIELD = Rejected("unknown_field")
 TOO_MANY_RECEIVES = Rejected("too_many_receives")
+
+Value = Any  # of a column, as msgspec decodes it
+Check = Callable[[Value], str | None]  # the code of what is wrong with it
+Checks = list[
+    tuple[Callable[[msgspec.Struct], Value], Check, str]
+]  # how the value is got, the check, the field
 
 
 class _Notification(msgspec.Struct):
@@ -32,26 +41,20 @@ class _Notification(msgspec.Struct):
 
 
 class Parser:
-    """Parses bodies by one contract.
-
-    Attributes:
-        unknown_fields: accepted messages so far that had fields the contract does not name
-    """
+    """Parses bodies by one contract."""
 
     def __init__(self, contract: Contract, body_limit_bytes: int) -> None:
-        strict = msgspec.defstruct("Strict", [], bases=(contract.event,), forbid_unknown_fields=True)
-        self._decode_strict = msgspec.json.Decoder(strict).decode
-        self._decode = msgspec.json.Decoder(contract.event).decode
+        self._strict = decoding_type(contract.event, strict=True)
+        self._lenient = decoding_type(contract.event, strict=False)
+        self._decode_strict = msgspec.json.Decoder(self._strict).decode
+        self._decode = msgspec.json.Decoder(self._lenient).decode
         self._decode_notification = msgspec.json.Decoder(_Notification).decode
-        self._fields = msgspec.structs.fields(contract.event)
-        # A few hundred app versions occur in millions of messages. Bounded: a hostile queue has no repeats.
-        remembering = lru_cache(maxsize=4096)
-        self._derived = [
-            (c.field, remembering(c.convert)) for c in contract.columns if isinstance(c, Derived)
-        ]
+        self._derived = [_derivation(column) for column in contract.columns if column.convert]
+        self._checks = _checks(contract.columns, _value_check)
+        self._all_checks = [*self._checks, *_checks(contract.columns, _character_check)]
         self._limit = body_limit_bytes
         self._contract = contract
-        self.unknown_fields = 0
+        self._rejects_unknown = contract.unknown_fields == "reject"
 
     def parse(self, body: bytes) -> msgspec.Struct | Rejected:
         """The event of one body, or why there is none."""
@@ -65,6 +68,11 @@ class Parser:
             return TOO_DEEP
         except (msgspec.DecodeError, UnicodeDecodeError):
             return BAD_JSON
+
+    def count_unknown_fields(self, events: Sequence[msgspec.Struct]) -> int:
+        """How many of these events, which it parsed, came with fields that no struct declares."""
+        strict = self._strict
+        return len([event for event in events if event.__class__ is not strict])
 
     def _unwrapped(self, body: bytes) -> bytes:
         """The inner body of an SNS notification; any other body as it is (raw message delivery)."""
@@ -81,57 +89,108 @@ class Parser:
             try:
                 event = self._decode(body)
             except msgspec.ValidationError:
-                return self._explanation(body)
-            self.unknown_fields += 1
-        for field, convert in self._derived:
-            converted = convert(getattr(event, field))
+                return explain(body, self._lenient)
+            if self._rejects_unknown:
+                return UNKNOWN_FIELD
+        for value_of, convert in self._derived:
+            converted = convert(value_of(event))
             if converted.__class__ is Rejected:
                 return converted
         # Without a backslash there is no NUL (RFC 8259, section 7: control characters must be escaped), and
         # characters are bytes, so the lengths in the event struct say all. Nearly every body ends here.
-        if b"\\" not in body and body.isascii():
-            return event
-        return self._character_problem(event) or event
+        checks = self._checks if b"\\" not in body and body.isascii() else self._all_checks
+        return (_problem(event, checks) or event) if checks else event
 
-    def _character_problem(self, event: msgspec.Struct) -> Rejected | None:
-        if _has_nul(event):
-            return NUL_CHAR
-        for column in self._contract.personal:
-            value = getattr(event, column.field)
-            if value is not None and len(unicodedata.normalize("NFC", value).encode()) > column.max_bytes:
-                return TOO_LONG
+
+def value_getter(column: Column) -> Callable[[msgspec.Struct], Value]:
+    """Gets the value of a column of the event; None where a struct above it is null."""
+    if len(column.attributes) == 1:
+        return attrgetter(*column.attributes)
+    return partial(_value_below, names=column.attributes)
+
+
+def _value_below(event: Any, names: Sequence[str]) -> Value:
+    for name in names:
+        if event is None:
+            return None
+        event = getattr(event, name)
+    return event
+
+
+def _problem(event: msgspec.Struct, checks: Checks) -> Rejected | None:
+    for value_of, check, field in checks:
+        value = value_of(event)
+        if value is not None and (code := check(value)):
+            return Rejected(f"{code} {field}")
+    return None
+
+
+def _derivation(
+    column: Column,
+) -> tuple[Callable[[msgspec.Struct], Value], Callable[[str | None], int | str | Rejected | None]]:
+    """How a derived column is computed: it answers Rejected with the field's path."""
+    convert, field = column.convert, column.field
+
+    # A few hundred app versions occur in millions of messages. Bounded: a hostile queue has no repeats.
+    @lru_cache(maxsize=4096)
+    def converted(value: str | None) -> int | str | Rejected | None:
+        found = convert(value) if convert else None
+        return Rejected(f"{found.reason} {field}") if isinstance(found, Rejected) else found
+
+    return value_getter(column), converted
+
+
+def _checks(columns: Sequence[Column], check_of: Callable[[Column], Check | None]) -> Checks:
+    """The checks that columns of the event need."""
+    found = [(column, check_of(column)) for column in columns if column.attributes]
+    return [(value_getter(column), check, column.field) for column, check in found if check]
+
+
+# What msgspec does not look at --------------------------------------------------------------------
+
+
+def _value_check(column: Column) -> Check | None:
+    if column.form is Form.DECIMAL:
+        return _decimal_check(column)
+    if column.form is Form.JSON:
+        return partial(json_values.problem, personal=tuple(masked.path for masked in column.masked))
+    return None
+
+
+def _decimal_check(column: Column) -> Check:
+    numeric = column.numeric
+    context = Context(prec=numeric.precision if numeric else 1, traps=[InvalidOperation])
+    unit = Decimal(1).scaleb(-numeric.scale) if numeric else None
+
+    def check(value: Decimal) -> str | None:
+        if not value.is_finite():
+            return "bad_value"
+        if unit is None:
+            return None if abs(value.adjusted()) < json_values.MAX_EXPONENT else "out_of_range"
+        try:
+            return None if context.quantize(value, unit) == value else "out_of_range"
+        except InvalidOperation:  # more digits before the point than the column has
+            return "out_of_range"
+
+    return check
+
+
+def _character_check(column: Column) -> Check | None:
+    """For bodies with escapes or other characters than ASCII."""
+    if column.form is Form.JSON:
+        return json_values.nul_problem
+    if column.form not in (Form.TEXT, Form.DERIVED):
+        return None
+    max_bytes = min((masked.mark.max_bytes for masked in column.masked), default=float("inf"))
+
+    def check(value: str) -> str | None:
+        if "\x00" in value:
+            return "nul_char"
+        if len(value) * 4 > max_bytes and len(unicodedata.normalize("NFC", value).encode()) > max_bytes:
+            return "too_long"
         return None
 
-    def _explanation(self, body: bytes) -> Rejected:
-        """Why a body that is refused by the event's types is refused. Slow: only for rejected messages."""
-        try:
-            fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
-        except msgspec.ValidationError:
-            msgspec.json.decode(body, type=msgspec.Raw)  # raises where it is no JSON at all, or too deep
-            return NOT_OBJECT
-        if any(field.required and field.encode_name not in fields for field in self._fields):
-            return MISSING_FIELD
-        return next(self._field_problems(fields), BAD_VALUE)
-
-    def _field_problems(self, fields: dict[str, msgspec.Raw]) -> Iterator[Rejected]:
-        given = [field for field in self._fields if field.encode_name in fields]  # others may be left out
-        for field in given:
-            raw = fields[field.encode_name]
-            try:
-                msgspec.json.decode(raw, type=field.type)
-            except msgspec.ValidationError:
-                yield self._value_problem(field.name, msgspec.json.decode(raw))
-
-    def _value_problem(self, field: str, value: object) -> Rejected:
-        if value is None or value == "":
-            return Rejected(f"no_{field}")
-        if not isinstance(value, str):
-            return BAD_TYPE
-        return TOO_LONG if len(value) > self._contract.max_length(field) else BAD_VALUE
-
-
-def _has_nul(event: msgspec.Struct) -> bool:
-    return any(isinstance(value, str) and "\x00" in value for value in msgspec.structs.astuple(event))
+    return check
 
 
 def _is_utf8(body: bytes) -> bool:

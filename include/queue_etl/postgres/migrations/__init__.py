@@ -89,7 +89,7 @@ def _migrate(owner_dsn: str, revisions: Iterable[Path], contracts: Iterable[Cont
         connection.execute("INSERT INTO etl.schema_revision (version_num) VALUES (%s)", [head])
         connection.execute((HERE / "grants.sql").read_bytes())
         for contract in contracts:
-            columns = [column.column for column in contract.personal]
+            columns = sorted({masked.column for masked in contract.personal})
             connection.execute(GRANT_CONTRACT, {"table": contract.table, "columns": columns})
             masked_columns.register(connection, contract)
 

@@ -1,0 +1,165 @@
+"""What a pipeline is: which queue, which events, which of their fields are personal, which table."""
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import msgspec
+
+from include.queue_etl.contract.columns import Column, Form, MaskedField, columns_of
+from include.queue_etl.contract.marks import Day, MessageColumn, Month
+
+# Longest name that Postgres keeps: https://www.postgresql.org/docs/current/limits.html
+_LONGEST_NAME = 63
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_TABLE = re.compile(rf"{_NAME.pattern}\.{_NAME.pattern}")
+
+UnknownFields = Literal["ignore", "reject", "keep"]
+
+
+@dataclass(frozen=True)
+class Contract:
+    """One pipeline: `queue` -> `event` -> columns of `table`.
+
+    Attributes:
+        name: also the DAG id and part of every token's associated data; renaming it breaks old tokens
+        queue: name of the SQS queue
+        table: schema-qualified Postgres table
+        event: msgspec struct; its annotations are the rules: type, bounds, what may be null or missing, and
+            the marks of this package. A nested struct becomes a column for each of its fields
+        message: columns from the message itself; they follow those of the event
+        key: name of a column: a row with the same key is replaced by one that was sent later
+        partition_by: the table has a part for each month or day
+        indexes: names of the columns of each index
+        retain_days: rows whose part is older are dropped
+        unknown_fields: what becomes of a message with fields that no struct declares: they are counted and
+            left out ("ignore"), it goes to quarantine ("reject"), or they are kept, encrypted ("keep")
+        sns_envelope: bodies are SNS notifications whose "Message" holds the event
+    """
+
+    name: str
+    queue: str
+    table: str
+    event: type[msgspec.Struct]
+    message: tuple[MessageColumn, ...] = ()
+    key: str = ""
+    partition_by: Month | Day | None = None
+    indexes: tuple[tuple[str, ...], ...] = ()
+    retain_days: int | None = None
+    unknown_fields: UnknownFields = "ignore"
+    sns_envelope: bool = False
+
+    def __post_init__(self) -> None:
+        problems = list(self._problems())
+        if problems:
+            raise ValueError(f"contract {self.name}: {'; '.join(problems)}")
+
+    @cached_property
+    def columns(self) -> tuple[Column, ...]:
+        """The columns that a load writes, in the order in which it writes them."""
+        return columns_of(self.event, self.message)
+
+    @property
+    def column_names(self) -> tuple[str, ...]:
+        """Names of the columns, in their order."""
+        return tuple(column.name for column in self.columns)
+
+    def column(self, name: str) -> Column | None:
+        """The column of that name."""
+        return next((column for column in self.columns if column.name == name), None)
+
+    @cached_property
+    def personal(self) -> tuple[MaskedField, ...]:
+        """Everything that is masked, in the order of the columns."""
+        return tuple(masked for column in self.columns for masked in column.masked)
+
+    @property
+    def recoverable(self) -> tuple[MaskedField, ...]:
+        """What is masked so that its value can be recovered."""
+        return tuple(masked for masked in self.personal if masked.mark.is_recoverable)
+
+    @cached_property
+    def subject(self) -> Column | None:
+        """The column that says whose row it is."""
+        return next((column for column in self.columns if column.is_subject), None)
+
+    @property
+    def dead_letter_queue(self) -> str:
+        """Name of the queue's dead-letter queue."""
+        return f"{self.queue}-dlq"
+
+    # Is it sound?
+
+    def _problems(self) -> Iterator[str]:
+        if self.queue.endswith(".fifo"):
+            yield f"{self.queue} is a FIFO queue, which is not supported: give it a standard queue"
+        if not _TABLE.fullmatch(self.table):
+            yield f"table {self.table!r}: give its schema and its name, such as public.orders"
+        try:
+            columns = self.columns
+        except ValueError as error:
+            yield str(error)
+            return
+        yield from self._name_problems(columns)
+        yield from self._token_problems()
+        yield from self._key_problems()
+        yield from self._partition_problems()
+        for name in {name for index in self.indexes for name in index}:
+            if not self.column(name):
+                yield f"indexes: there is no column {name}: one of {', '.join(self.column_names)}"
+
+    def _name_problems(self, columns: tuple[Column, ...]) -> Iterator[str]:
+        for name, times in Counter(column.name for column in columns).items():
+            if times > 1:
+                yield f'{times} columns have the name {name}: give one another, with Name("...")'
+            if not _NAME.fullmatch(name) or len(name) > _LONGEST_NAME:
+                yield (
+                    f"{name!r} is no name of a column: letters, digits and _, at most "
+                    f'{_LONGEST_NAME} characters; give another with Name("...")'
+                )
+        for column in columns:
+            if any(character.isspace() or character in '\\"`' for character in column.field):
+                yield f"{column.name}: names in the JSON may not have blanks, quotes or backslashes"
+        if sum(column.is_subject for column in columns) > 1:
+            yield "several fields say whose row it is: mark one with Subject()"
+
+    def _token_problems(self) -> Iterator[str]:
+        for column in self.columns:
+            most = min((masked.mark.max_bytes for masked in column.masked), default=float("inf"))
+            if column.is_token and column.form is Form.TEXT and column.max_length > most:
+                yield (
+                    f"give {column.field} a Meta(max_length) of at most {most}, so that "
+                    f"its token fits {column.name}"
+                )
+
+    def _key_problems(self) -> Iterator[str]:
+        if not self.key:
+            return
+        column = self.column(self.key)
+        if column is None:
+            yield f"key: there is no column {self.key}: one of {', '.join(self.column_names)}"
+        elif column.is_token or column.form is Form.JSON:
+            yield f"key: {self.key} holds tokens or jsonb, which change: give another column"
+        elif column.nullable:
+            yield f"key: {self.key} may be NULL: declare its field without None and without default"
+        if not any(column.form is Form.SENT_AT for column in self.columns):
+            yield 'key: add SentAt("sent_at") to message, which tells the newer of two messages'
+        if self.partition_by:
+            yield "key: a table with partition_by cannot be unique by another column: leave one of them out"
+
+    def _partition_problems(self) -> Iterator[str]:
+        if self.retain_days is not None and not self.partition_by:
+            yield "retain_days: rows are dropped with their part: give partition_by"
+        if self.retain_days is not None and self.retain_days < 1:
+            yield "retain_days: give at least 1"
+        if not self.partition_by:
+            return
+        name = self.partition_by.column
+        column = self.column(name)
+        if column is None:
+            yield f"partition_by: there is no column {name}: one of {', '.join(self.column_names)}"
+        elif column.sql_type not in ("date", "timestamptz") or column.nullable:
+            yield f"partition_by: {name} is to be a date or a datetime that is never null"

@@ -1,0 +1,210 @@
+"""What a contract says of a field beyond its type: marks that stand in `Annotated`, and facts of the message.
+
+email: Annotated[str, Personal(Normalization.EMAIL)]
+total: Annotated[Decimal, Numeric(12, 2)]
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from zoneinfo import ZoneInfo
+
+from include.queue_etl.keys.token_format import PREFIX_BYTES, token_chars
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A message that cannot become a row.
+
+    Attributes:
+        reason: a short code, and behind a blank the path of the field where there is one: `too_long ip`. It
+            is shown and counted, so it never holds a value
+    """
+
+    reason: str
+
+
+class Normalization(StrEnum):
+    """How a personal value is normalized before it is masked, so that equal things get equal tokens."""
+
+    IP = "ip"  # 10.0.0.1 and ::ffff:10.0.0.1 are one address
+    TEXT = "text"  # surrounding blanks stripped, Unicode NFC, case kept
+
+
+class Scheme(StrEnum):
+    """What stands in the table in place of a personal value."""
+
+    RECOVERABLE = "recoverable"  # AES-SIV: the holder of the key gets the value back
+    ONE_WAY = "one_way"  # HMAC-SHA256 with a key of the keyset: its holder can try values
+    # No key: everybody can try values, and one core tries every IPv4 address in minutes (docs/privacy.md).
+    SHA256 = "sha256"
+    MD5 = "md5"
+
+
+WEAK = (Scheme.SHA256, Scheme.MD5)
+# Characters of a token: of a key's prefix and a SHA-256 HMAC; hexadecimal digests.
+DIGEST_CHARS = {Scheme.ONE_WAY: token_chars(PREFIX_BYTES + 32), Scheme.SHA256: 64, Scheme.MD5: 32}
+
+
+@dataclass(frozen=True, slots=True)
+class Personal:
+    """The table holds a token in place of the value, or NULL where erased: the column must allow NULL.
+
+    What is no text is masked as its JSON text.
+
+    Attributes:
+        normalization: makes equal things equal before they are masked
+        column: its name, where it is not the path joined with `_`
+        token_chars: length of the column; the longest value is the one whose token just fits. Without it the
+            column has no limit
+        scheme: a recoverable token unless told otherwise
+        allow_weak: without it, the schemes without a key are refused; production refuses them always
+    """
+
+    normalization: Normalization = Normalization.TEXT
+    column: str = ""
+    token_chars: int | None = None
+    scheme: Scheme = Scheme.RECOVERABLE
+    allow_weak: bool = False
+
+    def __post_init__(self) -> None:
+        if self.is_weak and not self.allow_weak:
+            raise ValueError(
+                f"{self.scheme} has no key, so that anybody can find the values by trying "
+                "(docs/privacy.md); only to join with tables masked so before, say allow_weak=True"
+            )
+        if self.token_chars is not None and self.token_chars < DIGEST_CHARS.get(self.scheme, 0):
+            raise ValueError(f"token_chars: {self.scheme} takes {DIGEST_CHARS[self.scheme]} characters")
+
+    @property
+    def is_weak(self) -> bool:
+        """Masked without a key."""
+        return self.scheme in WEAK
+
+    @property
+    def is_recoverable(self) -> bool:
+        """The holder of the key gets the value back."""
+        return self.scheme is Scheme.RECOVERABLE
+
+    @property
+    def max_bytes(self) -> float:
+        """Longest value, in UTF-8 bytes, whose token fits: 159 for a column of 256 characters."""
+        if self.token_chars is None or self.scheme in DIGEST_CHARS:
+            return float("inf")
+        # A token is of: the key's prefix, 16 bytes tag, 1 kind byte, the text and one end mark, padded to 16.
+        return (self.token_chars * 3 // 4 - PREFIX_BYTES - 17) // 16 * 16 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """The field says whose row it is, such as a user id; without this mark a field `user_id` does."""
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """The column's name, where it is not the path joined with `_`."""
+
+    column: str
+
+
+@dataclass(frozen=True, slots=True)
+class Numeric:
+    """A Decimal's column: `numeric(precision, scale)`. More digits are rejected, never rounded."""
+
+    precision: int
+    scale: int
+
+    def __post_init__(self) -> None:
+        # 1,000 digits: https://www.postgresql.org/docs/current/datatype-numeric.html
+        if not 0 <= self.scale <= self.precision <= 1000 or self.precision == 0:
+            raise ValueError(f"Numeric({self.precision}, {self.scale}): give 0 <= scale <= precision <= 1000")
+
+
+@dataclass(frozen=True, slots=True)
+class Zone:
+    """The zone of a datetime without offset, as "Europe/Berlin"; without this mark it is rejected.
+
+    Of the hour that a change to winter time repeats, the first one is meant.
+    """
+
+    key: str
+
+    def __post_init__(self) -> None:
+        try:
+            ZoneInfo(self.key)
+        except (KeyError, OSError, ValueError):
+            raise ValueError(f"Zone({self.key!r}): no such zone; give one such as 'Europe/Berlin'") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Jsonb:
+    """The field is kept whole, as jsonb; without this mark a struct becomes a column for each of its fields.
+
+    Attributes:
+        personal: path inside -> mark, such as {"items[*].phone": Personal()}, for what is declared as `Any`
+            or `dict`. Declared structs have the mark at their own fields
+    """
+
+    personal: Mapping[str, Personal] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Derived:
+    """A column computed from a text field.
+
+    Attributes:
+        convert: must be pure, for its answers are remembered within a batch. It returns what Postgres should
+            read, None for NULL, or Rejected with a code
+        type: of what it returns: `int`, `str` or `bool`
+    """
+
+    convert: Callable[[str | None], int | str | bool | Rejected | None]
+    type: type[int] | type[str] | type[bool]
+
+
+# Facts of the message -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SentDay:
+    """A date: the UTC day on which the message was sent, the same on every redelivery."""
+
+    column: str
+
+
+@dataclass(frozen=True, slots=True)
+class SentAt:
+    """A timestamptz: when the message was sent, in milliseconds, the same on every redelivery."""
+
+    column: str
+
+
+@dataclass(frozen=True, slots=True)
+class MessageId:
+    """A uuid: the key by which the ledger knows the message."""
+
+    column: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiveCount:
+    """An integer: how often the message had been received when it was loaded, 1 the first time."""
+
+    column: str
+
+
+MessageColumn = SentDay | SentAt | MessageId | ReceiveCount
+
+
+@dataclass(frozen=True, slots=True)
+class Month:
+    """A part of the table for each month of a date or timestamptz column that is never null; in UTC."""
+
+    column: str
+
+
+@dataclass(frozen=True, slots=True)
+class Day:
+    """A part of the table for each day of a date or timestamptz column that is never null; in UTC."""
+
+    column: str

@@ -1,0 +1,137 @@
+r"""Values of jsonb columns: what Postgres can hold, and what is masked inside. Pure.
+
+Postgres refuses \u0000 in jsonb, and a number with too many digits would take it much memory.
+https://www.postgresql.org/docs/current/datatype-json.html
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+
+# No double has a larger exponent than 308, and a numeric of more digits helps nobody.
+MAX_EXPONENT = 1000
+_LARGE_NUMBER = re.compile(rb"[eE][+-]?0*[0-9]{4}|[0-9]{1000}|NaN|Infinity")
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"')
+
+# Decimals as numbers: a text would be another value to Postgres.
+_encode = msgspec.json.Encoder(decimal_format="number").encode
+_decode = msgspec.json.Decoder(float_hook=Decimal).decode
+_encode_sorted = msgspec.json.Encoder(decimal_format="number", order="deterministic").encode
+
+Step = str  # name of a field, or "[*]" for each item of a list or value of a map
+_STEP = re.compile(r"\[\*\]|[^.\[]+")
+
+
+def to_json(value: Any) -> str:
+    """The JSON text of a value; untyped parts keep the digits that the message has."""
+    return _encode(value).decode()
+
+
+def canonical_text(value: Any) -> str:
+    """The same text for equal values: keys are sorted, there are no blanks."""
+    return _encode_sorted(_decode(_encode(value))).decode()
+
+
+def problem(value: Any, personal: Sequence[str] = ()) -> str | None:
+    """The code of what keeps a value from a jsonb column; None where it fits.
+
+    Args:
+        value: as decoded; untyped parts are Raw
+        personal: paths inside that are masked: on the way there may be nothing that hides a value from it
+    """
+    text = _encode(value)
+    if _LARGE_NUMBER.search(text) and _LARGE_NUMBER.search(_STRING.sub(b'""', text)):
+        return "out_of_range"
+    if personal and not all(_is_reachable(_decode(text), steps_of(path)) for path in personal):
+        return "bad_type"
+    return None
+
+
+def nul_problem(value: Any) -> str | None:
+    """Whether a text inside, or a name, holds a NUL character."""
+    text = _encode(value)
+    if rb"\u0000" not in text:
+        return None
+    return "nul_char" if any("\x00" in found for found in _texts(_decode(text))) else None
+
+
+def steps_of(path: str) -> list[Step]:
+    """The steps of a path such as `[*].phone`."""
+    return _STEP.findall(path)
+
+
+class Documents:
+    """The values of one jsonb column, whose insides can be read and replaced by path."""
+
+    def __init__(self, values: Sequence[Any]) -> None:
+        """Take values as decoded or JSON texts as Raw; None is NULL."""
+        self._values = [None if value is None else _decode(_encode(value)) for value in values]
+
+    def texts_at(self, path: str) -> list[str]:
+        """Everything at a path that is not null, in the order of the values; what is no text as its JSON."""
+        return [_text_of(parent[name]) for parent, name in self._places(path)]
+
+    def replace(self, path: str, texts: Sequence[str | None]) -> None:
+        """Put these in the place of what `texts_at` gave; None is null."""
+        for (parent, name), text in zip(self._places(path), texts, strict=True):
+            parent[name] = text
+
+    def to_json(self) -> list[str | None]:
+        """The JSON text of each value."""
+        return [None if value is None else to_json(value) for value in self._values]
+
+    def _places(self, path: str) -> list[tuple[Any, Any]]:
+        return [place for value in self._values for place in _places(value, steps_of(path))]
+
+
+def _text_of(value: Any) -> str:
+    return value if isinstance(value, str) else canonical_text(value)
+
+
+def _places(value: Any, steps: Sequence[Step]) -> Iterator[tuple[Any, Any]]:
+    """Parent and key of everything at the path that is not null."""
+    *above, last = steps
+    for parent in _parents(value, above):
+        for name in _names(parent, last):
+            if parent[name] is not None:
+                yield parent, name
+
+
+def _parents(value: Any, steps: Sequence[Step]) -> Iterator[Any]:
+    if not steps:
+        yield value
+        return
+    for name in _names(value, steps[0]):
+        yield from _parents(value[name], steps[1:])
+
+
+def _names(value: Any, step: Step) -> list[Any]:
+    if step == "[*]":
+        return list(value) if isinstance(value, dict) else list(range(len(value or ())))
+    return [step] if value and step in value else []
+
+
+def _is_reachable(value: Any, steps: Sequence[Step]) -> bool:
+    """Whether every value on the way is of the kind that its step needs, or null."""
+    if value is None or not steps:
+        return True
+    step, *rest = steps
+    kinds = (list, dict) if step == "[*]" else (dict,)
+    if not isinstance(value, kinds):
+        return False
+    return all(_is_reachable(value[name], rest) for name in _names(value, step))
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list):
+        for item in value:
+            yield from _texts(item)
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            yield name
+            yield from _texts(item)
