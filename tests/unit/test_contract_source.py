@@ -135,6 +135,7 @@ def test_mypy_accepts_the_source(tmp_path):
         [{"a": 2**63 - 1, "b": -(2**63)}],
         [{"a": 0.1}, {"a": 10**400}],
         [{"price": 1e-300}],
+        [{"a.b": 1, "a": {"b": {"c": 2}}}, {"a.b": "x"}],
         [{"a": {"email": "ann@corp.test"}}, {"a": "ann@corp.test"}],
         [{"a": [[{"email": "ann@corp.test"}]]}],
         [{"a": [1, "x", None, {"b": []}]}],

@@ -169,7 +169,7 @@ def _objects(found: Field, personal: Mapping[str, Proposal], level: int) -> Iter
 
 def _width(found: Field, split: Collection[str]) -> int:
     """How many columns the leaves of an object take."""
-    return sum(_width(part, split) if part.path in split else 1 for part in found.fields)
+    return sum(_width(part, split) if part.fields and part.path in split else 1 for part in found.fields)
 
 
 def _subject(event: Field, personal: Mapping[str, Proposal]) -> str:
@@ -210,7 +210,8 @@ class _Drafting:
         self, found: Field, attribute: str, keys: tuple[str, ...], attributes: tuple[str, ...]
     ) -> Member:
         missing = found.missing > 0
-        if found.path in self._split:
+        # A name may hold a point, so that a text has the path of an object.
+        if found.path in self._split and found.kinds == {"object"}:
             struct = self.struct(found, found.key, keys, attributes)
             member = Member(found, attribute, struct.name, "", struct=struct)
         else:
