@@ -4,7 +4,7 @@ FROM apache/airflow:slim-3.3.2-python3.11
 
 USER root
 # Owned before volumes are mounted over them: a new volume takes its owner from here.
-RUN install -d -m 0700 -o airflow -g 0 /opt/airflow/staging /opt/airflow/state /opt/airflow/unmasked
+RUN install -d -m 0700 -o airflow -g 0 /opt/airflow/staging /opt/airflow/state
 USER airflow
 
 COPY --chown=airflow:0 requirements.lock /opt/airflow/

@@ -25,7 +25,6 @@ AWS = "aws_default"
 WAREHOUSE = "postgres_default"
 MAINTENANCE = "postgres_maintenance"
 REMASKER = "postgres_remasker"
-OFFICER = "postgres_officer"
 KEYSET = "pii_keyset"
 # Of the extra of `aws_default`: with anything else there, a role to assume say, boto3 finds the credentials.
 FIXED = {"region_name", "endpoint_url", "service_config", "aws_session_token"}
@@ -36,7 +35,6 @@ HOW_TO_ADD = {
     WAREHOUSE: f"airflow connections add {WAREHOUSE} --conn-type postgres --conn-login etl_loader ...",
     MAINTENANCE: f"airflow connections add {MAINTENANCE} --conn-type postgres --conn-login etl_maintainer",
     REMASKER: f"airflow connections add {REMASKER} --conn-type postgres --conn-login etl_remasker",
-    OFFICER: f"airflow connections add {OFFICER} --conn-type postgres --conn-login pii_officer",
     KEYSET: f"airflow connections add {KEYSET} --conn-type generic --conn-password <Tink JSON keyset>",
 }
 
@@ -81,11 +79,6 @@ def open_maintenance() -> "Resources":
 def open_remask() -> "Resources":
     """What remask works with, as role etl_remasker: a context manager; raises as `open_run` does."""
     return _resources(REMASKER)
-
-
-def open_officer() -> "Resources":
-    """What unmask works with, as role pii_officer: a context manager; raises as `open_run` does."""
-    return _resources(OFFICER)
 
 
 def _given_settings(params: Mapping[str, Any]) -> dict[str, int]:

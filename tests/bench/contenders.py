@@ -77,9 +77,9 @@ class Race:
         self.stages.setdefault(stage, Used()).add(Used(**json.loads(report), processes=1))
         return output
 
-    def step(self, run: int, stage: str, *arguments: str) -> Any:
+    def step(self, run: int, stage: str) -> Any:
         """One step of our pipeline in a process of its own; returns its JSON."""
-        command = ("-m", "include.queue_etl", "step", stage, "--run-id", f"bench-{run}", *arguments)
+        command = ("-m", "include.queue_etl", "step", stage, "--run-id", f"bench-{run}")
         return json.loads(self.process(stage, *command))
 
 
@@ -94,7 +94,7 @@ def ours_by_batch(race: Race) -> None:
     def each(run: int, batches: list[str]) -> None:
         for stage in ("mask", "load"):
             for batch in batches:
-                race.step(run, stage, "--batch", batch)
+                race.process(stage, "-m", "tests.support.one_batch", stage, f"bench-{run}", batch)
 
     _runs(race, each)
 

@@ -20,7 +20,7 @@ from sqlalchemy import select, update
 from tests.support.wait import wait_until
 
 START_SECONDS = 300  # of all of Airflow's parts, on a busy machine
-PEOPLE = ("ada", "bob")  # who may log in, each with the name as password
+USER = "ada"  # who may log in, with the name as password
 
 
 @dataclass(frozen=True)
@@ -30,24 +30,17 @@ class Airflow:
     Attributes:
         url: of the api-server
         logs: folder of the tasks' logs
-        log: what the processes themselves wrote
     """
 
     url: str
     logs: Path
-    log: Path
 
-    def log_in(self, person: str) -> httpx.Client:
-        """The REST API, as one of PEOPLE."""
-        who = {"username": person, "password": person}
+    def log_in(self) -> httpx.Client:
+        """The REST API, as USER."""
+        who = {"username": USER, "password": USER}
         said = httpx.post(f"{self.url}/auth/token", json=who, timeout=START_SECONDS)
         headers = {"Authorization": f"Bearer {said.raise_for_status().json()['access_token']}"}
         return httpx.Client(base_url=f"{self.url}/api/v2", headers=headers, timeout=START_SECONDS)
-
-    def heard_from(self, run_id: str, try_number: int) -> bool:
-        """Whether the scheduler knows that a task of the run has left its worker, to wait or to end."""
-        told = f"run_id='{run_id}', try_number={try_number}"
-        return any(told in line for line in self.log.read_text().splitlines() if "executor event" in line)
 
     def errors(self, run_id: str) -> list[str]:
         """What the tasks of the run logged as errors."""
@@ -63,18 +56,16 @@ class Airflow:
 
 
 @contextmanager
-def running(folder: Path, environment: dict[str, str]) -> Iterator[Airflow]:
-    """Airflow on ports of its own, all its parts healthy, with `user_logins` and `pii_unmask` paused.
+def running(folder: Path) -> Iterator[Airflow]:
+    """Airflow on ports of its own, all its parts healthy, with `user_logins` paused.
 
     A task that starts before the api-server listens dies; its retry would come later than the test waits.
     """
     pause(True)
-    pause(True, "pii_unmask")
     url, logs = f"http://127.0.0.1:{free_port()}", folder / "logs"
-    changed = {**settings(url, folder), **environment, "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(logs)}
-    log = folder / "standalone.log"
+    changed = {**settings(url, folder), "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(logs)}
     command = [sys.executable, "-m", "airflow", "standalone"]
-    with log.open("w") as file:
+    with (folder / "standalone.log").open("w") as file:
         process = subprocess.Popen(
             command,
             env={**os.environ, **changed},
@@ -85,7 +76,7 @@ def running(folder: Path, environment: dict[str, str]) -> Iterator[Airflow]:
         )
     try:
         wait_until(lambda: healthy(url), START_SECONDS)
-        yield Airflow(url, logs, log)
+        yield Airflow(url, logs)
     finally:
         stop(process)
 
@@ -93,11 +84,11 @@ def running(folder: Path, environment: dict[str, str]) -> Iterator[Airflow]:
 def settings(url: str, folder: Path) -> dict[str, str]:
     """What differs from the stack's own Airflow: ports, people, and no long pauses."""
     passwords = folder / "passwords"
-    passwords.write_text(json.dumps({person: person for person in PEOPLE}))
+    passwords.write_text(json.dumps({USER: USER}))
     return {
         "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
         "AIRFLOW__CORE__PARALLELISM": "4",
-        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": ",".join(f"{person}:op" for person in PEOPLE),
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": f"{USER}:op",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(passwords),
         "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.1",
         "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "1",

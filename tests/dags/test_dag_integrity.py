@@ -21,13 +21,13 @@ OPERATIONS = [
     "queue_etl_maintenance",
     "queue_etl_recovery",
     "queue_etl_redrive",
-]  # tested in test_operations_dags.py
-PRIVACY = ("pii_unmask", "queue_etl_remask")
+    "queue_etl_remask",
+]  # tested in test_operations_dags.py and test_remask_dag.py
 TASKS = ("sense", "extract", "mask", "load", "finish")
 
 
 def test_there_is_one_dag_for_each_contract(dags: Mapping[str, Any]) -> None:
-    assert sorted(dags) == sorted([*contract_names(), *OPERATIONS, *PRIVACY])
+    assert sorted(dags) == sorted([*contract_names(), *OPERATIONS])
     assert "user_logins" in dags
 
 
@@ -36,9 +36,8 @@ def test_a_second_contract_gets_its_dag_and_changes_no_form(monkeypatch: pytest.
     monkeypatch.setattr(include.contracts, "__path__", [*include.contracts.__path__, folder])
     bag = DagBag(str(PROJECT / "dags"))
     assert "newsletter_signups" in bag.dags
-    for form in ("queue_etl_redrive", "pii_unmask"):
-        contract = bag.dags[form].params.get_param("contract")
-        assert (contract.value, contract.schema["enum"]) == (DEFAULT_CONTRACT, contract_names())
+    contract = bag.dags["queue_etl_redrive"].params.get_param("contract")
+    assert (contract.value, contract.schema["enum"]) == (DEFAULT_CONTRACT, contract_names())
 
 
 BROKEN_CONTRACTS = """
@@ -63,7 +62,7 @@ def test_broken_contracts_are_one_import_error_and_stop_no_other_dag(tmp_path: P
     code = BROKEN_CONTRACTS.format(folder=str(tmp_path), dags=str(PROJECT / "dags"))
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
-    expected = sorted([*contract_names(), "newsletter_signups", *OPERATIONS, *PRIVACY])
+    expected = sorted([*contract_names(), "newsletter_signups", *OPERATIONS])
     assert f"dags {expected}\n" in result.stdout
     failed = [
         line.removeprefix("failed ") for line in result.stdout.splitlines() if line.startswith("failed ")
@@ -210,7 +209,7 @@ def test_a_parse_uses_no_network_file_connection_or_heavy_import(tmp_path: Path)
         line.split(" ", 1) for line in result.stdout.splitlines() if line.startswith(("CPU", "dags"))
     )
     print("parse of dags/ above bare Airflow:", lines["CPU"])
-    assert f"dags {sorted([*contract_names(), *OPERATIONS, *PRIVACY])} {{}}" in result.stdout
+    assert f"dags {sorted([*contract_names(), *OPERATIONS])} {{}}" in result.stdout
     assert "heavy []" in result.stdout
     assert "touched []" in result.stdout
 

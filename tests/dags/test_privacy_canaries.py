@@ -18,15 +18,14 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from include.queue_etl import steps
+from include.queue_etl.cli import app as command_line
 from include.queue_etl.errors import WarehouseUnavailable
 from tests.dags.conftest import visible
-from tests.dags.privacy import ask, context_of, form, officer
 from tests.dags.runs import Outcome, run_dag
 from tests.faults import canaries
 from tests.faults.bodies import some
 from tests.support.wait import wait_until
 
-__all__ = ["officer"]
 PROJECT = Path(__file__).resolve().parents[2]
 STATE = Path(os.environ["QUEUE_ETL_STAGING"]).parent
 TAG = f"canary{secrets.token_hex(4)}"
@@ -61,7 +60,7 @@ def test_a_thousand_canaries_are_found_nowhere_but_in_the_officers_file(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     capfd: pytest.CaptureFixture[str],
-    officer: Path,
+    tmp_path: Path,
 ) -> None:
     began = time.time()
     sent = some(TAG, 1_000)
@@ -77,7 +76,7 @@ def test_a_thousand_canaries_are_found_nowhere_but_in_the_officers_file(
     assert outcome.state == "success"
     assert max(outcome.tries.values()) > 1
     assert run_dag(dags["queue_etl_redrive"], {"dry_run": False}).state == "success"
-    officers_file = unmasked(dags, warehouse, monkeypatch)
+    officers_file = unmasked(warehouse, tmp_path)
 
     rows = warehouse.execute(
         "SELECT count(*) FROM public.user_logins WHERE user_id LIKE %s", [f"{TAG}-%"]
@@ -128,23 +127,18 @@ def fails_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(steps, "load", load)
 
 
-def unmasked(
-    dags: Mapping[str, Any], warehouse: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
-) -> Path:
-    """What the task of `pii_unmask` writes of 200 tokens."""
+def unmasked(warehouse: psycopg.Connection[Any], folder: Path) -> Path:
+    """What the command `unmask` writes of 200 tokens."""
     found = warehouse.execute(
         "SELECT DISTINCT masked_device_id FROM public.user_logins WHERE user_id LIKE %s LIMIT 200",
         [f"{TAG}-%"],
     ).fetchall()
-    params = form([token for (token,) in found], field="device_id")
-    task, context = dags["pii_unmask"].get_task("unmask"), context_of(dags, "bob", params)
-    ask(task, context)
-    approval = {"chosen_options": ["Approve"], "responded_by_user": {"id": "7", "name": "ada"}}
-    with monkeypatch.context() as patch:
-        patch.setattr("airflow.sdk.get_current_context", lambda: context)
-        result = task.execute_complete(context, approval)
-    assert result["values"] == len(found) == 200
-    return Path(result["file"])
+    tokens, values = folder / "tokens.txt", folder / "values.csv"
+    tokens.write_text("\n".join(token for (token,) in found))
+    arguments = ["--field", "device_id", "--file", str(tokens), "--output", str(values)]
+    assert command_line.main(["unmask", "--reason", "drill", "--ticket", "DPO-1", *arguments]) == 0
+    assert len(values.read_text().splitlines()) == 1 + len(found) == 201
+    return values
 
 
 # The places -------------------------------------------------------------------------------------------------

@@ -126,7 +126,7 @@ class Chaos:
     def _one_run(self, dice: random.Random) -> None:
         with self._lock:
             run = RunOnQueue(f"{self.tested.tag} chaos {next(self._runs)}")
-        extracted = self._step(run, dice, "extract")
+        extracted = self._step(dice, worker.step("extract", run.name))
         run.upstream_failed = extracted is None
         run.batches = [one["batch"] for one in extracted or []]
         if dice.random() < 0.08:
@@ -141,18 +141,19 @@ class Chaos:
             self.abandoned.append(run)
 
     def _batch(self, run: RunOnQueue, batch: str, dice: random.Random) -> None:
-        masked = self._step(run, dice, "mask", "--batch", batch)
-        if masked is None or self._step(run, dice, "load", "--batch", batch) is None:
-            run.upstream_failed = True
+        for name in ("mask", "load"):
+            if self._step(dice, worker.step_of_batch(name, run.name, batch)) is None:
+                run.upstream_failed = True
+                return
 
     def _finish(self, run: RunOnQueue, dice: random.Random) -> bool:
         options = ["--upstream-failed"] if run.upstream_failed else []
-        return self._step(run, dice, "finish", *options) is not None
+        return self._step(dice, worker.step("finish", run.name, *options)) is not None
 
     def _clear(self, run: RunOnQueue, dice: random.Random) -> None:
         """Run some tasks of an old run again, as a person does who clears them in Airflow."""
         tasks: list[Callable[[], object]] = [
-            lambda: self._step(run, dice, "extract"),
+            lambda: self._step(dice, worker.step("extract", run.name)),
             *(lambda batch=batch: self._batch(run, batch, dice) for batch in run.batches),
             lambda: self._finish(run, dice),
         ]
@@ -160,9 +161,9 @@ class Chaos:
         for task in tasks[first : first + dice.randint(1, len(tasks))]:
             task()
 
-    def _step(self, run: RunOnQueue, dice: random.Random, step: str, *options: str) -> "list | dict | None":
+    def _step(self, dice: random.Random, arguments: Sequence[str]) -> "list | dict | None":
         """Try a step as often as Airflow would; its result, or None when no attempt got through."""
-        arguments = ["step", step, "--run-id", run.name, *options]
+        step = arguments[1]
         for _ in range(dice.choice(ATTEMPTS)):
             if dice.random() < 0.05:  # Airflow believes a live worker dead and starts the task again
                 zombie = self._start(arguments, step, dice)

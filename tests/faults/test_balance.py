@@ -111,13 +111,14 @@ def test_a_value_in_a_table_log_staged_file_or_write_ahead_log_is_found(
 def test_each_step_can_be_killed_at_each_of_its_points(tested: QueueUnderTest, step: str) -> None:
     sent = bodies.some(tested.tag, 10)
     tested.send(bodies.texts(sent))
-    arguments = ["step", "extract", "--run-id", tested.tag]
+    arguments = worker.step("extract", tested.tag)
     if step != "extract":
         batch = worker.run(tested, *arguments).output.split('"')[3]
         before = {"mask": [], "load": ["mask"], "finish": ["mask", "load"]}[step]
         for earlier in before:
-            assert worker.run(tested, "step", earlier, "--run-id", tested.tag, "--batch", batch).code == 0
-        arguments = ["step", step, "--run-id", tested.tag, *(["--batch", batch] if step != "finish" else [])]
+            assert worker.run(tested, *worker.step_of_batch(earlier, tested.tag, batch)).code == 0
+        whole = step == "finish"
+        arguments = worker.step(step, tested.tag) if whole else worker.step_of_batch(step, tested.tag, batch)
 
     survived = [
         point

@@ -46,25 +46,25 @@ from tests.faults.runs import (
     whole,
 )
 from tests.faults.servers import QueueUnderTest
-from tests.faults.worker import Ended
 
 GOOD = Balance(lost=0, duplicate=0, wrong_kind=0, left_on_queue=0)
 LONG: dict[str, Any] = {"visibility_timeout_seconds": 300, "receive_seconds": 30}
 
 
-def die_at(
-    tested: QueueUnderTest, step: str, kill_point: KillPoint, *options: str, **environment: str
-) -> None:
-    """Run a step of the run NAME as a process that dies there."""
-    ended = start(tested, step, *options, kill_point=kill_point, **environment).wait()
+def die_at(tested: QueueUnderTest, arguments: list[str], kill_point: KillPoint, **environment: str) -> None:
+    """Run a process that dies there."""
+    ended = worker.start(tested, arguments, kill_point, **environment).wait()
     assert ended.was_killed, f"it survived: {ended}"
 
 
-def start(
-    tested: QueueUnderTest, step: str, *options: str, kill_point: KillPoint | None = None, **environment: str
-) -> worker.Started:
-    name = tested.run(NAME).name
-    return worker.start(tested, ["step", step, "--run-id", name, *options], kill_point, **environment)
+def step(tested: QueueUnderTest, name: str, *options: str) -> list[str]:
+    """A process that does a step of the run NAME."""
+    return worker.step(name, tested.run(NAME).name, *options)
+
+
+def step_of_batch(tested: QueueUnderTest, name: str, batch: str) -> list[str]:
+    """A process that masks or loads one batch of the run NAME."""
+    return worker.step_of_batch(name, tested.run(NAME).name, batch)
 
 
 # extract ------------------------------------------------------------------------------------------
@@ -75,7 +75,7 @@ def test_messages_of_an_extract_killed_before_it_sealed_them_come_back(
 ) -> None:
     # The first write is the probe of preflight. Long enough that a slow machine sees them hidden.
     hidden = {"QUEUE_ETL_VISIBILITY_TIMEOUT_SECONDS": "15"}
-    die_at(tested, "extract", KillPoint("file write", 2, "half"), **hidden)
+    die_at(tested, step(tested, "extract"), KillPoint("file write", 2, "half"), **hidden)
 
     assert kinds(tested) == []
     assert tested.queue().depth().in_flight > 0
@@ -87,7 +87,7 @@ def test_an_extract_killed_between_two_batches_goes_on_where_it_was(
     tested: QueueUnderTest, sent: list[Sent]
 ) -> None:
     # The probe, then receipts and raw of two batches.
-    die_at(tested, "extract", KillPoint("file rename", 5, "after"))
+    die_at(tested, step(tested, "extract"), KillPoint("file rename", 5, "after"))
     sealed = files(tested)
     assert kinds(tested) == ["raw", "raw", "receipts", "receipts"]
     worker.wait_until_visible(tested)
@@ -108,7 +108,7 @@ def test_a_retry_releases_messages_whose_receipt_handles_alone_are_sealed(
     tested: QueueUnderTest, sent: list[Sent]
 ) -> None:
     hidden = {"QUEUE_ETL_VISIBILITY_TIMEOUT_SECONDS": "300", "QUEUE_ETL_MAX_MESSAGES": "10"}
-    die_at(tested, "extract", KillPoint("file rename", 2, "after"), **hidden)
+    die_at(tested, step(tested, "extract"), KillPoint("file rename", 2, "after"), **hidden)
     assert kinds(tested) == ["receipts"]
 
     batches = extract(tested, **LONG)
@@ -136,15 +136,14 @@ def test_a_stopped_extract_releases_its_messages_at_once(tested: QueueUnderTest,
 def test_two_attempts_of_every_task_at_once_do_not_disturb_each_other(
     tested: QueueUnderTest, sent: list[Sent]
 ) -> None:
-    def twice(step: str, *options: str) -> list[Ended]:
-        return [attempt.wait() for attempt in [start(tested, step, *options) for _ in range(2)]]
+    def twice(arguments: list[str]) -> list[int]:
+        return [attempt.wait().code for attempt in [worker.start(tested, arguments) for _ in range(2)]]
 
-    extracted = twice("extract")
-    assert [one.code for one in extracted] == [0, 0]
+    assert twice(step(tested, "extract")) == [0, 0]
     for batch in sorted({name.partition(".")[0] for name in files(tested)}):
-        for step in ("mask", "load"):
-            assert [one.code for one in twice(step, "--batch", batch)] == [0, 0]
-    assert [one.code for one in twice("finish")] == [0, 0]
+        for name in ("mask", "load"):
+            assert twice(step_of_batch(tested, name, batch)) == [0, 0]
+    assert twice(step(tested, "finish")) == [0, 0]
 
     empty_the_queue(tested)
     assert balance(tested, sent) == GOOD
@@ -167,7 +166,7 @@ def test_a_mask_that_was_killed_is_done_again_and_gives_one_output(
     tested: QueueUnderTest, sent: list[Sent], kill_point: KillPoint
 ) -> None:
     batches = extract(tested, **LONG)
-    die_at(tested, "mask", kill_point, "--batch", batches[0])
+    die_at(tested, step_of_batch(tested, "mask", batches[0]), kill_point)
     survived = {name: text for name, text in files(tested).items() if name.endswith("masked")}
 
     counts = mask(tested, batches[0])
@@ -193,7 +192,7 @@ def test_a_load_killed_before_its_commit_leaves_nothing(tested: QueueUnderTest, 
     batches = extract(tested, **LONG)
     for batch in batches:
         mask(tested, batch)
-        die_at(tested, "load", KillPoint("commit", LOADS_COMMIT, "before"), "--batch", batch)
+        die_at(tested, step_of_batch(tested, "load", batch), KillPoint("commit", LOADS_COMMIT, "before"))
     assert ledger_entries(tested) == 0
     assert balance(tested, sent).lost == len(sent)
 
@@ -248,7 +247,7 @@ def test_a_load_killed_between_commit_and_answer_loads_nothing_twice(
     batches = extract(tested, **LONG)
     for batch in batches:
         mask(tested, batch)
-        die_at(tested, "load", KillPoint("commit", LOADS_COMMIT, "after"), "--batch", batch)
+        die_at(tested, step_of_batch(tested, "load", batch), KillPoint("commit", LOADS_COMMIT, "after"))
     assert ledger_entries(tested) == len(sent)
 
     again = [load(tested, batch) for batch in batches]
@@ -308,7 +307,7 @@ def test_a_finish_that_was_killed_is_finished_by_its_retry(
     tested: QueueUnderTest, sent: list[Sent], kill_point: KillPoint
 ) -> None:
     up_to_load(tested, **LONG)
-    die_at(tested, "finish", kill_point)
+    die_at(tested, step(tested, "finish"), kill_point)
 
     summary = finish(tested)
 
@@ -322,7 +321,7 @@ def test_a_failed_run_whose_finish_was_killed_does_not_look_successful(
     tested: QueueUnderTest, sent: list[Sent]
 ) -> None:
     extract(tested, **LONG)
-    die_at(tested, "finish", KillPoint("file removal", 1, "before"), "--upstream-failed")
+    die_at(tested, step(tested, "finish", "--upstream-failed"), KillPoint("file removal", 1, "before"))
 
     with pytest.raises(RunFailed):
         finish(tested, upstream_failed=True)
@@ -337,7 +336,7 @@ def test_a_run_that_a_killed_finish_closed_as_failed_fails_its_retry_too(
 ) -> None:
     batches = up_to_load(tested)
     _flip(folder(tested) / f"{batches[0]}.receipts", Path())
-    die_at(tested, "finish", KillPoint("file removal", 1, "before"))
+    die_at(tested, step(tested, "finish"), KillPoint("file removal", 1, "before"))
 
     with pytest.raises(RunFailed, match="the run failed"):
         finish(tested)

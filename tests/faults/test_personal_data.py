@@ -115,23 +115,20 @@ def test_no_personal_value_is_readable_during_a_run_or_after_it_died(
     tested: QueueUnderTest, messages: list[Sent]
 ) -> None:
     name = tested.run("half way").name
-    run = ["--run-id", name]
-    assert (
-        worker.start(tested, ["step", "extract", *run], KillPoint("file write", 9, "half")).wait().was_killed
-    )
+    extract = worker.step("extract", name)
+    assert worker.start(tested, extract, KillPoint("file write", 9, "half")).wait().was_killed
     worker.wait_until_visible(tested)
-    extracted = worker.run(tested, "step", "extract", *run)
+    extracted = worker.run(tested, *extract)
     batches = [one["batch"] for one in json.loads(extracted.output)]
     for batch in batches:
-        assert worker.run(tested, "step", "mask", *run, "--batch", batch).code == 0
-    worker.start(
-        tested, ["step", "load", *run, "--batch", batches[0]], KillPoint("commit", 3, "before")
-    ).wait()
+        assert worker.run(tested, *worker.step_of_batch("mask", name, batch)).code == 0
+    load = worker.step_of_batch("load", name, batches[0])
+    worker.start(tested, load, KillPoint("commit", 3, "before")).wait()
 
     assert any(path.suffix == ".raw" for path in tested.staging.rglob("*"))
     assert canaries.everywhere(tested.servers) == {}
     assert all(path.stat().st_mode & 0o077 == 0 for path in tested.staging.rglob("*"))
-    assert worker.run(tested, "step", "finish", *run, "--upstream-failed").code == 1
+    assert worker.run(tested, *worker.step("finish", name, "--upstream-failed")).code == 1
     empty_the_queue(tested)
     assert balance(tested, messages) == GOOD
 

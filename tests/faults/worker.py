@@ -1,4 +1,4 @@
-"""Processes of the engine: each runs one command of `python -m include.queue_etl`, and may die at it."""
+"""Processes of the engine: each runs one command, or one step of a batch, and may die at it."""
 
 import contextlib
 import itertools
@@ -16,6 +16,7 @@ from include.contracts import user_logins
 from include.queue_etl.cli import app as command_line
 from tests.faults.kill_points import KillPoint
 from tests.faults.servers import QueueUnderTest
+from tests.support import one_batch
 from tests.support.wait import wait_until
 
 # A fork of a process that has imported everything costs a hundredth of a fresh interpreter.
@@ -32,6 +33,7 @@ _numbers = itertools.count()
 # multiprocessing asks after all children whenever one is started, and an exit code can be read only once.
 _one_thread = threading.Lock()
 PATIENCE_SECONDS = 300
+ONE_BATCH = "one-batch"  # no command of the engine: tests.support.one_batch
 
 
 @dataclass(frozen=True)
@@ -79,10 +81,20 @@ class Started:
         return bool(connection.wait([self.process.sentinel], seconds))
 
 
+def step(name: str, run_name: str, *options: str) -> list[str]:
+    """Arguments of a process that does a step of the run."""
+    return ["step", name, "--run-id", run_name, *options]
+
+
+def step_of_batch(name: str, run_name: str, batch: str) -> list[str]:
+    """Arguments of a process that masks or loads one batch of the run."""
+    return [ONE_BATCH, name, run_name, batch]
+
+
 def start(
     tested: QueueUnderTest, arguments: Sequence[str], kill_point: KillPoint | None = None, **environment: str
 ) -> Started:
-    """Start a command on the queue under test; with a kill point it dies there."""
+    """Start a process on the queue under test; with a kill point it dies there."""
     files = tested.servers.output / f"{next(_numbers):05d}-{tested.tag}-{'-'.join(arguments[:2])}"
     process = _processes.Process(
         target=_run,
@@ -118,6 +130,8 @@ def _run(
     user_logins.CONTRACT = replace(user_logins.CONTRACT, queue=queue)
     if kill_point is not None:
         kill_point.await_it()
+    if arguments[0] == ONE_BATCH:
+        sys.exit(one_batch.main(arguments[1:]))
     sys.exit(command_line.main(arguments))
 
 

@@ -113,6 +113,18 @@ def test_the_owner_of_the_database_cannot_tamper_unseen(deed, officer, trail, cl
         verified(officer, trail)
 
 
+def test_entries_of_the_former_dag_pii_unmask_can_still_be_verified(officer):
+    asked = {"fields": ["ip"], "tokens": 2, "requested_by": "bob", "run": "manual__1"}
+    officer.record("unmask asked", PURPOSE, asked)
+    officer.record("unmask", PURPOSE, {**asked, "approved_by": "ada"})
+    officer.record("unmask refused", PURPOSE, {**asked, "why": "ada rejected it", "answered_by": "ada"})
+    assert verified(officer).id == 3
+    told = [entry.content for entry in officer.entries()]
+    assert all('"requested_by": "bob"' in content for content in told)
+    assert '"approved_by": "ada"' in told[1]
+    assert '"why": "ada rejected it"' in told[2]
+
+
 def test_entries_of_many_at_once_are_one_chain(clean_database, officer):
     def write(number):
         with Connected(clean_database.dsn("pii_officer")) as database:

@@ -49,7 +49,7 @@ SECRETS = {
     "api-server": AIRFLOW_SECRETS,
     "dag-processor": AIRFLOW_SECRETS,
     "triggerer": AIRFLOW_SECRETS | AWS_SECRETS,
-    "scheduler": {*AIRFLOW_SECRETS, *AWS_SECRETS, LOADER, MAINTAINER, REMASKER, OFFICER, KEYSET},
+    "scheduler": {*AIRFLOW_SECRETS, *AWS_SECRETS, LOADER, MAINTAINER, REMASKER, KEYSET},
     "ops": {*AWS_SECRETS, LOADER, MAINTAINER, KEYSET},
     "privacy": {*AWS_SECRETS, REMASKER, OFFICER, KEYSET},
 }  # fmt: skip
@@ -131,10 +131,7 @@ def test_the_environment_has_only_names_that_the_launcher_sets_too(tmp_path: Pat
     only_here = {
         "AIRFLOW__SCHEDULER__ENABLE_HEALTH_CHECK",  # here the scheduler is asked over HTTP
         "UI_PASSWORD",  # for airflow-init's own command
-        # On a person's own machine each is for the person to set, see docs/privacy.md.
-        "AWS_SESSION_TOKEN",
-        "AIRFLOW_CONN_POSTGRES_OFFICER",
-        "QUEUE_ETL_UNMASKED_FOLDER",
+        "AWS_SESSION_TOKEN",  # the emulator takes any key
     }
     settings_of_the_engine = {PREFIX + field.name.upper() for field in fields(Settings)}
     for name in AIRFLOW_SERVICES | COMMAND_SERVICES:
@@ -153,7 +150,6 @@ def test_every_setting_of_the_engine_may_be_set_in_dotenv(name: str) -> None:
         ("postgres_default", "QUEUE_ETL_WAREHOUSE_DSN", "etl_loader"),
         ("postgres_maintenance", "QUEUE_ETL_MAINTAINER_DSN", "etl_maintainer"),
         ("postgres_remasker", "QUEUE_ETL_REMASKER_DSN", "etl_remasker"),
-        ("postgres_officer", "QUEUE_ETL_OFFICER_DSN", "pii_officer"),
     ],
 )
 def test_tasks_and_commands_log_in_to_one_warehouse(conn_id: str, variable: str, role: str) -> None:

@@ -1,11 +1,9 @@
 """The pipeline itself, and what it needs to be there: queue, keyset, schema."""
 
-import argparse
 import json
 import os
-import re
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -30,14 +28,12 @@ from include.queue_etl.errors import (
     QueueMissing,
     QueueRefused,
     RunFailed,
-    StagedFileDamaged,
 )
 from include.queue_etl.run_context import RunContext
 from include.queue_etl.staging.area import Kind
 
 MAX_RECEIVES_BEFORE_DEAD_LETTER = 100  # above max_receives: the quarantine should come first
 RETENTION_SECONDS = 14 * 86_400  # the longest SQS keeps a message
-BATCH = re.compile(r"[0-9]{4,}-[0-9a-f]{6}")  # staging.batch_name
 
 
 def add_to(commands: Any) -> None:
@@ -48,9 +44,6 @@ def add_to(commands: Any) -> None:
     add_json(one)
     two = add(commands, step)
     two.add_argument("step", choices=("extract", "mask", "load", "finish"))
-    two.add_argument(
-        "--batch", type=_batch, help="for mask and load: a batch's name; default: all of the run, in turn"
-    )
     two.add_argument("--upstream-failed", action="store_true", help="for finish: an earlier step failed")
     for run in (one, two):
         add_contract(run)
@@ -126,31 +119,10 @@ def step(arguments: Arguments) -> None:
             result = _finish(context, arguments.upstream_failed)
         else:
             one, kind = (steps.mask, Kind.RAW) if arguments.step == "mask" else (steps.load, Kind.MASKED)
-            if arguments.batch:
-                result = _of_batch(context, one, arguments.batch)
-            else:
-                result = [one(context, batch) for batch in context.staging.batches(kind)]
-                if not result:  # only now, for mask's sake
-                    _require_started(context)
+            result = [one(context, batch) for batch in context.staging.batches(kind)]
+            if not result:  # only now, for mask's sake
+                _require_started(context)
     show(result, as_json=True)
-
-
-def _batch(text: str) -> str:
-    if not BATCH.fullmatch(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no name of a batch: give one such as 0003-9f2c1a")
-    return text
-
-
-def _of_batch(context: RunContext, one: Callable[[RunContext, str], Any], batch: str) -> Any:
-    try:
-        return one(context, batch)
-    except StagedFileDamaged:
-        staged = context.staging.batches(Kind.RECEIPT_HANDLES)  # the first file of each, and the last to go
-        if batch in staged:
-            raise
-        _require_started(context)
-        there_are = ", ".join(staged) or "none"
-        raise ValueError(f"the run has no batch {batch!r}; its batches: {there_are}") from None
 
 
 def _require_started(context: RunContext) -> None:

@@ -136,7 +136,7 @@ def unmask(arguments: Arguments) -> None:
             subject = recovery.require_subject(contract)
             tokens = OfficerStore(resources.database).tokens_where(contract, subject.name, arguments.user_id)
         with _destination(arguments.output) as file:
-            _, values = recovery.unmask(resources, audit, contract, tokens, _purpose(arguments))
+            values = recovery.unmask(resources, audit, contract, tokens, _purpose(arguments))
             count = recovery.write_csv(values, file)
     if not tokens:
         print(f"{contract.table} has no token of that person", file=sys.stderr)

@@ -128,10 +128,6 @@ class AuditLog:
             yield from (Entry(*line) for line in page)
             last = page[-1][0]
 
-    def actions_of_run(self, run: str) -> list[str]:
-        """Actions of the entries whose details name this run, the oldest first."""
-        return [action for (action,) in self._database.execute(SELECT_ACTIONS, run=run)]
-
 
 # What pii.chained covers, in words of our own: who could change the entries could have changed that too.
 RECORD: LiteralString = """
@@ -143,7 +139,4 @@ SELECT_ENTRIES: LiteralString = """
         id, to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US'), who, action, reason, ticket, details
     )::text
     FROM pii.audit WHERE id > %(after)s::bigint OR %(after)s::bigint IS NULL ORDER BY id LIMIT %(page)s
-"""
-SELECT_ACTIONS: LiteralString = """
-    SELECT action FROM pii.audit WHERE details ->> 'run' = %(run)s ORDER BY id
 """

@@ -7,7 +7,7 @@ from typing import TextIO
 from include.queue_etl.contract import Column, Contract, MaskedField
 from include.queue_etl.errors import KeysetError, RateExceeded
 from include.queue_etl.keys.token_format import is_token
-from include.queue_etl.privacy.audit import REFUSED, AuditLog, Entry, Purpose
+from include.queue_etl.privacy.audit import REFUSED, AuditLog, Purpose
 from include.queue_etl.resources import Resources
 from include.queue_etl.transform.masking import Masker
 
@@ -40,8 +40,8 @@ def require_subject(contract: Contract) -> Column:
 
 
 def unmask(
-    resources: Resources, audit: AuditLog, contract: Contract, tokens: Tokens, purpose: Purpose, **asked: str
-) -> tuple[Entry, Iterator[Value]]:
+    resources: Resources, audit: AuditLog, contract: Contract, tokens: Tokens, purpose: Purpose
+) -> Iterator[Value]:
     """Put the request on record, then open the tokens.
 
     Args:
@@ -50,12 +50,10 @@ def unmask(
         contract: whose tokens they are
         tokens: each with its column
         purpose: why
-        asked: what else the audit should say of the request, such as who approved it
 
     Returns:
-        the committed audit entry, and (field, token, value) for each token, in order, as they are opened:
-        the normalized value. Opening raises KeysetError on a token that is none of its field, or
-        of a key the keyset lacks.
+        (field, token, value) for each token, in order, as they are opened: the normalized value. Opening
+        raises KeysetError on a token that is none of its field, or of a key the keyset lacks.
 
     Raises:
         RateExceeded: more tokens than the hour has room for; the attempt is on record
@@ -63,7 +61,7 @@ def unmask(
     """
     masker = Masker(contract, resources.keyset)
     fields = sorted({column.field for column, _ in tokens})
-    details = {"contract": contract.name, "fields": fields, "tokens": len(tokens), **asked}
+    details = {"contract": contract.name, "fields": fields, "tokens": len(tokens)}
     most = resources.settings.unmask_per_hour
     entry = audit.record("unmask", purpose, details, per_hour=most)
     if entry.action.endswith(REFUSED):
@@ -71,7 +69,7 @@ def unmask(
             f"{len(tokens)} tokens are more than this hour has room for (QUEUE_ETL_UNMASK_PER_HOUR={most}); "
             f"audit entry {entry.id} says so"
         )
-    return entry, ((column.field, token, _unmask_one(masker, column, token)) for column, token in tokens)
+    return ((column.field, token, _unmask_one(masker, column, token)) for column, token in tokens)
 
 
 def _unmask_one(masker: Masker, column: MaskedField, token: str) -> str:
