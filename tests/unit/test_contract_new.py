@@ -288,7 +288,7 @@ EVENTS = st.lists(
 
 
 @given(EVENTS)
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_value_of_any_events_is_written_or_shown(tmp_path, project, capsys, events):
     (tmp_path / "sample").write_bytes(b"\n".join(bodies(*events)))
     assert run("--sample", str(tmp_path / "sample"), "--force") == 0

@@ -72,7 +72,7 @@ def test_a_nested_field_is_missing_from_the_objects_alone_that_are_there():
         (["0001-01-01"], ""),
         (["0001-01-01T00:00:00Z"], ""),
         (["7f1b6d0e-63f4-4a57-9c3f-5a5c4f6a1b20"], "uuid"),
-        (["7f1b6d0e63f44a579c3f5a5c4f6a1b20"], ""),  # may be a digest
+        (["7f" * 16], ""),  # may be a digest
         (["2026-01-31", ""], ""),
     ],
 )
@@ -127,7 +127,7 @@ def test_numbers_that_a_float_would_change_are_seen(written, fits):
         (b'{"a":' * 100_000 + b"1" + b"}" * 100_000, "too_deep"),
     ],
 )
-def test_a_body_that_no_contract_loads_is_counted_and_the_others_are_read(body, code):
+def test_a_body_that_no_contract_loads_is_counted_apart(body, code):
     found = survey([body, b'{"a": 1}'])
     assert (found.bodies, found.events, found.unusable) == (2, 1, {code: 1})
 
@@ -172,7 +172,7 @@ def test_many_names_with_values_of_one_kind_are_a_map():
     assert set(found) == {"by", "by[*]"}
 
 
-def test_many_names_with_values_of_several_kinds_are_an_object_that_differs():
+def test_many_names_with_several_kinds_are_an_object_that_differs():
     found = fields(*people(*range(9), "x"))
     assert found["by"].is_sparse
     assert "by.ann" in found
