@@ -2,6 +2,7 @@
 
 import ipaddress
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -110,11 +111,11 @@ INSPECTED_CHARS = 2_000  # of a text; what makes a field personal does not begin
 def shapes_of(texts: Iterable[str]) -> Mapping[str, int]:
     """How many texts have each shape, by its plural; shapes that none has are left out."""
     found: dict[str, int] = {}
-    for text in texts:
+    for text, times in Counter(texts).items():
         start = text[:INSPECTED_CHARS].strip()
         shape = next((shape for shape in SHAPES if shape.matches(start)), None)
         if shape:
-            found[shape.plural] = found.get(shape.plural, 0) + 1
+            found[shape.plural] = found.get(shape.plural, 0) + times
     return found
 
 

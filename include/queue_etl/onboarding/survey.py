@@ -308,7 +308,7 @@ def _texts(texts: Sequence[str]) -> Texts | None:
     return Texts(
         count=len(texts),
         longest=max(map(len, texts)),
-        form=next((name for name, fits in FORMS.items() if all(map(fits, texts))), ""),
+        form=next((name for name, fits in FORMS.items() if all(map(fits, set(texts)))), ""),
         shapes=dict(shapes_of(texts)),
         choices=_choices(texts),
     )
