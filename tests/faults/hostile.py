@@ -138,7 +138,7 @@ class Checker:
         if line is None:
             return None
         message_id, payload = str(line[2]), str(line[5]).removeprefix("\\x")
-        return message_id, self._cipher.decrypt(message_id, bytes.fromhex(payload))
+        return message_id, self._cipher.decrypt(message_id, bytes.fromhex(payload)).body
 
     def _wrong(self, what: str, body: bytes) -> None:
         setattr(self.result, what, getattr(self.result, what) + 1)

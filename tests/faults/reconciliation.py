@@ -74,6 +74,6 @@ def _quarantined(tested: QueueUnderTest) -> list[tuple[bytes, str]]:
     """Body and reason of every quarantined message."""
     cipher = PayloadCipher(tested.keyset(), tested.contract.name)
     return [
-        (cipher.decrypt(message_id, bytes(payload)), reason)
+        (cipher.decrypt(message_id, bytes(payload)).body, reason)
         for message_id, payload, reason in tested.servers.rows(SEALED, tested.contract.queue)
     ]

@@ -6,15 +6,15 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import date, timedelta
-from types import SimpleNamespace
 from typing import Any
 from uuid import UUID, uuid4
 
+import msgspec
 import psycopg
 import pytest
 
 from include.contracts.user_logins import CONTRACT, LoginEvent
-from include.queue_etl.contract import Contract
+from include.queue_etl.contract import Contract, SentDay
 from include.queue_etl.errors import WarehouseRefused, WarehouseUnavailable
 from include.queue_etl.operations.store import MaintenanceStore
 from include.queue_etl.postgres import connection as postgres
@@ -412,17 +412,13 @@ def test_any_text_loads_as_it_is(warehouse: RunStore, clean_database: Database, 
 
 
 @pytest.fixture
-def orders(clean_database: Database) -> Iterator[Any]:
+def orders(clean_database: Database) -> Iterator[Contract]:
     """A second contract: other columns, in another order than the table's, and names that need quotes."""
     with clean_database.owner() as connection:
         connection.execute('CREATE TABLE public."Orders" (placed date, "select" varchar(9), note text)')
         connection.execute('GRANT INSERT ON public."Orders" TO etl_loader')
-        yield SimpleNamespace(
-            name="orders",
-            queue="order-queue",
-            table="public.Orders",
-            column_names=("note", "select", "placed"),
-        )
+        event = msgspec.defstruct("Order", [("note", str | None), ("select", str | None)])
+        yield Contract("orders", "order-queue", "public.Orders", event, (SentDay("placed"),))
         connection.execute('DROP TABLE public."Orders"')
 
 

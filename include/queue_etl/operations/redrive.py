@@ -126,8 +126,8 @@ def _redrive_page(
         tally.verdicts[reason][verdict] += 1
     if dry_run or not raw.ids:
         return
-    contract, batch = context.contract, batch_name(number)
-    load = Load(context.run.id, contract.table, contract.column_names, batch, masked, rejected)
+    batch = batch_name(number)
+    load = Load(context.run.id, context.contract, batch, masked, rejected)
     counts = MaintenanceStore(context.resources.database).redrive(load)
     log.info("batch %s: %s", batch, counts)
     tally.loaded += counts.loaded
@@ -142,14 +142,15 @@ def _decrypt(
     raw, reasons = RawBatch(page[0].queue_id, [], [], [], []), []
     cipher = PayloadCipher(context.keyset, context.contract.name)
     for message in page:
-        body = cipher.decrypt_or_none(message.message_id, message.payload)
-        if body is None:
+        original = cipher.decrypt_or_none(message.message_id, message.payload)
+        if original is None:
             tally.verdicts[message.reason][UNOPENED] += 1
             continue
         raw.ids.append(message.message_id)
-        raw.sent_ms.append((message.sent_day - EPOCH).days * MILLISECONDS_A_DAY)
+        midnight = (message.sent_day - EPOCH).days * MILLISECONDS_A_DAY
+        raw.sent_ms.append(midnight if original.sent_ms is None else original.sent_ms)
         raw.receive_counts.append(1)  # those received too often are parsed now: they were asked for
-        raw.bodies.append(body)
+        raw.bodies.append(original.body)
         reasons.append(message.reason)
     return raw, reasons
 

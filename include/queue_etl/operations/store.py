@@ -6,8 +6,10 @@ from datetime import datetime
 from typing import LiteralString, NamedTuple
 from uuid import UUID
 
+from psycopg import sql
+
 from include.queue_etl.postgres.connection import Connection, Database
-from include.queue_etl.postgres.loading import BatchCounts, Load, Written, load_batch, write_staged
+from include.queue_etl.postgres.loading import LINE, BatchCounts, Load, Written, load_batch, write_staged
 from include.queue_etl.postgres.runs import ENSURE_DAYS
 from include.queue_etl.transform.quarantine import QuarantinedMessage
 
@@ -127,7 +129,7 @@ class MaintenanceStore:
 def _redrive(connection: Connection, load: Load) -> Written:
     # Nothing is known of temporary tables, and the planner takes them for small: 10,000 messages took 9 s.
     connection.execute("SET LOCAL enable_nestloop = off")
-    return write_staged(connection, load, REDRIVE)
+    return write_staged(connection, load, REDRIVE, CLAIMED)
 
 
 # The statements
@@ -175,10 +177,7 @@ REDRIVE: LiteralString = """
         DO UPDATE SET status = 'L', run_id = excluded.run_id WHERE ledger.status = 'Q'
         RETURNING queue_id, sent_day, message_id, run_id
     ), inserted AS (
-        INSERT INTO {table} ({columns})
-        SELECT {columns} FROM staged_rows
-        JOIN (SELECT part_line FROM numbered JOIN claimed USING (queue_id, sent_day, message_id)) AS chosen
-        ON part_line = staged_rows.{line}
+        {insert_rows}
     ), redriven AS (
         UPDATE etl.quarantine SET redriven_at = now(), redriven_run_id = claimed.run_id
         FROM claimed
@@ -195,6 +194,10 @@ REDRIVE: LiteralString = """
            (SELECT coalesce(jsonb_object_agg(reason, messages), '{{}}')
             FROM (SELECT reason, count(*) AS messages FROM kept GROUP BY reason) AS reasons)
 """
+CLAIMED = sql.SQL(
+    "staged_rows JOIN (SELECT part_line FROM numbered JOIN claimed USING (queue_id, sent_day, message_id))"
+    " AS chosen ON chosen.part_line = staged_rows.{}"
+).format(LINE)
 SELECT_KNOWN: LiteralString = """
     SELECT message_id::text FROM etl.ledger
     WHERE queue_id = (SELECT queue_id FROM etl.queues WHERE name = %(queue)s)

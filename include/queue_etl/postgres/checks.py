@@ -83,13 +83,27 @@ def table_problems(connection: Connection, contract: Contract | None) -> list[st
     if not there:
         return [f"there is no table {contract.table}: its migration is missing"]
     missing = [name for name in contract.column_names if name not in there]
-    return [f"table {contract.table} has no column {name}" for name in missing]
+    return [f"table {contract.table} has no column {name}" for name in missing] or _key_problems(
+        connection, contract
+    )
+
+
+def _key_problems(connection: Connection, contract: Contract) -> list[str]:
+    """Whether the table is unique by the contract's key: ON CONFLICT needs it."""
+    values = {"table": contract.table, "key": contract.key}
+    if not contract.key or connection.execute(UNIQUE_BY, values).fetchone() is not None:
+        return []
+    return [
+        f"table {contract.table} is not unique by {contract.key}, the contract's key: "
+        f"CREATE UNIQUE INDEX ON {contract.table} ({contract.key})"
+    ]
 
 
 def _denied(connection: Connection, contract: Contract | None) -> list[str]:
     wanted = [(table, privilege) for table, privileges in PRIVILEGES.items() for privilege in privileges]
     if contract is not None:
-        wanted.append((contract.table, "INSERT"))
+        needed = ("INSERT", "SELECT", "UPDATE") if contract.key else ("INSERT",)
+        wanted += [(contract.table, privilege) for privilege in needed]
     return [
         f"role {role} may not {privilege} {'INTO' if privilege == 'INSERT' else 'on'} {table}: {MIGRATE}"
         for role, table, privilege in connection.execute(DENIED, {"wanted": Jsonb(wanted)})
@@ -123,6 +137,11 @@ SCHEMA_ACCESS: LiteralString = """
 TABLE_COLUMNS: LiteralString = """
     SELECT attname FROM pg_attribute
     WHERE attrelid = to_regclass(%(table)s) AND attnum > 0 AND NOT attisdropped
+"""
+UNIQUE_BY: LiteralString = """
+    SELECT FROM pg_index JOIN pg_attribute ON attrelid = indrelid AND attnum = indkey[0]
+    WHERE indrelid = to_regclass(%(table)s) AND indisunique AND indisvalid AND indnkeyatts = 1
+      AND indpred IS NULL AND attname = %(key)s
 """
 # Beside PRIVILEGES, what only messages that come twice need: the columns that ON CONFLICT looks at and
 # RETURNING returns, and temporary tables.

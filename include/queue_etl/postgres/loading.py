@@ -10,6 +10,7 @@ from uuid import UUID
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
+from include.queue_etl.contract import Contract, Form
 from include.queue_etl.counts import in_words
 from include.queue_etl.errors import WarehouseRefused
 from include.queue_etl.postgres.connection import Connection, table_identifier
@@ -38,13 +39,11 @@ class Load:
     """One batch and where it goes.
 
     Attributes:
-        table: schema-qualified
-        columns: of the table, in the order of the batch's rows
+        contract: names the table, its columns in the order of the batch's rows, and the key of an upsert
     """
 
     run_id: UUID
-    table: str
-    columns: tuple[str, ...]
+    contract: Contract
     batch: str
     masked: MaskedBatch
     rejected: RejectedBatch
@@ -158,12 +157,24 @@ def copy_all(connection: Connection, load: Load) -> Written:
     A message seen before raises a unique violation; then `insert_unseen` has to do it.
     """
     entries = _copy_entries(connection, sql.Identifier("etl", "ledger"), load.masked.entries)
-    rows = _copy(connection, table_identifier(load.table), load.columns, load.masked.rows)
+    rows = _upsert_all(connection, load) if load.contract.key else _append_all(connection, load)
     sealed = _copy(
         connection, sql.Identifier("etl", "quarantine"), QuarantineLine._fields, load.rejected.lines
     )
     _check_counts(load, entries, rows, sealed)
     return Written(load.masked.accepted, load.masked.rejected)
+
+
+def _append_all(connection: Connection, load: Load) -> int:
+    table = table_identifier(load.contract.table)
+    return _copy(connection, table, load.contract.column_names, load.masked.rows)
+
+
+def _upsert_all(connection: Connection, load: Load) -> int:
+    """COPY cannot replace rows: it fills a temporary table, from which one statement takes them."""
+    rows = _stage_rows(connection, load)
+    connection.execute(rows_from(sql.SQL("staged_rows"), load.contract))
+    return rows
 
 
 def _copy_entries(connection: Connection, ledger: sql.Identifier, entries: bytes) -> int:
@@ -235,8 +246,7 @@ INSERT_UNSEEN: LiteralString = """
     ), chosen AS (
         SELECT status, part_line FROM candidates JOIN unseen USING (queue_id, sent_day, message_id)
     ), inserted AS (
-        INSERT INTO {table} ({columns})
-        SELECT {columns} FROM staged_rows JOIN chosen ON status = 'L' AND part_line = staged_rows.{line}
+        {insert_rows}
     ), sealed AS (
         SELECT staged_quarantine.* FROM staged_quarantine JOIN chosen ON status = 'Q' AND part_line = line
     ), quarantined AS (
@@ -249,14 +259,55 @@ INSERT_UNSEEN: LiteralString = """
             FROM (SELECT reason, count(*) AS messages FROM sealed GROUP BY reason) AS reasons)
 """
 LINE = sql.Identifier("staged line")  # with a blank: no contract has such a column
+# Every name with its table: a contract may have a column `status`.
+CHOSEN = sql.SQL(
+    "staged_rows JOIN chosen ON chosen.status = 'L' AND chosen.part_line = staged_rows.{}"
+).format(LINE)
+
+APPEND: LiteralString = "INSERT INTO {table} ({columns}) SELECT {staged} FROM {source}"
+# Ordered by the key, so that loaders lock rows in one order. Of two messages that were sent in the same
+# millisecond, the one that is loaded first stays.
+UPSERT: LiteralString = """
+    INSERT INTO {table} AS present ({columns})
+    SELECT DISTINCT ON (staged_rows.{key}) {staged} FROM {source}
+    ORDER BY staged_rows.{key}, staged_rows.{sent_at} DESC, staged_rows.{line}
+    ON CONFLICT ({key}) DO UPDATE SET ({columns}) = ROW ({given}) WHERE present.{sent_at} < excluded.{sent_at}
+"""
+
+
+def rows_from(source: sql.Composable, contract: Contract) -> sql.Composed:
+    """The statement that puts rows into a contract's table, or with a key replaces older ones.
+
+    Args:
+        source: what follows FROM; it has the columns of `staged_rows`
+        contract: names table, columns and key
+    """
+    names = contract.column_names
+    sent_at = next((column.name for column in contract.columns if column.form is Form.SENT_AT), "")
+    return sql.SQL(UPSERT if contract.key else APPEND).format(
+        table=table_identifier(contract.table),
+        columns=_list(names),
+        staged=_columns_of("staged_rows", names),
+        source=source,
+        key=sql.Identifier(contract.key or names[0]),
+        sent_at=sql.Identifier(sent_at or names[0]),
+        line=LINE,
+        given=_columns_of("excluded", names),
+    )
+
+
+def _columns_of(table: str, names: Sequence[str]) -> sql.Composed:
+    return sql.SQL(", ").join(sql.Identifier(table, name) for name in names)
 
 
 def insert_unseen(connection: Connection, load: Load) -> Written:
     """Insert what the ledger does not know."""
-    return write_staged(connection, load, INSERT_UNSEEN)
+    return write_staged(connection, load, INSERT_UNSEEN, CHOSEN)
 
 
-def write_staged(connection: Connection, load: Load, statement: LiteralString) -> Written:
+def write_staged(
+    connection: Connection, load: Load, statement: LiteralString, chosen_rows: sql.Composable
+) -> Written:
     """Stage the batch in temporary tables, then let the statement make of it what it says.
 
     Args:
@@ -264,14 +315,13 @@ def write_staged(connection: Connection, load: Load, statement: LiteralString) -
         load: the batch
         statement: of the form of INSERT_UNSEEN, whose names in braces it may use; gives one line: number of
             rows inserted, number of messages left in quarantine by reason
+        chosen_rows: what follows FROM where it inserts rows
     """
     _stage(connection, load)
     formatted = sql.SQL(statement).format(
         ledger_columns=_list(LEDGER),
         quarantine_columns=_list(QuarantineLine._fields),
-        table=table_identifier(load.table),
-        columns=_list(load.columns),
-        line=LINE,
+        insert_rows=rows_from(chosen_rows, load.contract),
     )
     loaded, quarantined = connection.execute(formatted).fetchone() or (0, {})
     return Written(loaded, quarantined)
@@ -280,17 +330,25 @@ def write_staged(connection: Connection, load: Load, statement: LiteralString) -
 def _stage(connection: Connection, load: Load) -> None:
     connection.execute(STAGED_LEDGER)
     connection.execute(STAGED_QUARANTINE)
-    connection.execute(sql.SQL(STAGED_ROWS).format(line=LINE, columns=_typed_columns(connection, load)))
+    rows = _stage_rows(connection, load)
     entries = _copy_entries(connection, sql.Identifier("staged_ledger"), load.masked.entries)
-    rows = _copy(connection, sql.Identifier("staged_rows"), load.columns, load.masked.rows)
     sealed = _copy(
         connection, sql.Identifier("staged_quarantine"), QuarantineLine._fields, load.rejected.lines
     )
     _check_counts(load, entries, rows, sealed)
 
 
-def _typed_columns(connection: Connection, load: Load) -> sql.Composed:
-    values = {"table": table_identifier(load.table).as_string(connection), "columns": list(load.columns)}
+def _stage_rows(connection: Connection, load: Load) -> int:
+    """Make the temporary table of the batch's rows and fill it; returns their number."""
+    connection.execute(
+        sql.SQL(STAGED_ROWS).format(line=LINE, columns=_typed_columns(connection, load.contract))
+    )
+    return _copy(connection, sql.Identifier("staged_rows"), load.contract.column_names, load.masked.rows)
+
+
+def _typed_columns(connection: Connection, contract: Contract) -> sql.Composed:
+    names = list(contract.column_names)
+    values = {"table": table_identifier(contract.table).as_string(connection), "columns": names}
     found: list[tuple[str, LiteralString]] = connection.execute(COLUMN_TYPES, values).fetchall()
     return sql.SQL(", ").join(sql.Identifier(name) + sql.SQL(" ") + sql.SQL(kind) for name, kind in found)
 

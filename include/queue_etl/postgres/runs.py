@@ -136,7 +136,7 @@ class RunStore:
         self._database.execute(ENSURE_DAYS, days=masked.sent_days)
         if masked.key_check:  # the keyset may have got another primary key since extract noted its own
             self.add_key_check(masked.key_id, masked.key_check)
-        load = Load(run_id, contract.table, contract.column_names, batch, masked, rejected)
+        load = Load(run_id, contract, batch, masked, rejected)
         try:
             return self._database.transaction(lambda connection: load_batch(connection, load, copy_all))
         except Deadlocked:

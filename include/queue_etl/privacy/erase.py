@@ -218,7 +218,10 @@ def _erase_quarantined(resources: Resources, subject: Subject, counts: Counter[s
 
 def _body(cipher: PayloadCipher, message_id: str, payload: bytes) -> bytes | None:
     """The body; empty where it was erased before, None where no key opens it."""
-    return cipher.decrypt_or_none(message_id, payload) if payload else b""
+    if not payload:
+        return b""
+    original = cipher.decrypt_or_none(message_id, payload)
+    return None if original is None else original.body
 
 
 def _texts(text: str) -> Iterator[str]:

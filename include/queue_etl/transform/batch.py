@@ -14,7 +14,7 @@ from include.queue_etl.transform import copy_binary, copy_text
 from include.queue_etl.transform.batches import MaskedBatch, RawBatch, RejectedBatch, ids_digest
 from include.queue_etl.transform.masking import Masker
 from include.queue_etl.transform.parsing import TOO_MANY_RECEIVES, Parser
-from include.queue_etl.transform.quarantine import PayloadCipher, QuarantineLine, encode_lines
+from include.queue_etl.transform.quarantine import Original, PayloadCipher, QuarantineLine, encode_lines
 
 LOADED, QUARANTINED = "L", "Q"
 
@@ -84,7 +84,7 @@ def _quarantine_line(
         message_id=message_id,
         run_id=run_id,
         reason=verdict.reason,
-        payload=cipher.encrypt(message_id, body),
+        payload=cipher.encrypt(message_id, Original(body, raw.sent_ms[index])),
         payload_bytes=len(body),
         receive_count=raw.receive_counts[index],
     )

@@ -5,9 +5,14 @@ from datetime import date
 from typing import NamedTuple, Self
 from uuid import UUID
 
+import msgspec
+
 from include.queue_etl.errors import KeysetError
 from include.queue_etl.keys.keyset import Keyset
 
+# Before what is packed; an SQS message cannot begin with it, so that a body alone is told from an original.
+# https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessage.html
+_PACKED = b"\0"
 _BYTEA = r"\\x"  # bytea in hex form, `\x`, as COPY text escapes it
 
 
@@ -69,8 +74,20 @@ class QuarantinedMessage(NamedTuple):
     reason: str = ""
 
 
+class Original(msgspec.Struct, frozen=True):
+    """A message as it was received, so that a redrive makes of it what the first attempt would have made.
+
+    Attributes:
+        body: UTF-8
+        sent_ms: SQS SentTimestamp; None where it was quarantined by a version that kept the body alone
+    """
+
+    body: bytes
+    sent_ms: int | None = None
+
+
 class PayloadCipher:
-    """Encrypts and opens the bodies of a contract's quarantined messages.
+    """Encrypts and opens a contract's quarantined messages.
 
     A payload is bound to contract and message id: it opens only as the payload of its own message.
     """
@@ -79,16 +96,20 @@ class PayloadCipher:
         self._keyset = keyset
         self._contract_name = contract_name
 
-    def encrypt(self, message_id: str, body: bytes) -> bytes:
-        """The payload of a body, under the primary key."""
-        return self._keyset.encrypt(body, self._context(message_id))
+    def encrypt(self, message_id: str, original: Original) -> bytes:
+        """The payload of a message, under the primary key."""
+        packed = _PACKED + msgspec.msgpack.encode(original)
+        return self._keyset.encrypt(packed, self._context(message_id))
 
-    def decrypt(self, message_id: str, payload: bytes) -> bytes:
-        """The body; raises KeysetError where the keyset lacks the key, or it is another message's."""
-        return self._keyset.decrypt(payload, self._context(message_id))
+    def decrypt(self, message_id: str, payload: bytes) -> Original:
+        """The message; raises KeysetError where the keyset lacks the key, or it is another message's."""
+        plain = self._keyset.decrypt(payload, self._context(message_id))
+        if not plain.startswith(_PACKED):
+            return Original(plain)
+        return msgspec.msgpack.decode(plain[len(_PACKED) :], type=Original)
 
-    def decrypt_or_none(self, message_id: str, payload: bytes) -> bytes | None:
-        """The body; None where the keyset does not open it."""
+    def decrypt_or_none(self, message_id: str, payload: bytes) -> Original | None:
+        """The message; None where the keyset does not open it."""
         try:
             return self.decrypt(message_id, payload)
         except KeysetError:
@@ -96,8 +117,8 @@ class PayloadCipher:
 
     def reencrypt(self, message_id: str, payload: bytes) -> bytes | None:
         """The payload under the primary key; None where the keyset does not open it."""
-        body = self.decrypt_or_none(message_id, payload)
-        return None if body is None else self.encrypt(message_id, body)
+        original = self.decrypt_or_none(message_id, payload)
+        return None if original is None else self.encrypt(message_id, original)
 
     def _context(self, message_id: str) -> bytes:
         return f"queue_etl/{self._contract_name}/quarantine/{message_id}".encode()

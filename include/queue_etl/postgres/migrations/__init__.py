@@ -90,7 +90,8 @@ def _migrate(owner_dsn: str, revisions: Iterable[Path], contracts: Iterable[Cont
         connection.execute((HERE / "grants.sql").read_bytes())
         for contract in contracts:
             columns = sorted({masked.column for masked in contract.personal})
-            connection.execute(GRANT_CONTRACT, {"table": contract.table, "columns": columns})
+            values = {"table": contract.table, "columns": columns, "is_upsert": bool(contract.key)}
+            connection.execute(GRANT_CONTRACT, values)
             masked_columns.register(connection, contract)
 
 
@@ -175,7 +176,7 @@ GRANT_CONTRACT = """
     SELECT etl.grant_contract(to_regclass(%(table)s), ARRAY(
         SELECT attname::text FROM pg_attribute
         WHERE attrelid = to_regclass(%(table)s) AND NOT attisdropped AND attname = ANY (%(columns)s)
-    )) WHERE to_regclass(%(table)s) IS NOT NULL
+    ), %(is_upsert)s) WHERE to_regclass(%(table)s) IS NOT NULL
 """
 FOREIGN_OWNER_ROLE = """
     SELECT quote_ident(current_user)

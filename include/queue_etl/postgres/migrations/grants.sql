@@ -29,7 +29,9 @@ REVOKE ALL ON
     etl.quarantine, etl.run_summary, etl.quarantine_summary, pii.audit
 FROM PUBLIC, etl_loader, etl_maintainer, etl_remasker, analyst, pii_officer, ops_ro;
 REVOKE ALL ON FUNCTION
-    etl.ledger_day_exists, etl.ensure_ledger_partition, etl.drop_ledger_partitions, etl.grant_contract,
+    etl.ledger_day_exists, etl.ensure_ledger_partition, etl.drop_ledger_partitions,
+    etl.grant_contract (regclass, text[]),
+    etl.grant_contract (regclass, text[], boolean),
     pii.chained, pii.record
 FROM PUBLIC, etl_loader, etl_maintainer, etl_remasker, analyst, pii_officer, ops_ro;
 
