@@ -123,6 +123,37 @@ def is_of(row, field: str, value: str) -> bool:
     return row[("user_id", "ip", "device_id").index(field)] == normalized
 
 
+def test_a_person_is_erased_by_any_form_of_an_email_or_a_phone_number(project: PrivacyProject):
+    phone = Personal(Normalization.PHONE, "masked_ip", region="DE")
+    email = Personal(Normalization.EMAIL_FOLDED, "masked_device_id")
+    contract = redeclared(
+        project.contract,
+        ip=Annotated[str | None, phone],
+        device_id=Annotated[str | None, email],
+    )
+    project = replace(project, contract=contract)
+    project.send(
+        login("anna", ip="030 1234567", device_id="Anna Lee <Anna@B\u00fccher.example>"),
+        login("anna", ip="tel:+49-30-1234567", device_id="anna@xn--bcher-kva.example"),
+        login("bert", ip="030 12345678", device_id="hanna@b\u00fccher.example"),
+        # The quarantine
+        login("dora", app_version="v2", ip="+49 (0)30 123 45 67", device_id="call 0049301234567, please"),
+        login("dora", app_version="v2", ip="x", device_id="Re: ANNA@b\u00fccher.example; 7"),
+        login("dora", app_version="v2", ip="030 12345678", device_id="hanna@b\u00fccher.example"),
+    )
+    summary = project.drain("loaded")
+    assert (summary["loaded"], summary["quarantined"]) == (3, 3)
+    for field, value in (("ip", "+49301234567"), ("device_id", "mailto:anna@B\u00dcCHER.example")):
+        counts = run(project, field, value)
+        assert (counts["rows"], counts["quarantined"]) == (2, 1)
+        assert (counts["file_rows"], counts["file_messages"]) == (2, 1)
+    assert project.originals() == {
+        ("anna", None, None),
+        ("bert", "+493012345678", "hanna@xn--bcher-kva.example"),
+    }
+    assert len(project.quarantined()) == 1
+
+
 def test_of_a_user_all_that_is_personal_goes_and_the_login_stays_countable(loaded: PrivacyProject):
     run(loaded, "user_id", "anna")
     empty = loaded.database.rows(

@@ -40,6 +40,10 @@ def round_trip(field: MaskedField, value: str) -> str:
     return masker.unmask(field, masker.mask(field, [value], r"\N")[0])
 
 
+def counted(masker: Masker) -> dict[str, int]:
+    return {kind: count for kind, count in masker.anomalies.items() if count}
+
+
 def normalized_text(value: str) -> str:
     return unicodedata.normalize("NFC", value.strip())
 
@@ -263,7 +267,7 @@ def test_an_ipv6_address_comes_back_as_an_equal_address(address):
 def test_what_is_no_address_is_masked_as_text_and_counted(value):
     masker = Masker(CONTRACT, KEYSET)
     (token,) = masker.mask(IP, [value], r"\N")
-    assert masker.anomalies == {"not_an_address": 1, "blank": 0}
+    assert counted(masker) == {"not_an_address": 1}
     assert masker.unmask(IP, token) == normalized_text(value)
 
 
@@ -272,13 +276,13 @@ def test_what_is_no_address_is_masked_as_text_and_counted(value):
 def test_blank_text_becomes_null_and_is_counted(field, value):
     masker = Masker(CONTRACT, KEYSET)
     assert masker.mask(field, [value], r"\N") == [r"\N"]
-    assert masker.anomalies == {"not_an_address": 0, "blank": 1}
+    assert counted(masker) == {"blank": 1}
 
 
 def test_null_stays_null_and_is_not_counted():
     masker = Masker(CONTRACT, KEYSET)
     assert masker.mask(IP, [None, None], r"\N") == [r"\N", r"\N"]
-    assert masker.anomalies == {"not_an_address": 0, "blank": 0}
+    assert counted(masker) == {}
 
 
 @pytest.mark.parametrize(

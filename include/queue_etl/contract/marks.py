@@ -29,6 +29,9 @@ class Normalization(StrEnum):
 
     IP = "ip"  # 10.0.0.1 and ::ffff:10.0.0.1 are one address
     TEXT = "text"  # surrounding blanks stripped, Unicode NFC, case kept
+    EMAIL = "email"  # the domain in lower case and A-labels, the local part as it came
+    EMAIL_FOLDED = "email_folded"  # the local part without its capitals too
+    PHONE = "phone"  # E.164: 030 123456 in Germany and +49 30 123456 are one number
 
 
 class Scheme(StrEnum):
@@ -59,6 +62,8 @@ class Personal:
             column has no limit
         scheme: a recoverable token unless told otherwise
         allow_weak: without it, the schemes without a key are refused; production refuses them always
+        region: of a PHONE, the country of numbers without +, such as "DE" (ISO 3166); without it, only
+            numbers with + are numbers
     """
 
     normalization: Normalization = Normalization.TEXT
@@ -66,6 +71,7 @@ class Personal:
     token_chars: int | None = None
     scheme: Scheme = Scheme.RECOVERABLE
     allow_weak: bool = False
+    region: str = ""
 
     def __post_init__(self) -> None:
         if self.is_weak and not self.allow_weak:
@@ -75,6 +81,19 @@ class Personal:
             )
         if self.token_chars is not None and self.token_chars < DIGEST_CHARS.get(self.scheme, 0):
             raise ValueError(f"token_chars: {self.scheme} takes {DIGEST_CHARS[self.scheme]} characters")
+        if self.region:
+            self._check_region()
+
+    def _check_region(self) -> None:
+        if self.normalization is not Normalization.PHONE:
+            raise ValueError(f"only a PHONE has a region; leave out region={self.region!r}")
+        import phonenumbers  # 25 ms of CPU, which no other contract has to pay
+
+        if self.region not in phonenumbers.SUPPORTED_REGIONS:
+            raise ValueError(
+                f"no country {self.region!r}: give its two capital letters of ISO 3166, such as DE, or GB "
+                "for the United Kingdom"
+            )
 
     @property
     def is_weak(self) -> bool:

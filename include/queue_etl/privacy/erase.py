@@ -5,22 +5,19 @@ files of runs that are not closed, backups of database and staging (as long as t
 copied. A repetition finds what has come since.
 """
 
-import json
 import logging
-import re
-import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from ipaddress import ip_address
 from typing import Any
 
-from include.queue_etl.contract import Column, Contract, Normalization
+from include.queue_etl.contract import Column, Contract, Personal
 from include.queue_etl.counts import in_words
 from include.queue_etl.errors import PreflightError
 from include.queue_etl.keys.keyset_document import KeysetDocument
 from include.queue_etl.privacy.audit import AuditLog, Purpose
+from include.queue_etl.privacy.mentions import Mentions
 from include.queue_etl.privacy.officer_store import OfficerStore
 from include.queue_etl.privacy.retained_files import Change, Row, rewrite
 from include.queue_etl.resources import Resources
@@ -29,7 +26,6 @@ from include.queue_etl.transform.masking import Masker
 from include.queue_etl.transform.quarantine import PayloadCipher, QuarantinedMessage
 
 MESSAGES = 100  # quarantined messages in memory at once, of up to 1 MiB each
-_WORDS = re.compile(r"[\s\"'{}\[\],=&<>()/\\]+")
 log = logging.getLogger(__name__)
 COUNTS = (
     "rows",
@@ -91,31 +87,20 @@ class Subject:
         column = self.column
         if not column.is_token:
             return [self.value]
-        forms = sorted({self.value, self._form(self.value)})  # an unkeyed digest is of the value as it came
+        forms = sorted({self.value, self._mentions.form})  # an unkeyed digest is of the value as it came
         maskers = [Masker(self.contract, keyset.only_key(key_id)) for key_id in keyset.key_ids]
         masked = column.masked[0]
         return sorted({token for masker in maskers for token in masker.mask(masked, forms, "")} - {""})
 
     def is_in(self, body: bytes) -> bool:
         """Whether a message, well-formed or not, holds the value anywhere, in any of its forms."""
-        return any(self._mentions(text) for text in _texts(body.decode("utf-8", "replace")))
+        return self._mentions.are_in(body)
 
-    def _mentions(self, text: str) -> bool:
-        wanted = self._form(self.value)
-        if self._form(text) == wanted or any(self._form(word) == wanted for word in _WORDS.split(text)):
-            return True
-        # As part of a longer text, but not of a longer word: 10.0.0.1 is not in 10.0.0.12.
-        return re.search(rf"(?<![\w.:-]){re.escape(wanted)}(?![\w:-]|\.\w)", self._form(text)) is not None
-
-    def _form(self, text: str) -> str:
-        form = unicodedata.normalize("NFC", text.strip())
-        if self.column.is_token and self.column.masked[0].mark.normalization is Normalization.IP:
-            try:
-                address = ip_address(form)
-            except ValueError:
-                return form
-            return str(getattr(address, "ipv4_mapped", None) or address)
-        return form
+    @cached_property
+    def _mentions(self) -> Mentions:
+        # A user id is compared as personal texts are.
+        mark = self.column.masked[0].mark if self.column.is_token else Personal()
+        return Mentions(mark, self.value)
 
 
 def erase(
@@ -222,25 +207,3 @@ def _body(cipher: PayloadCipher, message_id: str, payload: bytes) -> bytes | Non
         return b""
     original = cipher.decrypt_or_none(message_id, payload)
     return None if original is None else original.body
-
-
-def _texts(text: str) -> Iterator[str]:
-    """Every text in a body: those of its JSON, of JSON inside these, or the body itself where it is none."""
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
-        yield text
-        return
-    waiting = [found]
-    while waiting:
-        thing = waiting.pop()
-        if isinstance(thing, Mapping):
-            waiting += [*thing.keys(), *thing.values()]
-        elif isinstance(thing, list):
-            waiting += thing
-        elif isinstance(thing, str):
-            yield thing
-            if thing[:1] in ("{", "["):  # such as the Message of an SNS notification
-                yield from _texts(thing)
-        elif thing is not None:
-            yield str(thing)

@@ -1,15 +1,8 @@
-r"""Tokens for personal values. Pure, given the keyset.
+"""Tokens for personal values. Pure, given the keyset.
 
-A token is the base64url text, without padding, of the deterministic ciphertext of the normalized value,
-bound to contract and field: equal values of one field get equal tokens, a token moved to another column does
-not open, and tokens of two fields cannot be joined.
-
-Normalized values (one kind byte, then the value, padded because the ciphertext shows the length):
-
-    b"\4" + 4 bytes   + 12 zero bytes      an IPv4 address, also when written ::ffff:a.b.c.d
-    b"\6" + 16 bytes                       an IPv6 address
-    b"\1" + UTF-8 + b"\x80" + zero bytes   text, to a multiple of 16 bytes after the kind byte
-    b"\0" + UTF-8 + b"\x80" + zero bytes   text found where an address was expected: kept, and counted
+A token is the base64url text, without padding, of the deterministic ciphertext of the normalized value
+(`normalization.py`), bound to contract and field: equal values of one field get equal tokens, a token moved
+to another column does not open, and tokens of two fields cannot be joined.
 
 A one-way field's token holds an HMAC-SHA256 of the normalized value behind the id of its key; the two schemes
 without a key hash the value as it came, as the scripts did whose tables they are to be joined with.
@@ -18,32 +11,28 @@ without a key hash the value as it came, as the scripts did whose tables they ar
 import binascii
 import hashlib
 import hmac
-import unicodedata
 from collections.abc import Callable, Sequence
-from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 
-from include.queue_etl.contract import Contract, MaskedField, Normalization, Personal
+from include.queue_etl.contract import Contract, MaskedField, Personal
 from include.queue_etl.errors import KeysetError
 from include.queue_etl.keys.keyset import Keyset
 from include.queue_etl.keys.token_format import TO_URLSAFE, from_token, to_token
-
-IPV4, IPV6, TEXT, OPAQUE = b"\x04", b"\x06", b"\x01", b"\x00"
-_V4_IN_V6 = b"\x00" * 10 + b"\xff" * 2
-_PAD_V4 = b"\x00" * 12
+from include.queue_etl.transform.normalization import Normalizer, readable
 
 
 class Masker:
     """Turns the values of a contract's personal fields into tokens, and back.
 
     Attributes:
-        anomalies: distinct values, counted a batch, that load although they are unusual: `not_an_address`
-            is masked as text, `blank` becomes NULL
+        anomalies: distinct values, counted a batch, that load although they are unusual: those that are
+            `not_an_address`, `not_an_email` or `not_a_phone` are masked as text, `blank` becomes NULL
     """
 
     def __init__(self, contract: Contract, keyset: Keyset) -> None:
         self._keyset = keyset
         self._contract = contract.name
-        self.anomalies = {"not_an_address": 0, "blank": 0}
+        self._normalizer = Normalizer()
+        self.anomalies = self._normalizer.anomalies
 
     def mask(self, masked: MaskedField, values: Sequence[str | None], nothing: str) -> list[str]:
         """One token for each value, in the same order; `nothing` for None and for blank text.
@@ -67,7 +56,7 @@ class Masker:
         Raises:
             KeysetError: not a token of this field under any key of the keyset, or the field is one-way
         """
-        return _readable(self._normalized(masked, token))
+        return readable(self._normalized(masked, token))
 
     def reencrypt(self, masked: MaskedField, token: str) -> str:
         """The token of the same value under the primary key.
@@ -95,7 +84,7 @@ class Masker:
     def _ciphertexts(self, masked: MaskedField, values: Sequence[str | None], nothing: bytes) -> list[bytes]:
         if not masked.mark.is_recoverable:
             return self._digests(masked, values, nothing)
-        context, normalize = self._context(masked), self._normalizer(masked.mark)
+        context, normalize = self._context(masked), self._normalizer.of(masked.mark)
         encrypt, to_base64 = self._keyset.encrypt, binascii.b2a_base64
         return [
             to_base64(encrypt(plain, context), newline=False)
@@ -105,7 +94,7 @@ class Masker:
         ]
 
     def _digests(self, masked: MaskedField, values: Sequence[str | None], nothing: bytes) -> list[bytes]:
-        normalize = self._normalizer(masked.mark)
+        normalize = self._normalizer.of(masked.mark)
         digest = _unkeyed_digest(masked.mark) if masked.mark.is_weak else self._keyed_digest(masked)
         return [
             digest(value, plain) if value is not None and (plain := normalize(value)) else nothing
@@ -118,51 +107,7 @@ class Masker:
             prefix + hmac.digest(key, plain, "sha256"), newline=False
         )
 
-    def _normalizer(self, personal: Personal) -> Callable[[str], bytes]:
-        is_address = personal.normalization is Normalization.IP
-        return self._normalize_address if is_address else self._normalize_text
-
-    def _normalize_address(self, value: str) -> bytes:
-        try:
-            return IPV4 + inet_pton(AF_INET, value) + _PAD_V4
-        except (OSError, ValueError):
-            return self._normalize_rare_address(value.strip())
-
-    def _normalize_rare_address(self, value: str) -> bytes:
-        for family, kind in ((AF_INET, IPV4), (AF_INET6, IPV6)):
-            try:
-                packed = inet_pton(family, value)
-            except (OSError, ValueError):
-                continue
-            if packed.startswith(_V4_IN_V6):
-                kind, packed = IPV4, packed[12:]
-            return (kind + packed).ljust(17, b"\x00")
-        if value:
-            self.anomalies["not_an_address"] += 1
-        return self._padded(OPAQUE, value)
-
-    def _normalize_text(self, value: str) -> bytes:
-        return self._padded(TEXT, value)
-
-    def _padded(self, kind: bytes, value: str) -> bytes:
-        text = value.strip()
-        if not text:
-            self.anomalies["blank"] += 1
-            return b""
-        # An ASCII text is in NFC already, and the check costs a tenth of the call.
-        encoded = (text if text.isascii() else unicodedata.normalize("NFC", text)).encode() + b"\x80"
-        return kind + encoded.ljust(-(-len(encoded) // 16) * 16, b"\x00")
-
 
 def _unkeyed_digest(personal: Personal) -> Callable[[str, bytes], bytes]:
     name = personal.scheme.value
     return lambda value, plain: hashlib.new(name, value.encode(), usedforsecurity=False).hexdigest().encode()
-
-
-def _readable(plain: bytes) -> str:
-    kind, value = plain[:1], plain[1:]
-    if kind == IPV4:
-        return inet_ntop(AF_INET, value[:4])
-    if kind == IPV6:
-        return inet_ntop(AF_INET6, value)
-    return value[: value.rindex(b"\x80")].decode()
