@@ -16,6 +16,7 @@ ROOMS = (
     "keys",
     "contract",
     "transform",
+    "onboarding",
     "staging",
     "postgres",
     "sqs",

@@ -81,9 +81,10 @@ def database(role: tuple[str, str]) -> "Iterator[Database]":
 
 
 @contextmanager
-def queue(name: str) -> "Iterator[SqsQueue]":
-    """The queue of that name alone."""
-    queue = Aws(session, access=from_environment(os.environ)).queue(name, _settings_of_no_run())
+def queue(name: str, **overrides: int) -> "Iterator[SqsQueue]":
+    """The queue of that name alone; `overrides` are of settings."""
+    settings = _settings_of_no_run(**overrides)
+    queue = Aws(session, access=from_environment(os.environ)).queue(name, settings)
     try:
         yield queue
     finally:
@@ -105,9 +106,9 @@ def keyset_file() -> "KeysetFile":
     return KeysetFile(path, Aws(session).master_key(settings.kms_key_uri))
 
 
-def _settings_of_no_run() -> Settings:
+def _settings_of_no_run(**overrides: int) -> Settings:
     """The settings for a command that stages nothing, so that QUEUE_ETL_STAGING may be unset."""
-    return Settings.from_environment({"QUEUE_ETL_STAGING": "/", **os.environ})
+    return Settings.from_environment({"QUEUE_ETL_STAGING": "/", **os.environ}, **overrides)
 
 
 def _keyset_path() -> Path:

@@ -164,7 +164,7 @@ class Jsonb:
             or `dict`. Declared structs have the mark at their own fields
     """
 
-    personal: Mapping[str, Personal] = field(default_factory=dict)
+    personal: Mapping[str, Personal] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, slots=True)
