@@ -202,6 +202,8 @@ def finish(
     log.info("%s", run_in_words(summary))
     if summary["quarantined_by_reason"]:
         log.info("quarantined: %s", in_words(summary["quarantined_by_reason"]))
+    if summary["unknown_fields"]:
+        log.info("messages with undeclared fields: %s", in_words(summary["unknown_fields"]))
     # Also when somebody else had closed it, as an attempt that was killed: the DAG run must not end green.
     if summary["state"] == "failed":
         raise RunFailed("the run failed; each of its messages is deleted, released, or comes back by itself")

@@ -22,6 +22,7 @@ RUN_FIGURES = (
     "loaded",
     "quarantined",
     "quarantined_by_reason",
+    "unknown_fields",
     "duplicates",
     "deleted",
     "delete_failed",

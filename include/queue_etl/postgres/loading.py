@@ -90,7 +90,7 @@ ADOPT: LiteralString = """
 RECORD: LiteralString = """
     UPDATE etl.batches
     SET loaded = %(loaded)s, quarantined = %(quarantined)s, duplicates = %(duplicates)s,
-        quarantined_by_reason = %(by_reason)s, load_seconds = %(seconds)s
+        quarantined_by_reason = %(by_reason)s, unknown_fields = %(unknown_fields)s, load_seconds = %(seconds)s
     WHERE run_id = %(run_id)s AND batch = %(batch)s
 """
 
@@ -116,6 +116,7 @@ def load_batch(connection: Connection, load: Load, write: Writer) -> BatchCounts
         "quarantined": counts.quarantined,
         "duplicates": counts.duplicates,
         "by_reason": Jsonb(dict(written.quarantined)),
+        "unknown_fields": Jsonb(load.masked.unknown_fields),
         "seconds": time.monotonic() - started,
     }
     connection.execute(RECORD, values)

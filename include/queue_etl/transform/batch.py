@@ -16,6 +16,7 @@ from include.queue_etl.transform.masking import Masker
 from include.queue_etl.transform.parsing import TOO_MANY_RECEIVES, Parser
 from include.queue_etl.transform.quarantine import Original, PayloadCipher, QuarantineLine, encode_lines
 from include.queue_etl.transform.shapes import Shapes
+from include.queue_etl.transform.undeclared import Undeclared
 
 LOADED, QUARANTINED = "L", "Q"
 
@@ -34,8 +35,8 @@ def mask_batch(
     rejected = [(index, verdict) for index, verdict in enumerate(verdicts) if isinstance(verdict, Rejected)]
     events = [verdict for verdict in verdicts if not isinstance(verdict, Rejected)]
     rows = copy_text.row_lines(contract, events, _facts(raw, days, is_rejected), masker.mask)
-    unknown = parser.count_unknown_fields(events)
-    anomalies = {**masker.anomalies, "unknown_fields": unknown}
+    unknown = parser.with_unknown_fields(raw.bodies, verdicts)
+    anomalies = {**masker.anomalies, "unknown_fields": len(unknown)}
     masked = MaskedBatch(
         ids_digest=ids_digest(raw.ids),
         entries=copy_binary.entries(
@@ -48,6 +49,7 @@ def mask_batch(
         sent_days=sorted(set(days)),
         key_id=keyset.primary_key_id,
         key_check=keyset.check_value(),
+        unknown_fields=Undeclared(contract.event).count(unknown) if unknown else {},
     )
     cipher, shapes = PayloadCipher(keyset, contract.name), Shapes(contract)
     lines = [_quarantine_line(raw, index, verdict, cipher, shapes, run_id) for index, verdict in rejected]

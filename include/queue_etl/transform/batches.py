@@ -76,6 +76,7 @@ class MaskedBatch(msgspec.Struct, rename={"anomalies": "odd", "run_name": "airfl
         mask_seconds: time mask took
         contract: its name; with the run's, what a warehouse that lost the run has to be told
         run_name: of the batch's run
+        unknown_fields: path -> accepted messages that have a field which no struct declares
     """
 
     ids_digest: bytes
@@ -90,6 +91,7 @@ class MaskedBatch(msgspec.Struct, rename={"anomalies": "odd", "run_name": "airfl
     mask_seconds: float = 0.0
     contract: str = ""
     run_name: str = ""
+    unknown_fields: dict[str, int] = {}
 
 
 def ids_digest(ids: Iterable[str]) -> bytes:

@@ -55,6 +55,7 @@ class Parser:
         self._limit = body_limit_bytes
         self._contract = contract
         self._rejects_unknown = contract.unknown_fields == "reject"
+        self._saw_unknown = False
 
     def parse(self, body: bytes) -> msgspec.Struct | Rejected:
         """The event of one body, or why there is none."""
@@ -69,10 +70,21 @@ class Parser:
         except (msgspec.DecodeError, UnicodeDecodeError):
             return BAD_JSON
 
-    def count_unknown_fields(self, events: Sequence[msgspec.Struct]) -> int:
-        """How many of these events, which it parsed, came with fields that no struct declares."""
-        strict = self._strict
-        return len([event for event in events if event.__class__ is not strict])
+    def with_unknown_fields(
+        self, bodies: Sequence[bytes], verdicts: Sequence[msgspec.Struct | Rejected]
+    ) -> list[bytes]:
+        """The accepted bodies that had fields which no struct declares, without their SNS envelope.
+
+        Args:
+            bodies: as they were parsed
+            verdicts: of `parse`, in the order of the bodies
+        """
+        if not self._saw_unknown:  # as usual: then nobody has to look at each
+            return []
+        usual = (self._strict, Rejected)
+        pairs = zip(bodies, verdicts, strict=True)
+        found = [body for body, verdict in pairs if verdict.__class__ not in usual]
+        return list(map(self._unwrapped, found)) if self._contract.sns_envelope else found
 
     def _unwrapped(self, body: bytes) -> bytes:
         """The inner body of an SNS notification; any other body as it is (raw message delivery)."""
@@ -92,6 +104,7 @@ class Parser:
                 return explain(body, self._lenient)
             if self._rejects_unknown:
                 return UNKNOWN_FIELD
+            self._saw_unknown = True
         for value_of, convert in self._derived:
             converted = convert(value_of(event))
             if converted.__class__ is Rejected:

@@ -260,8 +260,12 @@ class _Walk:
         """The key itself, where the contract names it, or it looks like a name and cannot be data."""
         if path in self._maps:
             return OTHER_KEY
-        is_name = _NAME.fullmatch(name) and not _DATA.search(_SEPARATORS.sub("", name))
-        return name if is_name or name in self._names else OTHER_KEY
+        return name if is_name(name) or name in self._names else OTHER_KEY
+
+
+def is_name(key: str) -> bool:
+    """Whether a key that the contract does not name looks like a name, and cannot be data."""
+    return bool(_NAME.fullmatch(key)) and not _DATA.search(_SEPARATORS.sub("", key))
 
 
 def _joined(path: str, name: str) -> str:

@@ -1,0 +1,90 @@
+"""Fields of a message that no struct of the contract declares, by path. Pure.
+
+A name that may be data, such as an e-mail address that is a key of a map, is shown as `*`.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, get_args, get_origin
+
+import msgspec
+from msgspec import Raw, Struct
+
+from include.queue_etl.contract.event_types import Annotation, fields_of, is_struct
+from include.queue_etl.transform.shapes import OTHER_KEY, is_name
+
+MAX_PATHS = 100  # of a batch; further ones are counted together, under OTHERS
+OTHERS = "..."
+_decode_object = msgspec.json.Decoder(dict[str, Raw]).decode
+_decode_items = msgspec.json.Decoder(list[Raw]).decode
+
+
+@dataclass(slots=True)
+class _Declared:
+    """What a value is declared as.
+
+    Attributes:
+        fields: of a struct, by their names in the JSON
+        items: of the items of a list, or the values of a map; None where the value is neither
+        is_list: the items are those of a list
+    """
+
+    fields: dict[str, "_Declared | None"] = field(default_factory=dict)
+    items: "_Declared | None" = None
+    is_list: bool = False
+
+
+class Undeclared:
+    """Finds the undeclared fields of messages that a contract accepts."""
+
+    def __init__(self, event: type[Struct]) -> None:
+        self._event = _declared(event, {}) or _Declared()
+
+    def count(self, bodies: Iterable[bytes]) -> dict[str, int]:
+        """Path -> messages that have it.
+
+        Args:
+            bodies: accepted by the contract's parser, without their SNS envelope
+        """
+        counts: Counter[str] = Counter()
+        for body in bodies:
+            counts.update({path for path, _ in self.values(body)})
+        first = dict(counts.most_common(MAX_PATHS))
+        rest = counts.total() - sum(first.values())
+        return {**first, **({OTHERS: rest} if rest else {})}
+
+    def values(self, body: bytes) -> Iterator[tuple[str, Raw]]:
+        """Path and JSON of every undeclared field, without those inside of another."""
+        return _walk(Raw(body), self._event, "")
+
+
+def _walk(raw: Raw, declared: _Declared, path: str) -> Iterator[tuple[str, Raw]]:
+    if declared.items:
+        inner = _decode_items(raw) if declared.is_list else _decode_object(raw).values()
+        for value in inner:
+            if bytes(value) != b"null":
+                yield from _walk(value, declared.items, f"{path}[*]")
+        return
+    prefix = f"{path}." if path else ""
+    for name, value in _decode_object(raw).items():
+        if name not in declared.fields:
+            yield f"{prefix}{name if is_name(name) else OTHER_KEY}", value
+        elif (inside := declared.fields[name]) and bytes(value) != b"null":
+            yield from _walk(value, inside, f"{prefix}{name}")
+
+
+def _declared(kind: Any, known: dict[Any, _Declared]) -> _Declared | None:
+    """None for what has no fields inside."""
+    if kind in known:
+        return known[kind]
+    if is_struct(kind):
+        found = known[kind] = _Declared()
+        for one, annotation in fields_of(kind):
+            found.fields[one.encode_name] = _declared(annotation.type, known)
+        return found
+    origin, args = get_origin(kind), get_args(kind)
+    if origin in (list, dict) and args:
+        items = _declared(Annotation.parse(args[-1]).type, known)
+        return _Declared(items=items, is_list=origin is list) if items else None
+    return None
