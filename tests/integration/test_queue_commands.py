@@ -14,6 +14,8 @@ from include.queue_etl.cli import app as cli
 from tests.contracts.newsletter_signups import CONTRACT as SECOND
 
 OWN = contracts.load_contract(contracts.DEFAULT_CONTRACT)
+SHIPPED = [contracts.load_contract(name) for name in contracts.contract_names()]
+QUEUES = [queue for contract in SHIPPED for queue in (contract.queue, contract.dead_letter_queue)]
 SECOND_CONTRACTS = Path(__file__).parents[1] / "contracts"
 DEPTH = {"visible": 0, "in_flight": 0, "delayed": 0}
 
@@ -48,11 +50,12 @@ def answer(second: None, capsys: pytest.CaptureFixture[str]) -> Callable[..., An
 
 
 def test_create_queue_makes_those_of_every_contract_and_says_which(answer: Callable[..., Any]) -> None:
-    answer("create-queue")
+    answer("create-queue", "--all")
+    delete(SECOND.queue, SECOND.dead_letter_queue)
     own = {OWN.queue: "there", OWN.dead_letter_queue: "there"}
-    assert answer("create-queue", "--contract", OWN.name) == own
+    assert answer("create-queue") == own
     made = {SECOND.queue: "made", SECOND.dead_letter_queue: "made"}
-    assert answer("create-queue", "--all") == {**own, **made}
+    assert answer("create-queue", "--all") == {**dict.fromkeys(QUEUES, "there"), **made}
     assert set(answer("create-queue", "--all").values()) == {"there"}
 
 
@@ -77,7 +80,7 @@ def test_a_missing_queue_does_not_hide_the_depth_of_the_others(
     answer("create-queue", "--all")
     delete(SECOND.queue)
     found = answer("depth", "--all")
-    assert set(found) == {OWN.queue, OWN.dead_letter_queue, SECOND.queue, SECOND.dead_letter_queue}
+    assert set(found) == {*QUEUES, SECOND.queue, SECOND.dead_letter_queue}
     assert (found[SECOND.queue], found[SECOND.dead_letter_queue]) == (None, DEPTH)
     assert cli.main(["depth", "--all"]) == 0
     said = capsys.readouterr().out
@@ -98,4 +101,4 @@ def test_without_a_region_create_queue_fails_in_one_line(
     monkeypatch.delenv("AWS_DEFAULT_REGION")
     monkeypatch.setenv("AWS_CONFIG_FILE", "/dev/null")
     assert cli.main(["create-queue", "--all"]) == 1
-    assert capsys.readouterr().err == f"create-queue: queue '{OWN.queue}': NoRegionError\n"
+    assert capsys.readouterr().err == f"create-queue: queue '{QUEUES[0]}': NoRegionError\n"
