@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import get_type_hints
+from typing import ClassVar, get_type_hints
 
 import msgspec
 from msgspec.inspect import NoneType, StrType, Type, UnionType, type_info
@@ -112,6 +112,22 @@ Column = Text | Personal | Derived | SentDay
 
 
 @dataclass(frozen=True, slots=True)
+class Month:
+    """A table with one partition for each month of this column, which is never null."""
+
+    column: str
+    kind: ClassVar = "month"
+
+
+@dataclass(frozen=True, slots=True)
+class Day:
+    """A table with one partition for each day of this column, which is never null."""
+
+    column: str
+    kind: ClassVar = "day"
+
+
+@dataclass(frozen=True, slots=True)
 class Contract:
     """One pipeline: `queue` -> `event` -> `columns` of `table`.
 
@@ -121,6 +137,8 @@ class Contract:
         table: schema-qualified Postgres table
         event: msgspec struct of str fields; its annotations (required, None allowed, lengths) are the rules
         columns: in the order of the table's columns
+        partition_by: the table's partitions; None: it has none that the engine makes
+        retain_days: maintenance drops partitions whose last day is longer ago; None: it drops none
         sns_envelope: bodies are SNS notifications whose "Message" holds the event
     """
 
@@ -129,6 +147,8 @@ class Contract:
     table: str
     event: type[msgspec.Struct]
     columns: tuple[Column, ...]
+    partition_by: Month | Day | None = None
+    retain_days: int | None = None
     sns_envelope: bool = False
 
     def __post_init__(self) -> None:
@@ -146,12 +166,25 @@ class Contract:
             )
         if not_text := [field for field in sorted(used) if not self._is_text(field)]:
             raise ValueError(f"contract {self.name}: declare as str, or str | None: {', '.join(not_text)}")
+        self._check_partitions()
         for column in self.personal:
             if self.max_length(column.field) > column.max_bytes:
                 raise ValueError(
                     f"contract {self.name}: give {column.field} a Meta(max_length) of at most "
                     f"{column.max_bytes}, so that its token fits {column.column}"
                 )
+
+    def _check_partitions(self) -> None:
+        days = [column.column for column in self.columns if isinstance(column, SentDay)]
+        if self.partition_by is not None and self.partition_by.column not in days:
+            raise ValueError(
+                f"contract {self.name}: partition_by {self.partition_by.column}, which is no SentDay column: "
+                f"give one of {', '.join(days) or 'them'}"
+            )
+        if self.retain_days is not None and (self.partition_by is None or self.retain_days < 1):
+            raise ValueError(
+                f"contract {self.name}: retain_days is a number of days, 1 at least, and needs partition_by"
+            )
 
     @property
     def column_names(self) -> tuple[str, ...]:
