@@ -8,7 +8,16 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from include.queue_etl.contract import Contract, Derived, Normalization, Personal, Rejected, SentDay, Text
+from include.queue_etl.contract import (
+    Contract,
+    Derived,
+    Month,
+    Normalization,
+    Personal,
+    Rejected,
+    SentDay,
+    Text,
+)
 
 MAX_INT4 = 2**31 - 1
 # [0-9], not \d: \d and int() also take digits such as the Arabic-Indic three.
@@ -54,4 +63,5 @@ CONTRACT = Contract(
         Derived("app_version", "app_version", major),
         SentDay("create_date"),
     ),
+    partition_by=Month("create_date"),
 )
