@@ -49,9 +49,9 @@ def test_the_balance_shows_each_kind_of_mistake(tested: QueueUnderTest) -> None:
     tested.send([sent[0].body, sent[10].body])  # one is sent twice as another message, one is left alone
     good = next(one for one in sent[:10] if one.reason is None)
     tested.servers.rows(
-        "INSERT INTO public.user_logins (user_id, masked_ip, masked_device_id)"
-        " SELECT 'no-' || user_id, masked_ip, masked_device_id FROM public.user_logins WHERE user_id = %s"
-        " RETURNING 1",
+        "INSERT INTO public.user_logins (user_id, masked_ip, masked_device_id, create_date)"
+        " SELECT 'no-' || user_id, masked_ip, masked_device_id, create_date FROM public.user_logins"
+        " WHERE user_id = %s RETURNING 1",
         good.user_id,
     )
     tested.servers.rows(

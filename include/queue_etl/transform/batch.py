@@ -8,7 +8,7 @@ from msgspec import Struct
 from include.queue_etl.contract import Contract, Rejected
 from include.queue_etl.keys.keyset import Keyset
 from include.queue_etl.settings import Settings
-from include.queue_etl.transform import copy_binary, copy_text
+from include.queue_etl.transform import copy_binary, copy_text, partitions
 from include.queue_etl.transform.batches import MaskedBatch, RawBatch, RejectedBatch, ids_digest
 from include.queue_etl.transform.masking import Masker
 from include.queue_etl.transform.parsing import TOO_MANY_RECEIVES, Parser
@@ -50,6 +50,7 @@ def mask_batch(
         sent_days=sorted(set(days)),
         key_id=keyset.primary_key_id,
         key_check=keyset.check_value(),
+        partitions=partitions.of_rows(contract, event_days),
     )
     cipher = PayloadCipher(keyset, contract.name)
     lines = [_quarantine_line(raw, index, verdict, cipher, run_id) for index, verdict in rejected]

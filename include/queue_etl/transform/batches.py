@@ -76,6 +76,8 @@ class MaskedBatch(msgspec.Struct, rename={"anomalies": "odd", "run_name": "airfl
         mask_seconds: time mask took
         contract: its name; with the run's, what a warehouse that lost the run has to be told
         run_name: of the batch's run
+        partitions: ISO first days of the partitions that the rows go to; empty where the table has none, and
+            in files of versions before
     """
 
     ids_digest: bytes
@@ -90,6 +92,7 @@ class MaskedBatch(msgspec.Struct, rename={"anomalies": "odd", "run_name": "airfl
     mask_seconds: float = 0.0
     contract: str = ""
     run_name: str = ""
+    partitions: list[str] = []
 
 
 def ids_digest(ids: Iterable[str]) -> bytes:
