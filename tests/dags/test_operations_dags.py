@@ -34,7 +34,7 @@ Run = Callable[..., Outcome]
 TASKS = {
     "queue_etl_redrive": {"redrive"},
     "queue_etl_recovery": {"runs"},
-    "queue_etl_maintenance": {"ledger", "quarantine", "runs", "staging"},
+    "queue_etl_maintenance": {"ledger", "partitions", "quarantine", "runs", "staging"},
 }
 
 
