@@ -377,6 +377,7 @@ def test_a_table_made_as_contributing_says_can_be_erased_from(project: PrivacyPr
         project.contract,
         table="public.signups",
         columns=(SentDay("day"), Personal("email_token", "device_id"), Text("newsletter", "device_type")),
+        partition_by=None,
     )
     with project.database.owner() as connection:
         connection.execute(statements)

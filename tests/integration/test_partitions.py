@@ -5,7 +5,7 @@ import secrets
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import timedelta
+from datetime import date, timedelta
 
 import psycopg
 import pytest
@@ -379,6 +379,10 @@ def test_moments_are_cut_at_midnight_of_utc_wherever_the_session_is(clean_databa
                     [moment],
                 )
                 assert f"public.{inserted.fetchone()[0]}" == table + part
+            finite = "isfinite(first_day) AND isfinite(end_day)"
+            ranges = f"SELECT first_day, end_day FROM etl.partition_ranges(%s) WHERE {finite}"  # noqa: S608
+            (november,) = connection.execute(ranges, [table]).fetchall()
+            assert november == (date(2024, 11, 1), date(2024, 12, 1))
             expired = "SELECT partition::text FROM etl.expired_partitions(%s) AS partition"
             found = connection.execute(expired, [table]).fetchall()
             assert [f"public.{name}" for (name,) in found] == [f"{table}_before", f"{table}_p202411"]
@@ -479,6 +483,10 @@ def test_without_retain_days_nothing_is_dropped(project: Project, months: Contra
 def test_more_partitions_than_one_transaction_drops_all_go(project: Project, make_table: MakeTable) -> None:
     contract = make_table(Month("create_date"), retain_days=30)
     load_rows(project.database, contract, *[f"{1971 + n // 12}-{n % 12 + 1:02}-01" for n in range(53)])
+    drop = f"SELECT etl.drop_partitions('{contract.table}')"
+    with psycopg.connect(project.database.dsn("etl_maintainer")) as connection:
+        assert connection.execute(drop).fetchone() == (50,)
+        connection.rollback()
     assert maintained(project, contract)["partitions_dropped"] == 53
 
 

@@ -423,6 +423,7 @@ def orders(clean_database: Database) -> Iterator[Any]:
             table="public.Orders",
             columns=(Text("note", "note"), Text("select", "select"), SentDay("placed")),
             column_names=("note", "select", "placed"),
+            partition_by=None,
         )
         connection.execute('DROP TABLE public."Orders"')
 
