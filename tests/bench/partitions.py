@@ -2,8 +2,9 @@
 
     QUEUE_ETL_OWNER_DSN=... python -m tests.bench.partitions [--rounds 5] [--partitions 1,24,400]
 
-Each batch of 10,000 rows has a connection of its own, as in a task of its own: the first use of a partitioned
-table reads all its bounds, so that this is where their number would show.
+One process loads ten batches of 10,000 rows over one connection, as the step does it for a run. With
+--connections each batch has one of its own, as in an Airflow task of its own: a session's first use of a
+partitioned table reads the bounds of all partitions, which is where their number shows.
 """
 
 import argparse
@@ -41,13 +42,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.partitions", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="everybody runs so often, in turn")
     parser.add_argument("--partitions", default="1,24,400")
+    parser.add_argument("--connections", action="store_true", help="one for each batch")
     options = parser.parse_args()
     counts = [int(count) for count in options.partitions.split(",")]
     server = Server(os.environ["QUEUE_ETL_OWNER_DSN"])
     found: dict[int, list[tuple[float, float]]] = {count: [] for count in counts}
     for number in range(options.rounds):
         for count in counts if number % 2 else reversed(counts):
-            found[count].append(measure(server, count))
+            found[count].append(measure(server, count, options.connections))
             print(".", end="", file=sys.stderr, flush=True)
     print("\npartitions  client  Postgres  (medians; CPU seconds for a million rows)")
     for count in counts:
@@ -56,7 +58,7 @@ def main() -> int:
     return 0
 
 
-def measure(server: Server, count: int) -> tuple[float, float]:
+def measure(server: Server, count: int, connections: bool) -> tuple[float, float]:
     """Loads ROWS rows into a table with so many partitions; CPU seconds of this process and of the server."""
     with server.database() as database:
         with psycopg.connect(database.owner_dsn, autocommit=True) as connection:
@@ -69,9 +71,11 @@ def measure(server: Server, count: int) -> tuple[float, float]:
             RunStore(connected).open_run(run_id, CONTRACT, "bench", {})
         server.checkpoint()
         postgres, client = server.cpu_seconds(), time.process_time()
-        for number, masked in enumerate(batches):
-            with Connected(database.loader_dsn) as connected:
+        with Connected(database.loader_dsn) as connected:
+            for number, masked in enumerate(batches):
                 RunStore(connected).load(run_id, CONTRACT, f"{number:04}", masked, RejectedBatch(b""))
+                if connections:
+                    connected.close()  # it connects again
         client, postgres = time.process_time() - client, server.cpu_seconds() - postgres
         if database.rows("SELECT count(*) FROM public.user_logins") != [(ROWS,)]:
             sys.exit("bench: rows are missing")

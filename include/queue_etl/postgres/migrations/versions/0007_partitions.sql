@@ -86,17 +86,17 @@ $$;
 -- partition's name, which takes the same time however many there are.
 CREATE FUNCTION etl.missing_partitions(contract_table regclass, days date[]) RETURNS SETOF date
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-    SELECT day
-    FROM (SELECT relnamespace::regnamespace::text AS namespace FROM pg_class WHERE oid = contract_table) AS named
-    CROSS JOIN (SELECT DISTINCT unnest(days) AS day) AS wanted
-    CROSS JOIN etl.partition_range(
-        (SELECT partition_kind FROM etl.tables WHERE to_regclass(table_name) = contract_table), day
+    WITH named AS MATERIALIZED (  -- or else Postgres would look the name up for each partition there is
+        SELECT day, to_regclass(format('%s.%I', relnamespace::regnamespace,
+                                       etl.partition_name(contract_table, first_day, end_day))) AS partition_table
+        FROM pg_class CROSS JOIN unnest(days) AS day CROSS JOIN etl.partition_range(
+            (SELECT partition_kind FROM etl.tables WHERE to_regclass(table_name) = contract_table), day
+        )
+        WHERE oid = contract_table
     )
+    SELECT day FROM named
     WHERE NOT EXISTS (
-        SELECT FROM pg_inherits
-        WHERE inhparent = contract_table
-          AND inhrelid = to_regclass(format(
-              '%s.%I', namespace, etl.partition_name(contract_table, first_day, end_day)))
+        SELECT FROM pg_inherits WHERE inhrelid = partition_table AND inhparent = contract_table
     )
     ORDER BY day
 $$;
