@@ -244,6 +244,7 @@ def test_maintenance_runs_all_its_parts(run: Run, warehouse: Warehouse) -> None:
     ("task", "function"),
     [
         ("ledger", "maintain_ledger"),
+        ("partitions", "maintain_partitions"),
         ("quarantine", "expire_quarantine"),
         ("runs", "settle_runs"),
         ("staging", "clean_staging"),
