@@ -1,4 +1,4 @@
-"""Daily maintenance of ledger, quarantine, runs and staging. Wiring only: see operations/maintenance.py."""
+"""Daily maintenance of warehouse, runs and staging. Wiring only: see operations/maintenance.py."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -15,6 +15,7 @@ returns counts (XCom `return_value`).
 | if this task fails | what you see | where your data is | what to do |
 |---|---|---|---|
 | `ledger` | SQLSTATE 55P03: a long load kept a partition locked | where it was: nothing is dropped | nothing: it is tried again; pipelines make missing days themselves |
+| `partitions` | SQLSTATE 55P03: somebody read or loaded a table for longer than five seconds | where it was: the partitions that are due stay | nothing: it is tried again; pipelines make missing partitions themselves |
 | `quarantine` | Postgres failing, or no keyset | still in quarantine, except what had expired | nothing: it is tried again; correct the keyset |
 | `runs` | SQS, staging or Postgres failing | orphaned runs stay open; their messages come back by the visibility timeout | correct what the error names; clear the task |
 | `staging` | staging or Postgres failing | files stay where they are | correct it; clear the task |
@@ -26,7 +27,7 @@ returns counts (XCom `return_value`).
 
 with DAG(
     "queue_etl_maintenance",
-    description="ledger days, expired quarantine, unfinished runs, staged files",
+    description="ledger days, partitions, expired quarantine, unfinished runs, staged files",
     doc_md=DOC,
     schedule="17 3 * * *",  # off the full hour, when everything else starts
     start_date=datetime(2025, 1, 1, tzinfo=UTC),
@@ -45,6 +46,14 @@ with DAG(
 
         with open_maintenance() as resources:
             return maintenance.maintain_ledger(resources)
+
+    @task
+    def partitions():
+        """Make the partitions to come, drop those past their contract's retain_days."""
+        from include.queue_etl.operations import maintenance
+
+        with open_maintenance() as resources:
+            return maintenance.maintain_partitions(resources, load_contracts().usable())
 
     @task
     def quarantine():
@@ -72,5 +81,6 @@ with DAG(
             return maintenance.clean_staging(resources, broken=load_contracts().broken)
 
     ledger()
+    partitions()
     quarantine()
     runs() >> staging()

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from include.queue_etl.contract import Contract, Derived, Normalization, Personal, Rejected, SentDay
+from include.queue_etl.contract import Contract, Derived, Month, Normalization, Personal, Rejected, SentDay
 
 MAX_INT4 = 2**31 - 1
 # [0-9], not \d: \d and int() also take digits such as the Arabic-Indic three.
@@ -46,4 +46,5 @@ CONTRACT = Contract(
     table="public.user_logins",
     event=LoginEvent,
     message=(SentDay("create_date"),),
+    partition_by=Month("create_date"),
 )

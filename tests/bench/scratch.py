@@ -33,6 +33,16 @@ PRELOAD = """
         FROM generate_series(1, {messages});
 """
 EARLIER_DAYS = 10
+# For the baselines, which make none. Another checkout may have tables without partitions.
+PARTITIONS = """
+    DO $$
+    BEGIN
+        IF to_regproc('etl.ensure_partition') IS NOT NULL THEN
+            PERFORM etl.ensure_partition('public.user_logins', current_date - days_ago)
+            FROM generate_series(-1, 31) AS days_ago;
+        END IF;
+    END $$
+"""
 
 
 class Server:
@@ -78,6 +88,8 @@ class Server:
         try:
             owner = make_conninfo(self._connection.info.dsn, dbname=name, password=self._password)
             _migrate(owner, code)
+            with psycopg.connect(owner) as connection:
+                connection.execute(PARTITIONS)
             # The roles are the cluster's: their own passwords, which a stack may be using, must not change.
             create = sql.SQL("CREATE ROLE {} LOGIN PASSWORD {} IN ROLE etl_loader")
             self._connection.execute(create.format(created, sql.Literal(password)))

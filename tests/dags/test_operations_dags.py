@@ -34,7 +34,7 @@ Run = Callable[..., Outcome]
 TASKS = {
     "queue_etl_redrive": {"redrive"},
     "queue_etl_recovery": {"runs"},
-    "queue_etl_maintenance": {"ledger", "quarantine", "runs", "staging"},
+    "queue_etl_maintenance": {"ledger", "partitions", "quarantine", "runs", "staging"},
 }
 
 
@@ -244,6 +244,7 @@ def test_maintenance_runs_all_its_parts(run: Run, warehouse: Warehouse) -> None:
     ("task", "function"),
     [
         ("ledger", "maintain_ledger"),
+        ("partitions", "maintain_partitions"),
         ("quarantine", "expire_quarantine"),
         ("runs", "settle_runs"),
         ("staging", "clean_staging"),

@@ -35,7 +35,7 @@ STEPS: dict[str, dict[str, int]] = {
         "statement": 14, "commit": 10,
     },
     "mask": {"file write": 2, "file sync": 4, "file rename": 2},
-    "load": {"statement": 8, "copy": 6, "commit": 4},
+    "load": {"statement": 9, "copy": 6, "commit": 5},
     "finish": {
         "request": 6, "answer": 6, "statement": 6, "commit": 5, "file removal": 10,
     },

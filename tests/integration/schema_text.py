@@ -1,7 +1,7 @@
 """A database's schema as text people can read and compare: what is there, and who may do what with it.
 
 Only what all supported versions of Postgres say alike: no bodies of views and functions (they have their own
-tests), no rights of the owner over its own things.
+tests), no rights of the owner over its own things; and no partitions, which come with the rows.
 """
 
 import psycopg
@@ -31,7 +31,7 @@ QUERIES = {
         WITH relation AS (
             SELECT *, oid::regclass::text AS name FROM pg_class
             WHERE relnamespace::regnamespace::text IN ('public', 'etl', 'pii')
-              AND relkind IN ('r', 'p', 'v', 'S')
+              AND relkind IN ('r', 'p', 'v', 'S') AND NOT relispartition
         )
         SELECT name, 'owner ' || relowner::regrole FROM relation
         UNION ALL SELECT name, 'partition by ' || pg_get_partkeydef(oid) FROM relation WHERE relkind = 'p'

@@ -409,6 +409,7 @@ def test_a_table_made_as_contributing_says_can_be_erased_from(project: PrivacyPr
         table="public.signups",
         event=Signup,
         message=(SentDay("day"),),
+        partition_by=None,
     )
     with project.database.owner() as connection:
         connection.execute(statements)

@@ -184,7 +184,7 @@ def test_a_run_with_an_outdated_keyset_is_refused_and_messages_come_back(project
 def retired(project: PrivacyProject) -> Iterator[tuple[int, str]]:
     """A key that only the table of a pipeline whose file is gone still needs, and that table."""
     table = f"public.retired_{secrets.token_hex(4)}"
-    own = replace(project.contract, name="retired", table=table)
+    own = replace(project.contract, name="retired", table=table, partition_by=None)
     with project.database.owner() as connection:
         connection.execute(f"CREATE TABLE {table} (LIKE public.user_logins)")
         connection.execute(
@@ -344,13 +344,35 @@ def test_rows_loaded_while_remask_is_at_work_are_whole_and_moved(project: Privac
     assert project.originals() == {*first.values(), *later.values()}
 
 
+OtherTable = Callable[[str], PrivacyProject]
+
+
 @pytest.fixture
-def partitioned(project: PrivacyProject) -> Iterator[PrivacyProject]:
-    """The table in four partitions, by user id, one of them partitioned itself."""
-    columns = "LIKE public.plain_logins INCLUDING ALL"
+def other_table(project: PrivacyProject) -> Iterator[OtherTable]:
+    """Puts another table of the same columns in place of user_logins, which the engine does not partition."""
+
+    def put(kind: str) -> PrivacyProject:
+        with project.database.owner() as connection:
+            connection.execute("ALTER TABLE public.user_logins RENAME TO months_of_logins")
+            connection.execute(
+                f"CREATE TABLE public.user_logins (LIKE public.months_of_logins INCLUDING ALL) {kind}"
+            )
+            connection.execute(
+                "SELECT etl.grant_contract('public.user_logins', '{masked_ip, masked_device_id}')"
+            )
+        return replace(project, contract=replace(project.contract, partition_by=None))
+
+    yield put
     with project.database.owner() as connection:
-        connection.execute("ALTER TABLE public.user_logins RENAME TO plain_logins")
-        connection.execute(f"CREATE TABLE public.user_logins ({columns}) PARTITION BY HASH (user_id)")
+        connection.execute("DROP TABLE public.user_logins CASCADE")
+        connection.execute("ALTER TABLE public.months_of_logins RENAME TO user_logins")
+
+
+@pytest.fixture
+def partitioned(other_table: OtherTable) -> PrivacyProject:
+    """The table in four partitions, by user id, one of them partitioned itself."""
+    project = other_table("PARTITION BY HASH (user_id)")
+    with project.database.owner() as connection:
         for number in range(4):
             of = f"PARTITION OF public.user_logins FOR VALUES WITH (MODULUS 4, REMAINDER {number})"
             below = " PARTITION BY HASH (user_id)" if number == 3 else ""
@@ -358,11 +380,7 @@ def partitioned(project: PrivacyProject) -> Iterator[PrivacyProject]:
         connection.execute(
             "CREATE TABLE public.part_3_0 PARTITION OF public.part_3 FOR VALUES WITH (MODULUS 1, REMAINDER 0)"
         )
-        connection.execute("SELECT etl.grant_contract('public.user_logins', '{masked_ip, masked_device_id}')")
-    yield project
-    with project.database.owner() as connection:
-        connection.execute("DROP TABLE public.user_logins")
-        connection.execute("ALTER TABLE public.plain_logins RENAME TO user_logins")
+    return project
 
 
 @pytest.mark.parametrize("blocks", [1, 128])
@@ -404,24 +422,25 @@ def test_remask_does_not_reread_a_partitioned_table_in_each_transaction(
 
 
 @pytest.fixture
-def child(project: PrivacyProject) -> Iterator[Callable[[str], None]]:
+def child(other_table: OtherTable) -> Iterator[Callable[..., PrivacyProject]]:
     """Makes a child table of user_logins, as partitions were before they had a syntax."""
+    project = other_table("")
     with project.database.owner() as connection:
         connection.execute("CREATE FOREIGN DATA WRAPPER nowhere")
         connection.execute("CREATE SERVER nowhere FOREIGN DATA WRAPPER nowhere")
 
-    def make(kind: str, place: str = "") -> None:
+    def make(kind: str, place: str = "") -> PrivacyProject:
         with project.database.owner() as connection:
             connection.execute(f"CREATE {kind} public.child () INHERITS (public.user_logins) {place}")
+        return project
 
     yield make
     with project.database.owner() as connection:
         connection.execute("DROP FOREIGN DATA WRAPPER nowhere CASCADE")
-        connection.execute("DROP TABLE IF EXISTS public.child")
 
 
-def test_remask_moves_the_rows_of_child_tables(project: PrivacyProject, child):
-    child("TABLE")
+def test_remask_moves_the_rows_of_child_tables(child):
+    project = child("TABLE")
     project.send(*logins("a", 80))
     project.drain()
     with project.database.owner() as connection:
@@ -432,8 +451,8 @@ def test_remask_moves_the_rows_of_child_tables(project: PrivacyProject, child):
     assert (counts["rows"], counts["left"], tokens_of(project, old)) == (80, 0, 0)
 
 
-def test_remask_says_that_it_cannot_walk_foreign_tables(project: PrivacyProject, child):
-    child("FOREIGN TABLE", "SERVER nowhere")
+def test_remask_says_that_it_cannot_walk_foreign_tables(child):
+    project = child("FOREIGN TABLE", "SERVER nowhere")
     rotate(project)
     with pytest.raises(WarehouseRefused, match="user_logins has foreign parts"):
         remask(project)

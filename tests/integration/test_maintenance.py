@@ -30,8 +30,8 @@ from tests.integration.project import Killed, Project, killed_at, login, project
 
 __all__ = ["project"]
 NOTHING = {
-    "ledger_days_made": 0, "ledger_days_dropped": 0, "quarantine_expired": 0, "quarantine_never_redriven": 0,
-    "shapes_filled": 0, "shapes_unopened": 0,
+    "ledger_days_made": 0, "ledger_days_dropped": 0, "partitions_made": 0, "partitions_dropped": 0,
+    "quarantine_expired": 0, "quarantine_never_redriven": 0, "shapes_filled": 0, "shapes_unopened": 0,
     "orphans": 0, "late_receipt_handles": 0, "unsettled": 0, "expired": 0, "tidied": 0, "unknown": 0,
     "unknown_removed": 0,
 }  # fmt: skip
@@ -509,7 +509,7 @@ MAY = (
     "UPDATE etl.quarantine SET reason = 'x', redriven_at = now(), redriven_run_id = gen_random_uuid()",
     "DELETE FROM etl.quarantine",
     "SELECT * FROM etl.quarantine_summary",
-    "INSERT INTO public.user_logins (user_id) VALUES ('x')",
+    "INSERT INTO public.user_logins (user_id, create_date) VALUES ('x', current_date)",
     "SELECT etl.ensure_ledger_partition(current_date)",
     "SELECT etl.drop_ledger_partitions(9999)",
     "UPDATE etl.runs SET received = 1",
@@ -532,6 +532,7 @@ MAY_NOT = (
 @pytest.mark.parametrize("statement", MAY)
 def test_the_maintainer_may(project: Project, statement: str) -> None:
     with psycopg.connect(project.database.dsn("etl_maintainer")) as connection:
+        connection.execute("SELECT etl.ensure_partition('public.user_logins', current_date)")
         connection.execute(statement)
         connection.rollback()
 

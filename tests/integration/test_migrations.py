@@ -99,7 +99,9 @@ def test_a_database_of_an_earlier_commit_is_taken_over(empty_database: Callable[
         for path in sorted((migrations.HERE / "versions").glob("000[1-4]_*.sql")):
             connection.execute(path.read_bytes())
         connection.execute("INSERT INTO etl.schema_revision VALUES ('0004')")
-        connection.execute("INSERT INTO public.user_logins (user_id) VALUES ('kept')")
+        connection.execute(
+            "INSERT INTO public.user_logins (user_id, create_date) VALUES ('kept', '2026-01-31')"
+        )
     migrations.upgrade(dsn, {})
     assert text_of(dsn) == EXPECTED.read_text(encoding="utf-8")
     with psycopg.connect(dsn) as connection:

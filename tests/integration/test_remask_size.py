@@ -25,12 +25,11 @@ def fill(project: PrivacyProject) -> None:
     lines = [
         f"u{n}\tios\t{a}\t{b}\t\\N\t2\t2026-01-01\n" for n, a, b in zip(people, ips, devices, strict=True)
     ]
-    with (
-        project.database.owner() as connection,
-        connection.cursor().copy("COPY public.user_logins FROM STDIN") as copy,
-    ):
-        for _ in range(10):
-            copy.write("".join(lines))
+    with project.database.owner() as connection:
+        connection.execute("SELECT etl.ensure_partition('public.user_logins', '2026-01-01')")
+        with connection.cursor().copy("COPY public.user_logins FROM STDIN") as copy:
+            for _ in range(10):
+                copy.write("".join(lines))
 
 
 def test_many_rows_move_while_pipelines_load(project: PrivacyProject):

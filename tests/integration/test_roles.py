@@ -14,7 +14,7 @@ from tests.integration.scratch import CONTENTS, Database
 DENIED = psycopg.errors.InsufficientPrivilege
 RUN = "00000000-0000-0000-0000-000000000001"
 
-LOGIN = "INSERT INTO public.user_logins (user_id) VALUES ('x')"
+LOGIN = "INSERT INTO public.user_logins (user_id, create_date) VALUES ('x', '2007-03-01')"
 LEDGER = f"INSERT INTO etl.ledger VALUES (1, '2007-03-01', '{RUN}', '{RUN}', 'L')"
 QUARANTINE = (
     "INSERT INTO etl.quarantine (queue_id, sent_day, message_id, run_id, reason, payload, payload_bytes,"
@@ -44,11 +44,17 @@ LOADS = (
     f"{QUARANTINE} ON CONFLICT DO NOTHING",
     "SELECT etl.ensure_ledger_partition('2007-03-02')",
     "SELECT etl.drop_ledger_partitions(9999)",
+    "SELECT etl.missing_partitions('public.user_logins', '{2007-03-02}')",
+    "SELECT etl.ensure_partition('public.user_logins', '2007-04-01')",
+    "SELECT * FROM etl.tables",
     "SELECT * FROM etl.schema_revision",
     MASKED_COLUMN,
     f"{MASKED_COLUMN} ON CONFLICT DO NOTHING",
     "CREATE TEMPORARY TABLE mine (x int)",
 )
+
+ENSURE = "SELECT etl.ensure_partition('public.user_logins', '2007-05-01')"
+DROP = "SELECT etl.drop_partitions('public.user_logins')"
 
 ALLOWED = {
     "etl_loader": LOADS,
@@ -61,6 +67,8 @@ ALLOWED = {
         "UPDATE etl.quarantine SET shape = 'x'",
         "DELETE FROM etl.quarantine",
         "SELECT * FROM etl.quarantine_summary",
+        "SELECT etl.expired_partitions('public.user_logins')",
+        DROP,
     ),
     "analyst": ("SELECT * FROM public.user_logins",),
     "pii_officer": (
@@ -123,6 +131,15 @@ FORBIDDEN = {
         "SELECT * FROM etl.masked_columns",
         "UPDATE etl.masked_columns SET table_name = 'x'",
         "DELETE FROM etl.masked_columns",
+        "INSERT INTO etl.tables VALUES ('etl.runs', 'day', 'started_at')",
+        "UPDATE etl.tables SET retain_days = 1",
+        "DELETE FROM etl.tables",
+        "SELECT * FROM public.user_logins_p200703",
+        "INSERT INTO public.user_logins_p200703 (user_id, create_date) VALUES ('x', '2007-03-01')",
+        "DROP TABLE public.user_logins_p200703",
+        "SELECT etl.revoke_all('public.user_logins')",
+        "SELECT etl.expired_partitions('public.user_logins')",
+        DROP,
         GRANT_CONTRACT,
         *CREATE,
     ),
@@ -137,6 +154,9 @@ FORBIDDEN = {
         "DELETE FROM etl.ledger",
         "SELECT * FROM etl.ledger_20070301",
         "DROP TABLE etl.ledger_20070301",
+        "UPDATE etl.tables SET retain_days = 1",
+        "SELECT * FROM public.user_logins_p200703",
+        "DROP TABLE public.user_logins_p200703",
         "UPDATE etl.quarantine SET payload = ''",
         "TRUNCATE etl.quarantine",
         "DELETE FROM etl.runs",
@@ -152,6 +172,9 @@ FORBIDDEN = {
     ),
     "analyst": (
         LOGIN,
+        "SELECT * FROM public.user_logins_p200703",
+        ENSURE,
+        DROP,
         "UPDATE public.user_logins SET user_id = 'y'",
         "DELETE FROM public.user_logins",
         "SELECT * FROM etl.ledger",
@@ -179,6 +202,9 @@ FORBIDDEN = {
         "TRUNCATE pii.audit",
         "SELECT pii.chained(audit) FROM pii.audit",
         "SELECT etl.drop_ledger_partitions(15)",
+        "UPDATE public.user_logins_p200703 SET user_id = NULL",
+        ENSURE,
+        DROP,
         *CREATE,
     ),
     "etl_remasker": (
@@ -199,6 +225,9 @@ FORBIDDEN = {
         "SELECT * FROM etl.runs",
         MASKED_COLUMN,
         "DELETE FROM etl.masked_columns",
+        "SELECT masked_ip FROM public.user_logins_p200703",
+        ENSURE,
+        DROP,
         GRANT_CONTRACT,
         "SELECT * FROM pii.audit",
         AUDIT_ROW,
@@ -215,6 +244,8 @@ FORBIDDEN = {
         "SELECT * FROM etl.keys",
         "SELECT * FROM pii.audit",
         "SELECT etl.ensure_ledger_partition('2007-03-02')",
+        ENSURE,
+        DROP,
         *CREATE,
     ),
 }
@@ -225,6 +256,7 @@ def filled(database: Database) -> Database:
     """With a queue and a day, so that nothing fails for want of them."""
     with database.owner() as connection:
         connection.execute("SELECT etl.ensure_ledger_partition('2007-03-01')")
+        connection.execute("SELECT etl.ensure_partition('public.user_logins', '2007-03-01')")
         connection.execute(f"TRUNCATE {CONTENTS} RESTART IDENTITY")
         connection.execute("INSERT INTO etl.queues (name) VALUES ('roles')")
     return database

@@ -20,7 +20,7 @@ from include.queue_etl.postgres import checks, migrations
 from include.queue_etl.postgres import connection as postgres
 from include.queue_etl.postgres.checks import MIGRATE
 from include.queue_etl.postgres.runs import RunState, RunStore
-from tests.integration.scratch import Database, close, load, masked_batch, new_messages, open_run
+from tests.integration.scratch import TODAY, Database, close, load, masked_batch, new_messages, open_run
 from tests.support.resources import open_store
 
 SECRET = "s3cret-0123"  # stands for anything personal
@@ -203,13 +203,16 @@ def test_a_unique_key_of_the_table_itself_refuses_the_batch(
     warehouse: RunStore, clean_database: Database
 ) -> None:
     with clean_database.owner() as connection:
-        connection.execute("CREATE UNIQUE INDEX one_login ON user_logins (user_id)")
+        connection.execute("CREATE UNIQUE INDEX one_login ON user_logins (user_id, create_date)")
         try:
             with pytest.raises(WarehouseRefused) as caught:
                 load(warehouse, open_run(warehouse), new_messages(2, user=SECRET))
         finally:
             connection.execute("DROP INDEX one_login")
-    assert (caught.value.sqlstate, caught.value.constraint) == ("23505", "one_login")
+    # Of the partition, to whose index Postgres gives a name.
+    assert (caught.value.sqlstate, caught.value.constraint) == (
+        "23505", f"user_logins_p{TODAY:%Y%m}_user_id_create_date_idx",
+    )  # fmt: skip
     assert SECRET not in chain(caught.value)
     assert clean_database.counts() == (0, 0, 0)
 

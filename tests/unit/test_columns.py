@@ -224,7 +224,11 @@ REFUSED = [
         {"key": "a", "message": (SentAt("s"),), "partition_by": Day("d")},
         "key: a table with partition_by cannot be unique by another column",
     ),
-    ([("a", str)], {"retain_days": 3}, "retain_days: rows are dropped with their part: give partition_by"),
+    (
+        [("a", str)],
+        {"retain_days": 3},
+        "retain_days: rows are dropped with their partition: give",
+    ),
     ([("a", date)], {"retain_days": 0, "partition_by": MONTH}, "retain_days: give at least 1"),
     ([("a", date | None)], {"partition_by": MONTH}, "partition_by: a is to be a date or a datetime that is"),
     (

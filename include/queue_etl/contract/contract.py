@@ -33,9 +33,9 @@ class Contract:
             the marks of this package. A nested struct becomes a column for each of its fields
         message: columns from the message itself; they follow those of the event
         key: name of a column: a row with the same key is replaced by one that was sent later
-        partition_by: the table has a part for each month or day
+        partition_by: the table has a partition for each month or day
         indexes: names of the columns of each index
-        retain_days: rows whose part is older are dropped
+        retain_days: maintenance drops partitions whose last day is longer ago; None: it drops none
         unknown_fields: what becomes of a message with fields that no struct declares: they are counted and
             left out ("ignore"), it goes to quarantine ("reject"), or they are kept, encrypted ("keep")
         sns_envelope: bodies are SNS notifications whose "Message" holds the event
@@ -166,7 +166,7 @@ class Contract:
 
     def _partition_problems(self) -> Iterator[str]:
         if self.retain_days is not None and not self.partition_by:
-            yield "retain_days: rows are dropped with their part: give partition_by"
+            yield "retain_days: rows are dropped with their partition: give partition_by"
         if self.retain_days is not None and self.retain_days < 1:
             yield "retain_days: give at least 1"
         if not self.partition_by:

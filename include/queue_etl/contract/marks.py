@@ -7,6 +7,7 @@ total: Annotated[Decimal, Numeric(12, 2)]
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import ClassVar
 from zoneinfo import ZoneInfo
 
 from include.queue_etl.keys.token_format import PREFIX_BYTES, token_chars
@@ -217,13 +218,15 @@ MessageColumn = SentDay | SentAt | MessageId | ReceiveCount
 
 @dataclass(frozen=True, slots=True)
 class Month:
-    """A part of the table for each month of a date or timestamptz column that is never null; in UTC."""
+    """A partition of the table for each month of a date or timestamptz column that is never null; in UTC."""
 
     column: str
+    kind: ClassVar[str] = "month"
 
 
 @dataclass(frozen=True, slots=True)
 class Day:
-    """A part of the table for each day of a date or timestamptz column that is never null; in UTC."""
+    """A partition of the table for each day of a date or timestamptz column that is never null; in UTC."""
 
     column: str
+    kind: ClassVar[str] = "day"

@@ -1,6 +1,6 @@
 """Daily maintenance: closes abandoned runs and deletes expired data.
 
-Four parts that do not depend on each other. Each may run at any time, beside pipelines and beside itself, and
+Five parts that do not depend on each other. Each may run at any time, beside pipelines and beside itself, and
 again after a failure; each returns counts.
 """
 
@@ -19,6 +19,7 @@ from include.queue_etl.operations.store import KnownRun, MaintenanceStore
 from include.queue_etl.resources import Resources
 from include.queue_etl.run_context import RunContext
 from include.queue_etl.staging.area import FileList, Kind
+from include.queue_etl.transform import partitions
 
 # Folders of runs the warehouse does not know may be all that is left of messages: after a restore,
 # `reconcile` loads them. 14 days is the longest that SQS keeps a message and `retain_days` a masked file.
@@ -37,6 +38,41 @@ def maintain_ledger(resources: Resources) -> dict[str, int]:
     made = MaintenanceStore(resources.database).prepare_ledger_days()
     dropped = MaintenanceStore(resources.database).drop_ledger_days(resources.settings.ledger_days)
     return {"ledger_days_made": made, "ledger_days_dropped": dropped}
+
+
+def maintain_partitions(resources: Resources, contracts: Contracts) -> dict[str, int]:
+    """Make the partitions that contracts will need next; drop those whose last day `retain_days` is past.
+
+    The log names each contract's partitions before they are dropped. The ledger keeps the messages' ids, so
+    none of them is loaded again.
+
+    Raises:
+        QueueEtlError: of the first contract that failed, after the last; WarehouseUnavailable also when
+            somebody kept a table locked for five seconds: try again
+    """
+    counts, failures = Counter(partitions_made=0, partitions_dropped=0), []
+    for contract in contracts.values():
+        try:
+            counts.update(_maintain_table(MaintenanceStore(resources.database), contract))
+        except QueueEtlError as error:
+            log.error("partitions of %s: %s", contract.table, error)
+            failures.append(error)
+    if failures:
+        raise failures[0]
+    return dict(counts)
+
+
+def _maintain_table(store: MaintenanceStore, contract: Contract) -> dict[str, int]:
+    if contract.partition_by is None:
+        return {}
+    days = partitions.ahead(contract.partition_by, datetime.now(UTC).date())
+    counts = {"partitions_made": store.prepare_partitions(contract.table, days), "partitions_dropped": 0}
+    if expired := store.expired_partitions(contract.table):
+        log.info("%s: its rows are older than %s days: %s", contract.name, contract.retain_days, expired)
+        counts["partitions_dropped"] = store.drop_partitions(contract.table)
+    if any(counts.values()):
+        log.info("%s: %s", contract.name, in_words(counts))
+    return counts
 
 
 def expire_quarantine(resources: Resources) -> dict[str, int]:
@@ -135,7 +171,7 @@ def clean_staging(
 
 
 def maintain(resources: Resources, contracts: Contracts, broken: Collection[str] = ()) -> dict[str, int]:
-    """All four parts; one that fails does not keep the others from running.
+    """All five parts; one that fails does not keep the others from running.
 
     Runs of contracts in `broken`, which cannot be loaded, stay as they are, and so do their staged files.
 
@@ -144,6 +180,7 @@ def maintain(resources: Resources, contracts: Contracts, broken: Collection[str]
     """
     parts: tuple[Callable[[], dict[str, int]], ...] = (
         lambda: maintain_ledger(resources),
+        lambda: maintain_partitions(resources, contracts),
         lambda: maintain_quarantine(resources, contracts),
         lambda: settle_runs(resources, contracts),
         lambda: clean_staging(resources, broken=broken),

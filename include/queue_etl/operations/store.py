@@ -8,6 +8,7 @@ from uuid import UUID
 
 from psycopg import sql
 
+from include.queue_etl.postgres import partitions
 from include.queue_etl.postgres.connection import Connection, Database
 from include.queue_etl.postgres.loading import LINE, BatchCounts, Load, Written, load_batch, write_staged
 from include.queue_etl.postgres.runs import ENSURE_DAYS
@@ -53,7 +54,7 @@ class KnownRun(NamedTuple):
 
 
 class MaintenanceStore:
-    """What role etl_maintainer may do beside runs: change ledger status, quarantine and ledger days."""
+    """What role etl_maintainer may do beside runs: change ledger status, quarantine, days and partitions."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -88,6 +89,7 @@ class MaintenanceStore:
         meantime stays done, and counts as duplicate. Others become rows, or stay under their new reason.
         """
         self._database.execute(ENSURE_DAYS, days=load.masked.sent_days)
+        partitions.ensure(self._database, load.contract.table, load.masked.partitions)
         return self._database.transaction(lambda connection: load_batch(connection, load, _redrive))
 
     # Shapes
@@ -131,6 +133,21 @@ class MaintenanceStore:
     def drop_ledger_days(self, keep_days: int) -> int:
         """Forget ids of messages sent more than `keep_days` ago, 15 at least; returns how many days went."""
         return int(self._database.execute(DROP_DAYS, days=keep_days)[0][0])
+
+    def prepare_partitions(self, table: str, days: Sequence[str]) -> int:
+        """Make the table's partitions of these days; returns how many were missing."""
+        return partitions.ensure(self._database, table, days)
+
+    def expired_partitions(self, table: str) -> list[str]:
+        """Names of the partitions whose rows are all older than the table keeps them, the oldest first."""
+        return [name for (name,) in self._database.execute(SELECT_EXPIRED_PARTITIONS, table=table)]
+
+    def drop_partitions(self, table: str) -> int:
+        """Drop them with their rows; returns how many went. The ledger keeps the messages' ids."""
+        dropped = 0
+        while some := int(self._database.execute(DROP_PARTITIONS, table=table)[0][0]):
+            dropped += some
+        return dropped
 
     def expire_quarantine(self, keep_days: int) -> tuple[int, int]:
         """Delete messages quarantined longer ago; returns how many, and how many of them never redriven."""
@@ -296,6 +313,10 @@ PREPARE_DAYS: LiteralString = """
     SELECT count(etl.ensure_ledger_partition(day)::text) FROM missing
 """
 DROP_DAYS: LiteralString = "SELECT etl.drop_ledger_partitions(%(days)s)"
+SELECT_EXPIRED_PARTITIONS: LiteralString = """
+    SELECT partition::text FROM etl.expired_partitions(%(table)s::regclass) AS partition
+"""
+DROP_PARTITIONS: LiteralString = "SELECT etl.drop_partitions(%(table)s::regclass)"
 EXPIRE: LiteralString = """
     WITH expired AS (
         DELETE FROM etl.quarantine WHERE ctid = ANY (ARRAY(

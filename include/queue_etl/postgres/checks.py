@@ -19,6 +19,7 @@ PRIVILEGES = {
     "etl.batches": ("SELECT", "INSERT", "UPDATE"),
     "etl.keys": ("SELECT", "INSERT"),
     "etl.masked_columns": ("INSERT",),
+    "etl.tables": ("SELECT",),
     "etl.ledger": ("INSERT",),
     "etl.quarantine": ("INSERT",),
     "etl.run_summary": ("SELECT",),
@@ -43,6 +44,7 @@ def loading_problems(database: Database, contract: Contract | None = None) -> li
         return database.transaction(_schema_problems) or database.transaction(
             lambda connection: (
                 table_problems(connection, contract)
+                or _partition_problems(connection, contract)
                 or _denied(connection, contract)
                 or _locked(connection, contract)
             )
@@ -99,6 +101,19 @@ def _key_problems(connection: Connection, contract: Contract) -> list[str]:
     ]
 
 
+def _partition_problems(connection: Connection, contract: Contract | None) -> list[str]:
+    """Whether the table is partitioned as the contract says, and the database knows it."""
+    if contract is None or contract.partition_by is None:
+        return []
+    table, column = contract.table, contract.partition_by.column
+    matches, *registered = _one(connection, PARTITIONS, {"table": table, "column": column})
+    if not matches:
+        return [f"table {table} is not partitioned by range of {column}: its migration is missing"]
+    if registered != [contract.partition_by.kind, column, contract.retain_days]:
+        return [f"the contract has other partitions or retain_days for {table} than the database: {MIGRATE}"]
+    return []
+
+
 def _denied(connection: Connection, contract: Contract | None) -> list[str]:
     wanted = [(table, privilege) for table, privileges in PRIVILEGES.items() for privilege in privileges]
     if contract is not None:
@@ -124,8 +139,10 @@ def _locked(connection: Connection, contract: Contract | None) -> list[str]:
     return []
 
 
-def _one(connection: Connection, statement: LiteralString) -> tuple[Any, ...]:
-    return connection.execute(statement).fetchall()[0]
+def _one(
+    connection: Connection, statement: LiteralString, values: dict[str, Any] | None = None
+) -> tuple[Any, ...]:
+    return connection.execute(statement, values).fetchall()[0]
 
 
 # The statements
@@ -143,6 +160,11 @@ UNIQUE_BY: LiteralString = """
     WHERE indrelid = to_regclass(%(table)s) AND indisunique AND indisvalid AND indnkeyatts = 1
       AND indpred IS NULL AND attname = %(key)s
 """
+PARTITIONS: LiteralString = """
+    SELECT pg_get_partkeydef(to_regclass(%(table)s)) = format('RANGE (%%I)', %(column)s::text),
+           partition_kind, partition_column, retain_days
+    FROM (VALUES (1)) AS one LEFT JOIN etl.tables ON table_name = %(table)s
+"""
 # Beside PRIVILEGES, what only messages that come twice need: the columns that ON CONFLICT looks at and
 # RETURNING returns, and temporary tables.
 DENIED: LiteralString = """
@@ -154,8 +176,10 @@ DENIED: LiteralString = """
         SELECT 'etl.ledger', 'SELECT ' || name FROM unnest('{queue_id,sent_day,message_id}'::text[]) AS name
         WHERE NOT has_column_privilege('etl.ledger', name, 'SELECT')
         UNION ALL
-        SELECT 'etl.ensure_ledger_partition', 'EXECUTE'
-        WHERE NOT has_function_privilege('etl.ensure_ledger_partition(date)', 'EXECUTE')
+        SELECT split_part(name, '(', 1), 'EXECUTE'
+        FROM unnest('{etl.ensure_ledger_partition(date),"etl.missing_partitions(regclass,date[])",
+                      "etl.ensure_partition(regclass,date)"}'::text[]) AS name
+        WHERE NOT has_function_privilege(name, 'EXECUTE')
         UNION ALL
         SELECT 'database ' || current_database(), 'CREATE TEMPORARY TABLE'
         WHERE NOT has_database_privilege(current_database(), 'TEMPORARY')

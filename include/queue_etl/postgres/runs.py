@@ -13,14 +13,16 @@ from uuid import UUID
 
 from include.queue_etl.contract import Contract
 from include.queue_etl.errors import KeysetError, WarehouseRefused
-from include.queue_etl.postgres import masked_columns
+from include.queue_etl.postgres import masked_columns, partitions
 from include.queue_etl.postgres.connection import Connection, Database, Deadlocked
 from include.queue_etl.postgres.loading import BatchCounts, Load, copy_all, insert_unseen, load_batch
 from include.queue_etl.transform.batches import MaskedBatch, RejectedBatch
+from include.queue_etl.transform.partitions import of_batch
 
 log = logging.getLogger(__name__)
 
 UNIQUE_VIOLATION = "23505"
+CHECK_VIOLATION = "23514"  # of no constraint: a row has no partition
 
 
 class RunState(NamedTuple):
@@ -134,6 +136,7 @@ class RunStore:
         ids in different orders deadlock. (One of the two is then tried again.)
         """
         self._database.execute(ENSURE_DAYS, days=masked.sent_days)
+        partitions.ensure(self._database, contract.table, of_batch(contract, masked))
         if masked.key_check:  # the keyset may have got another primary key since extract noted its own
             self.add_key_check(masked.key_id, masked.key_check)
         load = Load(run_id, contract, batch, masked, rejected)
@@ -142,9 +145,13 @@ class RunStore:
         except Deadlocked:
             log.info("Batch %s met a transaction with the same messages", batch)
         except WarehouseRefused as refused:
-            if refused.sqlstate != UNIQUE_VIOLATION:
+            if refused.sqlstate == CHECK_VIOLATION and refused.constraint is None:
+                log.info("Batch %s met maintenance, which dropped a partition it needs", batch)
+                partitions.ensure(self._database, contract.table, of_batch(contract, masked))
+            elif refused.sqlstate == UNIQUE_VIOLATION:
+                log.info("Batch %s holds messages that were seen before", batch)
+            else:
                 raise
-            log.info("Batch %s holds messages that were seen before", batch)
         return self._database.transaction(lambda connection: load_batch(connection, load, insert_unseen))
 
     def committed_batches(self, run_id: UUID) -> dict[str, bytes]:

@@ -10,7 +10,7 @@ from msgspec import Struct
 from include.queue_etl.contract import Contract, Rejected
 from include.queue_etl.keys.keyset import Keyset
 from include.queue_etl.settings import Settings
-from include.queue_etl.transform import copy_binary, copy_text
+from include.queue_etl.transform import copy_binary, copy_text, partitions
 from include.queue_etl.transform.batches import MaskedBatch, RawBatch, RejectedBatch, ids_digest
 from include.queue_etl.transform.masking import Masker
 from include.queue_etl.transform.parsing import TOO_MANY_RECEIVES, Parser
@@ -34,7 +34,8 @@ def mask_batch(
     is_rejected = [verdict.__class__ is Rejected for verdict in verdicts]
     rejected = [(index, verdict) for index, verdict in enumerate(verdicts) if isinstance(verdict, Rejected)]
     events = [verdict for verdict in verdicts if not isinstance(verdict, Rejected)]
-    rows = copy_text.row_lines(contract, events, _facts(raw, days, is_rejected), masker.mask)
+    facts = _facts(raw, days, is_rejected)
+    rows = copy_text.row_lines(contract, events, facts, masker.mask)
     unknown = parser.with_unknown_fields(raw.bodies, verdicts)
     anomalies = {**masker.anomalies, "unknown_fields": len(unknown)}
     masked = MaskedBatch(
@@ -50,6 +51,7 @@ def mask_batch(
         key_id=keyset.primary_key_id,
         key_check=keyset.check_value(),
         unknown_fields=Undeclared(contract.event).count(unknown) if unknown else {},
+        partitions=partitions.of_rows(contract, events, facts),
     )
     cipher, shapes = PayloadCipher(keyset, contract.name), Shapes(contract)
     lines = [_quarantine_line(raw, index, verdict, cipher, shapes, run_id) for index, verdict in rejected]

@@ -77,6 +77,8 @@ class MaskedBatch(msgspec.Struct, rename={"anomalies": "odd", "run_name": "airfl
         contract: its name; with the run's, what a warehouse that lost the run has to be told
         run_name: of the batch's run
         unknown_fields: path -> accepted messages that have a field which no struct declares
+        partitions: ISO first days of the partitions that the rows go to; empty where the table has none, and
+            in files of versions before
     """
 
     ids_digest: bytes
@@ -92,6 +94,7 @@ class MaskedBatch(msgspec.Struct, rename={"anomalies": "odd", "run_name": "airfl
     contract: str = ""
     run_name: str = ""
     unknown_fields: dict[str, int] = {}
+    partitions: list[str] = []
 
 
 def ids_digest(ids: Iterable[str]) -> bytes:

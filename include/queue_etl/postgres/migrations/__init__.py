@@ -16,7 +16,7 @@ from psycopg import sql
 
 from include.queue_etl.contract import Contract
 from include.queue_etl.errors import QueueEtlError, WarehouseRefused
-from include.queue_etl.postgres import masked_columns, server_log
+from include.queue_etl.postgres import masked_columns, partitions, server_log
 from include.queue_etl.postgres.connection import Connection, connect, to_engine_error
 
 HERE = Path(__file__).parent
@@ -41,7 +41,8 @@ def upgrade(owner_dsn: str, passwords: Mapping[str, str], contracts: Iterable[Co
     Args:
         owner_dsn: of a superuser, or of a role with CREATEROLE that owns the database
         passwords: of the roles in `ROLES`; one left out keeps its password, and cannot log in without
-        contracts: their tables, as far as they exist, get their grants; their masked columns are registered
+        contracts: their tables, as far as they exist, get their grants; masked columns and partitions are
+            registered
 
     Returns:
         What the owner was not allowed to do and somebody else should, a sentence each
@@ -93,6 +94,7 @@ def _migrate(owner_dsn: str, revisions: Iterable[Path], contracts: Iterable[Cont
             values = {"table": contract.table, "columns": columns, "is_upsert": bool(contract.key)}
             connection.execute(GRANT_CONTRACT, values)
             masked_columns.register(connection, contract)
+            partitions.register(connection, contract)
 
 
 def _current_revision(connection: Connection) -> str:

@@ -25,13 +25,15 @@ SET LOCAL ROLE etl_owner;
 REVOKE ALL ON SCHEMA etl, pii
 FROM PUBLIC, etl_loader, etl_maintainer, etl_remasker, analyst, pii_officer, ops_ro;
 REVOKE ALL ON
-    etl.schema_revision, etl.queues, etl.runs, etl.batches, etl.keys, etl.masked_columns, etl.ledger,
+    etl.schema_revision, etl.queues, etl.runs, etl.batches, etl.keys, etl.masked_columns, etl.tables, etl.ledger,
     etl.quarantine, etl.run_summary, etl.quarantine_summary, etl.quarantine_shapes, pii.audit
 FROM PUBLIC, etl_loader, etl_maintainer, etl_remasker, analyst, pii_officer, ops_ro;
 REVOKE ALL ON FUNCTION
     etl.ledger_day_exists, etl.ensure_ledger_partition, etl.drop_ledger_partitions,
     etl.grant_contract (regclass, text[]),
     etl.grant_contract (regclass, text[], boolean),
+    etl.partition_range, etl.partition_name, etl.partition_ranges, etl.partition_gaps, etl.partition_bounds,
+    etl.missing_partitions, etl.ensure_partition, etl.expired_partitions, etl.drop_partitions, etl.revoke_all,
     pii.chained, pii.record
 FROM PUBLIC, etl_loader, etl_maintainer, etl_remasker, analyst, pii_officer, ops_ro;
 
@@ -43,12 +45,15 @@ GRANT SELECT, INSERT ON etl.queues, etl.keys TO etl_loader;
 GRANT SELECT, INSERT, UPDATE ON etl.runs, etl.batches TO etl_loader;
 GRANT INSERT, SELECT (queue_id, sent_day, message_id) ON etl.ledger TO etl_loader;
 GRANT INSERT ON etl.quarantine, etl.masked_columns TO etl_loader;
-GRANT SELECT ON etl.run_summary TO etl_loader;
-GRANT EXECUTE ON FUNCTION etl.ensure_ledger_partition, etl.drop_ledger_partitions TO etl_loader;
+GRANT SELECT ON etl.run_summary, etl.tables TO etl_loader;
+GRANT EXECUTE ON FUNCTION
+    etl.ensure_ledger_partition, etl.drop_ledger_partitions, etl.missing_partitions, etl.ensure_partition
+TO etl_loader;
 
 GRANT SELECT, UPDATE (status, run_id) ON etl.ledger TO etl_maintainer;
 GRANT SELECT, UPDATE (reason, shape, redriven_at, redriven_run_id), DELETE ON etl.quarantine TO etl_maintainer;
 GRANT SELECT ON etl.quarantine_summary TO etl_maintainer;
+GRANT EXECUTE ON FUNCTION etl.expired_partitions, etl.drop_partitions TO etl_maintainer;
 
 -- Who moves tokens from one key to another sees tokens, not whose they are.
 GRANT SELECT ON etl.queues, etl.run_summary, etl.masked_columns TO etl_remasker;
