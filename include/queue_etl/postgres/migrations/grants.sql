@@ -30,6 +30,8 @@ REVOKE ALL ON
 FROM PUBLIC, etl_loader, etl_maintainer, etl_remasker, analyst, pii_officer, ops_ro;
 REVOKE ALL ON FUNCTION
     etl.ledger_day_exists, etl.ensure_ledger_partition, etl.drop_ledger_partitions, etl.grant_contract,
+    etl.json_steps, etl.json_paths, etl.json_values, etl.json_changed,
+    etl.require_path, etl.tokens_inside, etl.move_tokens_inside,
     pii.chained, pii.record
 FROM PUBLIC, etl_loader, etl_maintainer, etl_remasker, analyst, pii_officer, ops_ro;
 
@@ -48,7 +50,9 @@ GRANT SELECT, UPDATE (status, run_id) ON etl.ledger TO etl_maintainer;
 GRANT SELECT, UPDATE (reason, redriven_at, redriven_run_id), DELETE ON etl.quarantine TO etl_maintainer;
 GRANT SELECT ON etl.quarantine_summary TO etl_maintainer;
 
--- Who moves tokens from one key to another sees tokens, not whose they are.
+-- Who moves tokens from one key to another sees tokens, not whose they are: in jsonb columns too, by functions
+-- with the rights of the owner.
+GRANT EXECUTE ON FUNCTION etl.tokens_inside, etl.move_tokens_inside TO etl_remasker;
 GRANT SELECT ON etl.queues, etl.run_summary, etl.masked_columns TO etl_remasker;
 GRANT SELECT (queue_id, sent_day, message_id, payload), UPDATE (payload) ON etl.quarantine TO etl_remasker;
 GRANT SELECT, INSERT, UPDATE (retired_at) ON etl.keys TO etl_remasker;
@@ -56,6 +60,7 @@ GRANT SELECT, INSERT, UPDATE (retired_at) ON etl.keys TO etl_remasker;
 GRANT SELECT ON etl.queues, etl.keys, etl.run_summary, etl.quarantine_summary, pii.audit TO pii_officer;
 GRANT SELECT, DELETE ON etl.quarantine TO pii_officer;
 GRANT EXECUTE ON FUNCTION pii.record TO etl_remasker, pii_officer;
+GRANT EXECUTE ON FUNCTION etl.json_steps, etl.json_paths, etl.json_values, etl.json_changed TO pii_officer;
 
 GRANT SELECT ON etl.run_summary, etl.quarantine_summary TO ops_ro;
 
