@@ -318,9 +318,9 @@ def test_an_unknown_personal_field_is_named_with_those_there_are(capsys):
         (["--user-id", "u", "token"], "not with TOKEN"),
         (["--user-id", "u", "--field", "ip", "--file", "f", "token"], "not with TOKEN, --file, --field"),
         (["--field", "ip", "--file", "f", "token"], "give TOKEN or --file, not both"),
-        (["token"], "give --field and its tokens, or --user-id"),
-        (["--file", "f"], "give --field and its tokens, or --user-id"),
-        ([], "give --field and its tokens, or --user-id"),
+        (["token"], "give --field and its tokens, or --by, or --user-id"),
+        (["--file", "f"], "give --field and its tokens, or --by, or --user-id"),
+        ([], "give --field and its tokens, or --by, or --user-id"),
     ],
 )
 def test_unmask_refuses_what_it_would_have_to_ignore(arguments, told, capsys):
@@ -332,7 +332,7 @@ def test_unmask_refuses_what_it_would_have_to_ignore(arguments, told, capsys):
 def test_erase_is_by_user_or_personal_field_alone_and_says_which(field, monkeypatch, capsys):
     monkeypatch.setattr("sys.stdin", None)  # refused before it asks for the value
     assert run("erase", *WHY, "--by", field, "--apply") == 2
-    expected = f"no field '{field}' to erase by in user_logins: one of user_id, ip, device_id\n"
+    expected = f"no field '{field}' to search by in user_logins: one of user_id, ip, device_id\n"
     assert capsys.readouterr().err.endswith(expected)
 
 

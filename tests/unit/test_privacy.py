@@ -22,7 +22,7 @@ from include.queue_etl.keys.keyset import Keyset
 from include.queue_etl.keys.keyset_document import DEVELOPMENT, KeysetDocument, is_development
 from include.queue_etl.keys.keyset_file import KeysetFile
 from include.queue_etl.keys.token_format import TOKEN_PREFIX_CHARS, is_token, token_prefixes
-from include.queue_etl.privacy import unmask
+from include.queue_etl.privacy import subjects
 from include.queue_etl.resources import Aws, Resources
 from include.queue_etl.run_context import RunContext
 from include.queue_etl.settings import Settings
@@ -128,10 +128,10 @@ def test_every_token_passes_for_one_and_other_text_does_not():
 
 
 def test_a_person_is_looked_for_only_where_a_field_says_whose_row_it_is():
-    assert unmask.require_subject(CONTRACT).name == "user_id"
+    assert subjects.require_subject(CONTRACT).name == "user_id"
     nobody = replace(CONTRACT, event=msgspec.defstruct("Nobody", [("ip", str)]))
     with pytest.raises(ValueError, match="no field of user_logins says whose row it is"):
-        unmask.require_subject(nobody)
+        subjects.require_subject(nobody)
 
 
 def test_token_prefixes_of_neighbouring_key_ids_differ():

@@ -30,6 +30,11 @@ class Normalization(StrEnum):
     IP = "ip"  # 10.0.0.1 and ::ffff:10.0.0.1 are one address
     TEXT = "text"  # surrounding blanks stripped, Unicode NFC, case kept
 
+    @property
+    def kind(self) -> str:
+        """The kind of value: the word before `_`, so that `email` and `email_folded` are one."""
+        return self.value.partition("_")[0]
+
 
 class Scheme(StrEnum):
     """What stands in the table in place of a personal value."""
