@@ -1,7 +1,7 @@
 """Deliveries of the queue `deliveries` -> table `public.deliveries`.
 
-What it has that the others have not: personal values inside jsonb, in a list of structs and at a path of what is
-not declared any further, a one-way one among them; and a field of its own that says whose row it is.
+What it has that the others have not: personal values inside jsonb, in a list of structs and at a path of what
+is not declared any further, a one-way one among them; and a field of its own that says whose row it is.
 """
 
 from typing import Annotated, Any

@@ -1,4 +1,4 @@
-"""A second pipeline beside `user_logins` for the officer's and remasker's commands: personal values in jsonb."""
+"""A second pipeline beside `user_logins` for the officer's commands: it has personal values in jsonb."""
 
 import json
 import secrets
@@ -71,9 +71,12 @@ def originals(project: PrivacyProject) -> dict[str, tuple]:
         found = {name: opened(f"contacts[*].{name}", given[name]) for name in ("phone", "ip")}
         return {"role": given["role"], **found, "member": bool(given["member"])}
 
-    def note(given: dict[str, Any] | None) -> dict[str, Any] | None:
-        by = [{**one, "who": opened("notes.by[*].who", one["who"])} for one in (given or {}).get("by", [])]
-        return given and {**given, "by": by}
+    def note(given: Any) -> Any:
+        if isinstance(given, list):
+            return list(map(note, given))
+        if isinstance(given, dict) and "who" in given:
+            return {**given, "who": opened("notes.by[*].who", given["who"])}
+        return {name: note(one) for name, one in given.items()} if isinstance(given, dict) else given
 
     return {
         parcel: (customer, opened("sender_ip", ip), list(map(contact, contacts)), note(notes))

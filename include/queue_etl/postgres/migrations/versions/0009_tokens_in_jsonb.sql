@@ -93,8 +93,8 @@ BEGIN
         RAISE EXCEPTION 'only the first seven characters of tokens' USING ERRCODE = 'insufficient_privilege';
     END IF;
     RETURN QUERY EXECUTE format(
-        'SELECT found #>> ''{}'' FROM %s CROSS JOIN LATERAL etl.json_values(%I, %L) AS found '
-        'WHERE ctid >= $1 AND ctid < $2 AND left(found #>> ''{}'', 7) = ANY ($3) '
+        'SELECT found #>> ''{}'' FROM %s AS row CROSS JOIN LATERAL etl.json_values(row.%I, %L) AS found '
+        'WHERE row.ctid >= $1 AND row.ctid < $2 AND left(found #>> ''{}'', 7) = ANY ($3) '
         'AND jsonb_typeof(found) = ''string''',
         of_table, of_column, etl.json_paths(of_path)
     ) USING first_place, end_place, prefixes;
