@@ -9,6 +9,9 @@ from typing import Any
 
 import psycopg
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from include.queue_etl.errors import KeyInUse, PreflightError, WarehouseRefused
@@ -18,6 +21,7 @@ from include.queue_etl.privacy.audit import AuditLog
 from include.queue_etl.privacy.erase import erase
 from include.queue_etl.privacy.remask_store import RemaskStore
 from include.queue_etl.privacy.subjects import Subject
+from include.queue_etl.transform import json_values
 from tests.integration.deliveries import (
     deliveries,
     delivery,
@@ -431,3 +435,42 @@ def test_tokens_from_the_inside_open_by_their_field(loaded: PrivacyProject, caps
         loaded.command("unmask", *WHY, "--contract", "deliveries", "--stdout", "--field", "sender_ip", token)
         == 1
     )
+
+
+# Paths ------------------------------------------------------------------------------------------------------
+
+leaves = st.one_of(st.none(), st.booleans(), st.integers(-9, 9), st.sampled_from(["x", "y", "a", "[*]", ""]))
+json_documents = st.recursive(
+    leaves,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3), st.dictionaries(st.sampled_from(["a", "b", "é'?"]), inner, max_size=3)
+    ),
+    max_leaves=12,
+)
+paths = st.lists(st.sampled_from(["[*]", ".a", ".b", ".é'?"]), min_size=1, max_size=4).map("".join)
+
+
+@given(json_documents, paths)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_postgres_and_python_mean_the_same_by_a_path(database, document, path):
+    text = json.dumps(document)
+    found: list[object] = []
+
+    def renamed(value: object) -> object:
+        if value != "x":
+            return value
+        found.append(value)
+        return "new"
+
+    changed = json_values.changed(text, path, renamed)
+    cleared = json_values.changed(text, path, lambda value: None)
+    ((values, after, empty),) = database.rows(
+        sql.SQL(
+            "SELECT coalesce((SELECT jsonb_agg(found) FROM etl.json_values({d}, etl.json_paths({p})) AS found"
+            "                WHERE found = '\"x\"'), '[]'),"
+            ' etl.json_changed({d}, etl.json_steps({p}), \'{{"x": "new"}}\'),'
+            " etl.json_changed({d}, etl.json_steps({p}), NULL)"
+        ).format(d=sql.SQL("{}::jsonb").format(text), p=path)
+    )
+    assert values == found
+    assert (after, empty) == (json.loads(changed), json.loads(cleared))
