@@ -4,11 +4,17 @@ import csv
 import io
 import json
 import re
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from include.contracts import LoadedContracts
+from include.queue_etl import steps
 from include.queue_etl.cli import privacy as privacy_commands
+from include.queue_etl.staging.area import Kind
+from tests.faults import canaries
+from tests.faults.bodies import ADDRESS_MARK, DEVICE_MARK
 from tests.integration import deliveries as of_deliveries
 from tests.integration.deliveries import deliveries, delivery
 from tests.integration.privacy import WHY, PrivacyProject, login, project
@@ -153,6 +159,21 @@ def test_a_broken_contract_is_named_and_nothing_is_done(arguments, both, monkeyp
     assert one.audit() == []
 
 
+def test_open_runs_are_counted_for_their_own_contract(both, monkeypatch, capsys):
+    one, other = both
+    other.send(delivery("p9", "anna"))
+    with other.open_run("open") as context:
+        for batch in steps.extract(context):
+            steps.mask(context, batch["batch"])
+        done = erase(one, "user_id", "anna", monkeypatch, capsys, "--apply")
+        for name in context.staging.batches(Kind.MASKED):
+            steps.load(context, name)
+        steps.finish(context)
+    assert {name: counts["open_runs"] for name, counts in done["contracts"].items()} == {
+        "deliveries": 1, "user_logins": 0,
+    }  # fmt: skip
+
+
 # Unmask -----------------------------------------------------------------------------------------------------
 
 
@@ -209,3 +230,35 @@ def test_a_right_to_read_that_is_missing_in_any_contract_is_named(both, monkeypa
     for column in ("customer", "sender_ip", "contacts", "notes"):
         assert f"GRANT SELECT ({column}) ON public.deliveries TO pii_officer" in shown.err
     assert one.audit() == []
+
+
+# Canaries ---------------------------------------------------------------------------------------------------
+
+
+def canary_delivery(number: int, parcel: Any = "p") -> bytes:
+    """A message whose every personal value is a canary."""
+    values = {name: f"{DEVICE_MARK}-{name}-{number}" for name in ("phone", "member", "who")}
+    address = f"{ADDRESS_MARK}::{number:x}"
+    inside = {"role": "r", "ip": address, "phone": values["phone"], "member": values["member"]}
+    notes = {"by": [{"who": values["who"]}]}
+    return delivery(parcel, f"c{number}", sender_ip=address, contacts=[inside], notes=notes)
+
+
+def test_no_canary_from_the_inside_of_jsonb_is_found_anywhere(deliveries, monkeypatch, capsys, tmp_path):
+    """Through load, quarantine, rotation, remask, unmask and erase: only the officer's file has any."""
+    deliveries.send(*map(canary_delivery, range(40)), *(canary_delivery(n, parcel=n) for n in range(40, 50)))
+    assert deliveries.drain()["quarantined"] == 10
+    deliveries.promote_new_key()
+    assert deliveries.command("remask", *WHY, "-v") == 0
+    output = tmp_path / "values.csv"
+    asked = ("--user-id", "c1", "--all-contracts", "--output", str(output), "-v")
+    assert deliveries.command("unmask", *WHY, *asked) == 0
+    for kind, value in (("text", f"{DEVICE_MARK}-phone-7"), ("ip", f"{ADDRESS_MARK}::8"), ("user_id", "c9")):
+        assert command(deliveries, value, monkeypatch, "erase", "--by", kind, "--apply", "-v") == 0
+    assert deliveries.command("keys", "status") == 0
+    shown = capsys.readouterr()
+    assert canaries.hits((shown.out + shown.err).encode()) == 0
+    assert canaries.in_tables(deliveries.database) == {}
+    staged = [path for path in Path(deliveries.settings.staging).rglob("*") if path.is_file()]
+    assert len(staged) >= 2
+    assert canaries.in_files([*staged, output]) == {str(output): 2}

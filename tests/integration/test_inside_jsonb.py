@@ -16,7 +16,7 @@ from psycopg.types.json import Jsonb
 
 from include.queue_etl.errors import KeyInUse, PreflightError, WarehouseRefused
 from include.queue_etl.operations.reconcile import reconcile
-from include.queue_etl.privacy import rotation
+from include.queue_etl.privacy import remask_store, rotation
 from include.queue_etl.privacy.audit import AuditLog
 from include.queue_etl.privacy.erase import erase
 from include.queue_etl.privacy.remask_store import RemaskStore
@@ -321,7 +321,8 @@ def test_a_token_inside_that_does_not_open_stays_and_keeps_its_key(loaded: Priva
 def test_erasing_while_tokens_inside_move_leaves_neither_undone(loaded: PrivacyProject):
     """Tokens are read, then somebody erases one of them, then the tokens are replaced."""
     old, _ = rotate(loaded)
-    real, done = rotation.reencrypted, []
+    real = remask_store.reencrypted
+    done: list[int] = []
 
     def erased_meanwhile(masker, masked, token):
         if not done:
@@ -329,7 +330,7 @@ def test_erasing_while_tokens_inside_move_leaves_neither_undone(loaded: PrivacyP
         return real(masker, masked, token)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("include.queue_etl.privacy.remask_store.reencrypted", erased_meanwhile)
+        patch.setattr(remask_store, "reencrypted", erased_meanwhile)
         assert remask(loaded)["left"] == 0
     assert done == [2]
     assert tokens_of(loaded, old) == 1

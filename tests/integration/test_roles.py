@@ -25,6 +25,9 @@ AUDIT_ROW = "INSERT INTO pii.audit (id, action, reason, ticket, hash) VALUES (1,
 MASKED_COLUMN = "INSERT INTO etl.masked_columns VALUES ('c', 't', 'm', 'f', 'recoverable')"
 CREATE = ("CREATE TABLE public.mine (x int)", "CREATE TABLE etl.mine (x int)", "CREATE SCHEMA mine")
 
+JSON = "etl.json_values('{}', etl.json_paths('.a')), etl.json_changed('{}', etl.json_steps('.a'), NULL)"
+TOKENS_INSIDE = "etl.tokens_inside('public.user_logins', 'masked_ip', '', '{}')"
+MOVE_INSIDE = "etl.move_tokens_inside('public.user_logins', 'masked_ip', '{}', '{}', '(0,0)', '(1,0)')"
 GRANT_CONTRACT = "SELECT etl.grant_contract('public.user_logins', '{}')"
 
 LOADS = (
@@ -70,6 +73,7 @@ ALLOWED = {
         "SELECT * FROM etl.queues, etl.keys, etl.run_summary, etl.quarantine_summary, etl.schema_revision",
         AUDIT,
         "SELECT * FROM pii.audit",
+        f"SELECT {JSON}",
     ),
     "etl_remasker": (
         "SELECT ctid, masked_ip, masked_device_id FROM public.user_logins",
@@ -119,6 +123,8 @@ FORBIDDEN = {
         "UPDATE etl.masked_columns SET table_name = 'x'",
         "DELETE FROM etl.masked_columns",
         GRANT_CONTRACT,
+        f"SELECT {TOKENS_INSIDE}",
+        f"SELECT {MOVE_INSIDE}",
         *CREATE,
     ),
     "etl_maintainer": (
@@ -172,6 +178,8 @@ FORBIDDEN = {
         "TRUNCATE pii.audit",
         "SELECT pii.chained(audit) FROM pii.audit",
         "SELECT etl.drop_ledger_partitions(15)",
+        f"SELECT {TOKENS_INSIDE}",
+        f"SELECT {MOVE_INSIDE}",
         *CREATE,
     ),
     "etl_remasker": (
@@ -193,6 +201,7 @@ FORBIDDEN = {
         GRANT_CONTRACT,
         "SELECT * FROM pii.audit",
         AUDIT_ROW,
+        f"SELECT {JSON}",
         *CREATE,
     ),
     "ops_ro": (

@@ -81,6 +81,7 @@ def test_a_change_at_a_path_keeps_every_other_value(document, given_steps):
     before = encode(document).decode()
     after = with_changes(escaped(before), path_of(given_steps), without_hit)
     ((text,),) = decoded(f"{after}\n".encode())
+    assert text is not None
     assert repr(read(text)) == repr(expected(read(before), given_steps))
     if read(text) == read(before):
         assert after == escaped(before)
