@@ -440,15 +440,15 @@ def test_tokens_from_the_inside_open_by_their_field(loaded: PrivacyProject, caps
 
 # Paths ------------------------------------------------------------------------------------------------------
 
-leaves = st.one_of(st.none(), st.booleans(), st.integers(-9, 9), st.sampled_from(["x", "y", "a", "[*]", ""]))
+leaves = st.sampled_from(["x", "x", "x", "a", "", None, True, 7])
 json_documents = st.recursive(
     leaves,
     lambda inner: st.one_of(
-        st.lists(inner, max_size=3), st.dictionaries(st.sampled_from(["a", "b", "é'?"]), inner, max_size=3)
+        st.lists(inner, max_size=3), st.dictionaries(st.sampled_from(["a", "é'?"]), inner, max_size=3)
     ),
     max_leaves=12,
 )
-paths = st.lists(st.sampled_from(["[*]", ".a", ".b", ".é'?"]), min_size=1, max_size=4).map("".join)
+paths = st.lists(st.sampled_from(["[*]", "[*]", ".a", ".é'?"]), min_size=1, max_size=3).map("".join)
 
 
 @given(json_documents, paths)

@@ -1,7 +1,7 @@
 """Rows of staged files, changed: what was asked for, and every other value stays what it was."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from decimal import Decimal
 from typing import Any
@@ -9,7 +9,7 @@ from uuid import UUID
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from include.queue_etl.keys.keyset_document import KeysetDocument
@@ -44,15 +44,18 @@ def path_of(given_steps: list[str]) -> str:
     return "".join(step if step == "[*]" else f".{step}" for step in given_steps)
 
 
-def expected(value: Any, given_steps: list[str]) -> Any:
-    """The value with each HIT at the steps gone; in another way than the code under test."""
+def expected(value: Any, given_steps: list[str], change: Callable[[Any], Any]) -> Any:
+    """The value with what is at the steps changed; in another way than the code under test."""
     if not given_steps:
-        return None if value == HIT else value
+        return change(value)
     step, *rest = given_steps
     if isinstance(value, list) and step == "[*]":
-        return [expected(item, rest) for item in value]
+        return [expected(item, rest, change) for item in value]
     if isinstance(value, dict):
-        return {name: expected(item, rest) if step in ("[*]", name) else item for name, item in value.items()}
+        return {
+            name: expected(item, rest, change) if step in ("[*]", name) else item
+            for name, item in value.items()
+        }
     return value
 
 
@@ -76,13 +79,18 @@ def test_copy_text_is_read_back_as_it_was_written(text):
     assert decoded(f"{escaped(text)}\n".encode()) == [[text]]
 
 
+@pytest.mark.parametrize("change", [without_hit, lambda value: None])
 @given(documents, steps)
-def test_a_change_at_a_path_keeps_every_other_value(document, given_steps):
+@example("abc", ["[*]"])
+@example(7, ["[*]"])
+@example({"a": "a"}, ["a", "a"])
+@example(["a", ["a"], {"a": HIT}], ["[*]", "a"])
+def test_a_change_at_a_path_keeps_every_other_value(change, document, given_steps):
     before = encode(document).decode()
-    after = with_changes(escaped(before), path_of(given_steps), without_hit)
+    after = with_changes(escaped(before), path_of(given_steps), change)
     ((text,),) = decoded(f"{after}\n".encode())
     assert text is not None
-    assert repr(read(text)) == repr(expected(read(before), given_steps))
+    assert repr(read(text)) == repr(expected(read(before), given_steps, change))
     if read(text) == read(before):
         assert after == escaped(before)
 
