@@ -99,7 +99,7 @@ def test_a_value_inside_jsonb_is_looked_for_at_its_path_under_every_key():
     assert len(set(tokens)) == 2
 
 
-def test_where_whose_row_it_is_is_personal_it_comes_first_and_clears_the_row():
+def test_a_personal_user_id_comes_first_and_clears_the_row():
     places = Search.of_kind(contract(Owned), "text", "anna").places(DOCUMENT)
     assert [(place.column, place.is_subject) for place in places] == [
         ("owner", True), ("name", False), ("second", False),

@@ -93,7 +93,8 @@ BEGIN
         RAISE EXCEPTION 'only the first seven characters of tokens' USING ERRCODE = 'insufficient_privilege';
     END IF;
     RETURN QUERY EXECUTE format(
-        'SELECT found #>> ''{}'' FROM %s AS row CROSS JOIN LATERAL etl.json_values(row.%I, %L) AS found '
+        'SELECT found #>> ''{}'' '
+        'FROM %s AS row CROSS JOIN LATERAL etl.json_values(row.%I, %L) AS found '
         'WHERE row.ctid >= $1 AND row.ctid < $2 AND left(found #>> ''{}'', 7) = ANY ($3) '
         'AND jsonb_typeof(found) = ''string''',
         of_table, of_column, etl.json_paths(of_path)
@@ -101,7 +102,7 @@ BEGIN
 END $$;
 
 -- Replaces tokens at several paths of one column: moves[n] has for paths[n] each old token and its new one.
--- Returns how many rows that changed. A row that somebody else changes meanwhile is looked at again, as it is then.
+-- Returns how many rows changed. A row that somebody else changes meanwhile is looked at again, as it is then.
 CREATE FUNCTION etl.move_tokens_inside(
     of_table regclass, of_column text, paths text[], moves jsonb[], first_place tid, end_place tid
 ) RETURNS bigint
