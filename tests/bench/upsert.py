@@ -31,7 +31,7 @@ TABLE = """
     INSERT INTO public.states
     SELECT 'key-' || number, 'ios', repeat('x', 52), repeat('y', 52), 2, '2026-01-01'
     FROM generate_series(1, %(present)s) AS number;
-    SELECT etl.grant_contract('public.states', '{}', true);
+    SELECT etl.grant_contract('public.states', '{}', is_upsert => true);
     VACUUM ANALYZE public.states
 """
 UNIQUE = "CREATE UNIQUE INDEX ON public.states (key)"

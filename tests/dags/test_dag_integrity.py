@@ -12,7 +12,7 @@ from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk import TriggerRule
 
 import include.contracts
-from include.contracts import DEFAULT_CONTRACT, contract_names
+from include.contracts import DEFAULT_CONTRACT, contract_names, load_contract
 from include.queue_etl import errors
 from include.queue_etl.settings import limits
 
@@ -56,7 +56,8 @@ def test_broken_contracts_are_one_import_error_and_stop_no_other_dag(tmp_path: P
     """In a process of its own, as the DAG processor does it."""
     good = (PROJECT / "tests" / "contracts" / "newsletter_signups.py").read_text()
     (tmp_path / "newsletter_signups.py").write_text(good)
-    (tmp_path / "wrong_field.py").write_text(good.replace('"double_opt_in", confirmed', '"optIn", confirmed'))
+    (tmp_path / "wrong_field.py").write_text(good.replace('Name("confirmed")', 'Name("email_token")'))
+    line = good[: good.index("CONTRACT = ")].count("\n") + 1
     (tmp_path / "wrong_name.py").write_text(good)
     (tmp_path / "wrong_syntax.py").write_text("CONTRACT = Contract(")
     code = BROKEN_CONTRACTS.format(folder=str(tmp_path), dags=str(PROJECT / "dags"))
@@ -69,7 +70,7 @@ def test_broken_contracts_are_one_import_error_and_stop_no_other_dag(tmp_path: P
     ]
     assert failed == ["broken_contracts.py"]
     for told in (
-        "wrong_field.py, line 30: contract newsletter_signups: no such event field: optIn: give a field of",
+        f"wrong_field.py, line {line}: contract newsletter_signups: 2 columns have the name email_token: give",
         "wrong_name.py: its contract has the name 'newsletter_signups': give both the same name",
         "wrong_syntax.py, line 1: '(' was never closed: correct the Python there",
     ):
@@ -88,13 +89,16 @@ def test_edges_are_sense_extract_mask_load_finish(dags: Mapping[str, Any]) -> No
 
 
 def test_dag_policy(dags: Mapping[str, Any]) -> None:
-    for dag in [dags[name] for name in contract_names()]:
+    for contract in map(load_contract, contract_names()):
+        dag = dags[contract.name]
         assert dag.max_active_runs == 1
         assert dag.catchup is False
         assert dag.is_paused_upon_creation is False
         assert dag.dagrun_timeout == timedelta(hours=1)
-        assert dag.schedule == "*/5 * * * *"
-        assert {"sqs", "postgres"} <= set(dag.tags)
+        assert dag.schedule == contract.schedule
+        assert {"sqs", "postgres", *contract.tags} <= set(dag.tags)
+        assert {task.owner for task in dag.tasks} == {contract.owner}
+        assert {task.retries for task in dag.tasks} == {contract.retries}
 
 
 def test_every_task_has_owner_timeout_retries_and_backoff(dags: Mapping[str, Any]) -> None:

@@ -16,8 +16,9 @@ from include.queue_etl.errors import PreflightError
 from include.queue_etl.operations.reconcile import reconcile
 from include.queue_etl.privacy import rotation
 from include.queue_etl.privacy.audit import AuditLog
-from include.queue_etl.privacy.erase import Subject, erase
+from include.queue_etl.privacy.erase import erase
 from include.queue_etl.privacy.remask_store import RemaskStore
+from include.queue_etl.privacy.subjects import Subject
 from include.queue_etl.staging.area import BatchFile, Kind
 from include.queue_etl.transform.batches import MaskedBatch, RejectedBatch
 from tests.integration.privacy import PURPOSE, WHY, PrivacyProject, login, project
@@ -298,8 +299,8 @@ def test_erasing_and_remasking_at_once_leaves_neither_undone(loaded: PrivacyProj
 
 
 @pytest.mark.parametrize(("field", "value", "told"), [
-    ("locale", "x", "no field 'locale' to erase by in user_logins: one of user_id, ip, device_id"),
-    ("device_type", "ios", "no field 'device_type' to erase by"),
+    ("locale", "x", "no field 'locale' to search by in user_logins: one of user_id, ip, device_id"),
+    ("device_type", "ios", "no field 'device_type' to search by"),
     ("ip", " ", "the value is blank"),
 ])  # fmt: skip
 def test_what_cannot_be_erased_by_is_said(field, value, told, project: PrivacyProject):

@@ -25,6 +25,9 @@ AUDIT_ROW = "INSERT INTO pii.audit (id, action, reason, ticket, hash) VALUES (1,
 MASKED_COLUMN = "INSERT INTO etl.masked_columns VALUES ('c', 't', 'm', 'f', 'recoverable')"
 CREATE = ("CREATE TABLE public.mine (x int)", "CREATE TABLE etl.mine (x int)", "CREATE SCHEMA mine")
 
+JSON = "etl.json_values('{}', etl.json_paths('.a')), etl.json_changed('{}', etl.json_steps('.a'), NULL)"
+TOKENS_INSIDE = "etl.tokens_inside('public.user_logins', 'masked_ip', '', '{}')"
+MOVE_INSIDE = "etl.move_tokens_inside('public.user_logins', 'masked_ip', '{}', '{}', '(0,0)', '(1,0)')"
 GRANT_CONTRACT = "SELECT etl.grant_contract('public.user_logins', '{}')"
 
 LOADS = (
@@ -80,6 +83,7 @@ ALLOWED = {
         "SELECT * FROM etl.quarantine_shapes",
         AUDIT,
         "SELECT * FROM pii.audit",
+        f"SELECT {JSON}",
     ),
     "etl_remasker": (
         "SELECT ctid, masked_ip, masked_device_id FROM public.user_logins",
@@ -141,6 +145,8 @@ FORBIDDEN = {
         "SELECT etl.expired_partitions('public.user_logins')",
         DROP,
         GRANT_CONTRACT,
+        f"SELECT {TOKENS_INSIDE}",
+        f"SELECT {MOVE_INSIDE}",
         *CREATE,
     ),
     "etl_maintainer": (
@@ -205,6 +211,8 @@ FORBIDDEN = {
         "UPDATE public.user_logins_p200703 SET user_id = NULL",
         ENSURE,
         DROP,
+        f"SELECT {TOKENS_INSIDE}",
+        f"SELECT {MOVE_INSIDE}",
         *CREATE,
     ),
     "etl_remasker": (
@@ -231,6 +239,7 @@ FORBIDDEN = {
         GRANT_CONTRACT,
         "SELECT * FROM pii.audit",
         AUDIT_ROW,
+        f"SELECT {JSON}",
         *CREATE,
     ),
     "ops_ro": (

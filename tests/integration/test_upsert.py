@@ -33,7 +33,7 @@ TABLE = """
         email   text,
         sent_at timestamptz NOT NULL
     );
-    SELECT etl.grant_contract('public.carts', '{email}', true);
+    SELECT etl.grant_contract('public.carts', '{email}', is_upsert => true);
 """
 NOW_MS = 1_769_903_999_000
 KEYSET = KeysetDocument.new()

@@ -58,7 +58,7 @@ def test_every_command_has_help(command, capsys):
 def test_the_example_of_a_commands_help_can_be_typed(command, capsys):
     assert run(command, "--help") == 0
     example = " ".join(capsys.readouterr().out.partition("\nexample: ")[2].split()).partition(" <")[0]
-    typed = shlex.split(example.removeprefix("python -m include.queue_etl "))
+    typed = shlex.split(example)
     assert cli._parser().parse_args(typed).name == command
 
 
@@ -333,9 +333,15 @@ def test_an_unknown_personal_field_is_named_with_those_there_are(capsys):
         (["--user-id", "u", "token"], "not with TOKEN"),
         (["--user-id", "u", "--field", "ip", "--file", "f", "token"], "not with TOKEN, --file, --field"),
         (["--field", "ip", "--file", "f", "token"], "give TOKEN or --file, not both"),
-        (["token"], "give --field and its tokens, or --user-id"),
-        (["--file", "f"], "give --field and its tokens, or --user-id"),
-        ([], "give --field and its tokens, or --user-id"),
+        (["token"], "give --field and its tokens, or --by, or --user-id"),
+        (["--file", "f"], "give --field and its tokens, or --by, or --user-id"),
+        ([], "give --field and its tokens, or --by, or --user-id"),
+        (["--user-id", "u", "--by", "ip"], "not with --by"),
+        (["--by", "ip", "token"], "--by takes one value, from --file or standard input: not with TOKEN"),
+        (["--by", "ip", "--field", "ip"], "not with --field"),
+        (["--by", "locale"], "no field 'locale' to search by in user_logins: one of user_id, ip, device_id"),
+        (["--all-contracts", "--by", "device_id"], "no kind of value 'device_id': one of user_id, ip, text"),
+        (["--all-contracts", "--field", "ip", "x"], "not with --all-contracts"),
     ],
 )
 def test_unmask_refuses_what_it_would_have_to_ignore(arguments, told, capsys):
@@ -347,8 +353,35 @@ def test_unmask_refuses_what_it_would_have_to_ignore(arguments, told, capsys):
 def test_erase_is_by_user_or_personal_field_alone_and_says_which(field, monkeypatch, capsys):
     monkeypatch.setattr("sys.stdin", None)  # refused before it asks for the value
     assert run("erase", *WHY, "--by", field, "--apply") == 2
-    expected = f"no field '{field}' to erase by in user_logins: one of user_id, ip, device_id\n"
+    expected = f"no field '{field}' to search by in user_logins: one of user_id, ip, device_id\n"
     assert capsys.readouterr().err.endswith(expected)
+
+
+def test_erase_in_all_contracts_is_by_a_kind_of_value(monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", None)  # refused before it asks for the value
+    assert run("erase", *WHY, "--all-contracts", "--by", "masked_ip") == 2
+    assert "no kind of value 'masked_ip': one of user_id, ip, text" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [["unmask", "--stdout"], ["erase"]])
+@pytest.mark.parametrize("order", [1, -1])
+def test_one_contract_and_all_contracts_exclude_each_other(command, order, capsys):
+    # A text of its own, as from a shell: argparse takes the very object of the default for no choice.
+    one, every = ["--contract", b"user_logins".decode()], ["--all-contracts"]
+    options = [*one, *every] if order == 1 else [*every, *one]
+    assert run(*command, *WHY, "--by", "ip", *options) == 2
+    assert "not allowed with argument" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["unmask", "erase"])
+def test_the_examples_of_the_help_can_be_typed(command, capsys):
+    assert run(command, "--help") == 0
+    lines = capsys.readouterr().out.partition("\nexamples")[2].splitlines()[1:]
+    examples = [re.split(" {2,}", line.strip())[0].partition(" <")[0] for line in lines if line.strip()]
+    assert len(examples) == 4
+    for example in examples:
+        stdout = ["--stdout"] if command == "unmask" else []
+        assert cli._parser().parse_args([*shlex.split(example), *WHY, *stdout]).name == command
 
 
 @pytest.mark.parametrize("blank", ["", " ", "\t\n"])

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from include.contracts.user_logins import CONTRACT
 from include.queue_etl.contract import Normalization, Personal
-from include.queue_etl.privacy.erase import Subject
 from include.queue_etl.privacy.mentions import Mentions
+from include.queue_etl.privacy.subjects import Subject
 
 ADDRESS = Personal(Normalization.IP)
 PLAIN = Personal()
@@ -161,8 +161,8 @@ def test_half_of_a_surrogate_pair_is_no_hindrance():
 
 def test_a_user_id_is_looked_for_as_a_text():
     subject = Subject(CONTRACT, "user_id", " zoe\u0308 ")
-    assert subject.is_in('{"user_id": "zo\u00eb"}'.encode())
-    assert not subject.is_in('{"user_id": "ZO\u00cb"}'.encode())
+    assert subject.mentions.are_in('{"user_id": "zo\u00eb"}'.encode())
+    assert not subject.mentions.are_in('{"user_id": "ZO\u00cb"}'.encode())
 
 
 def test_a_long_body_of_numbers_is_looked_through_quickly():

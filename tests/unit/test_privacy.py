@@ -7,7 +7,6 @@ import logging
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-import msgspec
 import pytest
 import tink
 from hypothesis import given
@@ -22,7 +21,6 @@ from include.queue_etl.keys.keyset import Keyset
 from include.queue_etl.keys.keyset_document import DEVELOPMENT, KeysetDocument, is_development
 from include.queue_etl.keys.keyset_file import KeysetFile
 from include.queue_etl.keys.token_format import TOKEN_PREFIX_CHARS, is_token, token_prefixes
-from include.queue_etl.privacy import unmask
 from include.queue_etl.resources import Aws, Resources
 from include.queue_etl.run_context import RunContext
 from include.queue_etl.settings import Settings
@@ -125,13 +123,6 @@ def test_every_token_of_a_key_has_its_prefix_and_no_other_key_does():
 def test_every_token_passes_for_one_and_other_text_does_not():
     assert all(is_token(token(DEVICE, str(number))) for number in range(100))
     assert not any(is_token(text) for text in ("192.0.2.7", "A", "APxx", "Agxx", "", "aQxx"))
-
-
-def test_a_person_is_looked_for_only_where_a_field_says_whose_row_it_is():
-    assert unmask.require_subject(CONTRACT).name == "user_id"
-    nobody = replace(CONTRACT, event=msgspec.defstruct("Nobody", [("ip", str)]))
-    with pytest.raises(ValueError, match="no field of user_logins says whose row it is"):
-        unmask.require_subject(nobody)
 
 
 def test_token_prefixes_of_neighbouring_key_ids_differ():

@@ -22,7 +22,7 @@ def add(
     name: str | None = None,
     *,
     group: str = "",
-    example: str = "",
+    examples: str = "",
 ) -> Parser:
     """Add a command: its docstring is its help, its name that of the function unless another is given.
 
@@ -31,14 +31,18 @@ def add(
         command: what it does
         name: of the command
         group: the word before it, such as `keys`
-        example: arguments of a call, shown at the end of its help
+        examples: shown behind its help as they are
     """
     name = name or command.__name__.replace("_", "-")
     summary = (command.__doc__ or "").strip()
-    called = f"{group} {name}".strip()
-    epilog = f"example: python -m include.queue_etl {called} {example}" if example else None
-    parser: Parser = commands.add_parser(name, help=summary, description=summary, epilog=epilog)
-    parser.set_defaults(command=command, name=called)
+    parser: Parser = commands.add_parser(
+        name,
+        help=summary,
+        description=summary,
+        epilog=examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter if examples else argparse.HelpFormatter,
+    )
+    parser.set_defaults(command=command, name=f"{group} {name}".strip())
     parser.add_argument("-v", "--verbose", action="store_true", help="say what each step does")
     return parser
 
@@ -46,6 +50,15 @@ def add(
 def add_contract(parser: Parser) -> None:
     """For a command that works on one contract."""
     parser.add_argument("--contract", choices=contract_names(), default=DEFAULT_CONTRACT)
+
+
+def add_one_or_all_contracts(parser: Parser) -> None:
+    """For a command that works on one contract, or on all of them: `contract` is None then."""
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("--contract", choices=contract_names(), default=DEFAULT_CONTRACT)
+    group.add_argument(
+        "--all-contracts", dest="contract", action="store_const", const=None, help="in every contract"
+    )
 
 
 def add_run_name(parser: Parser) -> None:

@@ -38,7 +38,7 @@ def add_to(commands: Any) -> None:
 
 
 def _add_shape(commands: Any) -> None:
-    parser = add(commands, shape, example="--reason 'missing_field ip'")
+    parser = add(commands, shape, examples="example: shape --reason 'missing_field ip'")
     parser.add_argument(
         "--reason", help="only messages rejected for it: missing_field, or 'missing_field ip'"
     )

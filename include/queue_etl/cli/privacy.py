@@ -17,11 +17,12 @@ from include.queue_etl.cli.arguments import (
     add,
     add_contract,
     add_json,
+    add_one_or_all_contracts,
     add_purpose,
     read_lines,
 )
 from include.queue_etl.cli.output import readable, show, show_table
-from include.queue_etl.contract import Contract, MaskedField
+from include.queue_etl.contract import KINDS, SUBJECT
 from include.queue_etl.keys.keyset_document import KeysetDocument
 from include.queue_etl.private_files import new_text_file
 from include.queue_etl.resources import Resources
@@ -30,10 +31,34 @@ from include.queue_etl.transform.shapes import Shapes
 if TYPE_CHECKING:
     from include.queue_etl.privacy.audit import AuditLog, Purpose
     from include.queue_etl.privacy.officer_store import StoredMessage
+    from include.queue_etl.privacy.subjects import Search
 
 
 MARK = re.compile(r"[1-9][0-9]*:[0-9a-f]{64}")  # Entry.mark
 CSV_HELP = "; a value that begins with = + - @ has ' before it, as spreadsheets take it for a formula"
+FOUND = ("rows", "quarantined", "file_rows", "file_messages")  # what erase counts of the value itself
+BY_HELP = (
+    "the field that holds the value: user_id, or a personal field of the contract, such as ip or "
+    f"items[*].phone; with --all-contracts the kind of value: {', '.join(KINDS)}"
+)
+UNMASK_EXAMPLES = """
+examples, each with --reason, --ticket, and --output FILE or --stdout:
+  unmask --field ip --file tokens.txt             tokens of one field, a line each
+  unmask --user-id 424cdd21                       all of a user, in one contract
+  unmask --by 'items[*].phone' < value.txt        all in the rows with this value, in one contract
+  unmask --all-contracts --by email < value.txt   the same in every contract, whatever its fields are called
+"""
+MASK_EXAMPLES = "example: mask --field ip --count --reason fraud --ticket SEC-4 < addresses.txt"
+SHOW_EXAMPLES = (
+    "example: show 6f1c0d9e-3b52-4c1e-9a37-2f1d6c0a7b11 --reason 'unknown version' --ticket OPS-12"
+)
+ERASE_EXAMPLES = """
+examples, each with --reason and --ticket; without --apply they only count:
+  erase --by ip < value.txt                        one field of one contract
+  erase --by user_id --file value.txt --apply      all of a user, in one contract
+  erase --all-contracts --by email < value.txt     every field of every contract that is an e-mail address
+  erase --all-contracts --by user_id < value.txt   all of a user, in every contract
+"""
 
 
 def add_to(commands: Any) -> None:
@@ -59,14 +84,19 @@ def add_to(commands: Any) -> None:
 
 
 def _add_unmask(commands: Any) -> None:
-    parser = add(commands, unmask)
-    add_contract(parser)
+    parser = add(commands, unmask, examples=UNMASK_EXAMPLES)
+    add_one_or_all_contracts(parser)
     parser.add_argument(
         "tokens", nargs="*", metavar="TOKEN", help="tokens of one field; default: standard input"
     )
-    parser.add_argument("--file", type=Path, help="file with a token a line, in place of TOKEN")
+    parser.add_argument(
+        "--file",
+        type=Path,
+        help="file with a token a line, or with the value of --by; default: standard input",
+    )
     parser.add_argument("--field", help="the event field the tokens stand for, such as ip")
     parser.add_argument("--user-id", help="all tokens in the rows of this user, in place of TOKEN")
+    parser.add_argument("--by", metavar="FIELD", help=f"all tokens in the rows that hold a value; {BY_HELP}")
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--output", type=Path, help="new CSV file, readable by you alone" + CSV_HELP)
     where.add_argument("--stdout", action="store_true", help="CSV on standard output")
@@ -74,7 +104,7 @@ def _add_unmask(commands: Any) -> None:
 
 
 def _add_mask(commands: Any) -> None:
-    parser = add(commands, mask, example="--field ip --count --reason fraud --ticket SEC-4 < addresses.txt")
+    parser = add(commands, mask, examples=MASK_EXAMPLES)
     add_contract(parser)
     parser.add_argument(
         "values",
@@ -90,8 +120,7 @@ def _add_mask(commands: Any) -> None:
 
 
 def _add_show(commands: Any) -> None:
-    example = "6f1c0d9e-3b52-4c1e-9a37-2f1d6c0a7b11 --reason 'unknown version' --ticket OPS-12"
-    parser = add(commands, show_message, "show", example=example)
+    parser = add(commands, show_message, "show", examples=SHOW_EXAMPLES)
     add_contract(parser)
     parser.add_argument("message_id", type=UUID, metavar="MESSAGE_ID", help="as `shape` names it")
     parser.add_argument("--shape", action="store_true", help="paths, types and lengths; no value")
@@ -102,14 +131,9 @@ def _add_show(commands: Any) -> None:
 
 
 def _add_erase(commands: Any) -> None:
-    parser = add(commands, erase)
-    add_contract(parser)
-    parser.add_argument(
-        "--by",
-        required=True,
-        metavar="FIELD",
-        help="user_id, or a personal field of the contract, such as ip",
-    )
+    parser = add(commands, erase, examples=ERASE_EXAMPLES)
+    add_one_or_all_contracts(parser)
+    parser.add_argument("--by", required=True, metavar="FIELD", help=BY_HELP)
     parser.add_argument("--file", type=Path, help="file that holds the value; default: standard input")
     parser.add_argument("--apply", action="store_true", help="do it")
     add_json(parser)
@@ -155,50 +179,122 @@ def _mark(text: str) -> str:
 
 def unmask(arguments: Arguments) -> None:
     """Recover masked values, as the privacy officer, with an audit entry."""
-    from include.queue_etl.privacy import unmask as recovery
-    from include.queue_etl.privacy.officer_store import OfficerStore
-
-    contract, tokens = load_contract(arguments.contract), []
     with _usage():
-        column = _column_asked_for(arguments, contract)
-    if column is not None:
-        tokens = [(column, token) for token in arguments.tokens or read_lines(arguments.file)]
+        _check_unmask(arguments)
+        by = _searched_by(arguments)
+    if by is None:
+        _unmask_tokens(arguments)
+    else:
+        _unmask_rows(arguments, by)
+
+
+def _unmask_tokens(arguments: Arguments) -> None:
+    """Open the tokens of one field."""
+    from include.queue_etl.privacy import unmask as recovery
+
+    contract = load_contract(arguments.contract)
+    with _usage():
+        masked = recovery.personal_field(contract, arguments.field)
+    tokens = [(masked, token) for token in arguments.tokens or read_lines(arguments.file)]
     with wiring.resources(wiring.OFFICER) as resources, _audited(resources) as audit:
         resources.require_schema()
-        if column is None:
-            subject = recovery.require_subject(contract)
-            tokens = OfficerStore(resources.database).tokens_where(contract, subject.name, arguments.user_id)
         with _destination(arguments.output) as file:
             values = recovery.unmask(resources, audit, contract, tokens, _purpose(arguments))
             count = recovery.write_csv(values, file)
-    if not tokens:
-        print(f"{contract.table} has no token of that person", file=sys.stderr)
+    _show_unmasked(arguments, count, contract.table)
+
+
+def _unmask_rows(arguments: Arguments, by: str) -> None:
+    """Open all tokens of the rows that hold a value."""
+    from include.queue_etl.privacy import unmask as recovery
+
+    value = _one_value(arguments.file) if arguments.user_id is None else arguments.user_id
+    searches, purpose = _searches(arguments.contract, by, value), _purpose(arguments)
+    with wiring.resources(wiring.OFFICER) as resources, _audited(resources) as audit:
+        resources.require_schema()
+        found = recovery.find(resources, searches)
+        with _destination(arguments.output) as file:
+            if arguments.contract is None:
+                everywhere = recovery.unmask_everywhere(resources, audit, by, found, purpose)
+                count = recovery.write_csv(everywhere, file, recovery.NAMES)
+            else:
+                ((contract, tokens),) = found
+                values = recovery.unmask(resources, audit, contract, tokens, purpose)
+                count = recovery.write_csv(values, file)
+    _show_unmasked(arguments, count, searches[0].contract.table if arguments.contract else "no contract")
+
+
+def _show_unmasked(arguments: Arguments, count: int, where: str) -> None:
+    if not count:
+        has = "has a" if where == "no contract" else "has no"
+        print(f"{where} {has} token of that person", file=sys.stderr)
     if arguments.output:
         print(f"{count} values in {arguments.output}, readable by you alone")
 
 
-def _column_asked_for(arguments: Arguments, contract: Contract) -> MaskedField | None:
-    """The column of --field, or None for all of a user; ValueError for what does not go together."""
-    from include.queue_etl.privacy import unmask as recovery
-
-    given = {"TOKEN": arguments.tokens, "--file": arguments.file, "--field": arguments.field}
-    named = [name for name, value in given.items() if value not in (None, [])]
-    if arguments.user_id is None:
-        if arguments.field is None:
-            raise ValueError("give --field and its tokens, or --user-id")
-        if arguments.tokens and arguments.file:
-            raise ValueError("give TOKEN or --file, not both")
-        return recovery.personal_field(contract, arguments.field)
-    if named:
+def _check_unmask(arguments: Arguments) -> None:
+    """Raises ValueError for what does not go together."""
+    ways = {"--user-id": arguments.user_id, "--by": arguments.by, "--field": arguments.field}
+    others = {"TOKEN": arguments.tokens, "--file": arguments.file, "--field": arguments.field}
+    given = [name for name, value in others.items() if value not in (None, [])]
+    if all(value is None for value in ways.values()):
+        raise ValueError("give --field and its tokens, or --by, or --user-id")
+    if arguments.user_id is not None and (named := [*(["--by"] if arguments.by else []), *given]):
         raise ValueError(f"--user-id means all of a user: not with {', '.join(named)}")
-    recovery.require_subject(contract)
-    return None
+    if arguments.by is not None and (named := [name for name in given if name != "--file"]):
+        raise ValueError(f"--by takes one value, from --file or standard input: not with {', '.join(named)}")
+    if arguments.field is not None and arguments.contract is None:
+        raise ValueError("the tokens of --field are of one contract: not with --all-contracts")
+    if arguments.tokens and arguments.file:
+        raise ValueError("give TOKEN or --file, not both")
+
+
+def _searched_by(arguments: Arguments) -> str | None:
+    """By which field or kind rows are searched, None where none are; ValueError where there is no such."""
+    from include.queue_etl.privacy import subjects
+
+    if arguments.field is not None:
+        return None
+    by: str | None = arguments.by
+    if by is None:
+        by = SUBJECT
+        if arguments.contract is not None:
+            by = subjects.require_subject(load_contract(arguments.contract)).field
+    _require_searchable(arguments.contract, by)
+    return by
+
+
+def _require_searchable(contract: str | None, by: str) -> None:
+    """Raises ValueError where there is no such field or kind, before anybody is asked for the value."""
+    from include.queue_etl.privacy import subjects
+
+    if contract is None:
+        subjects.require_kind(by)
+    else:
+        subjects.require_field(load_contract(contract), by)
+
+
+def _searches(contract: str | None, by: str, value: str) -> "list[Search]":
+    """For the value in one contract, or in every one; raises ContractBroken where one of them is broken."""
+    from include.queue_etl.privacy.subjects import Search
+
+    if contract is None:
+        return [Search.of_kind(one, by, value) for one in load_contracts().complete().values()]
+    return [Search.of_field(load_contract(contract), by, value)]
+
+
+def _one_value(file: Path | None) -> str:
+    values = read_lines(file)
+    if len(values) != 1:
+        raise ValueError(f"give one value, on a line of its own: there are {len(values)}")
+    return values[0]
 
 
 def mask(arguments: Arguments) -> None:
     """Find the tokens of values under every key, as the privacy officer, with an audit entry."""
     from include.queue_etl.privacy import mask as masking
     from include.queue_etl.privacy.officer_store import OfficerStore
+    from include.queue_etl.privacy.subjects import Place
 
     contract = load_contract(arguments.contract)
     with _usage():
@@ -213,9 +309,10 @@ def mask(arguments: Arguments) -> None:
         found = masking.mask(resources, audit, contract, column, values, _purpose(arguments))
         lines = [masked._asdict() for masked in found]
         if arguments.count:
-            tokens = {masked.token for masked in found}
-            rows = OfficerStore(resources.database).rows_by_value(contract, column.column, tokens)
-            lines = [{**line, "rows": rows.get(line["token"], 0)} for line in lines]
+            store = OfficerStore(resources.database)
+            places = [Place(column.column, column.path, [masked.token], False) for masked in found]
+            rows = [store.count_rows(contract, [place]) for place in places]
+            lines = [{**line, "rows": count} for line, count in zip(lines, rows, strict=True)]
     if not arguments.json:
         show_table(lines)
     for line in lines if arguments.json else []:
@@ -292,20 +389,43 @@ def verify_audit(arguments: Arguments) -> None:
 
 def erase(arguments: Arguments) -> None:
     """Erase a user, or one personal value; without --apply only count. The value comes on standard input."""
-    from include.queue_etl.privacy.erase import Subject, erase, require_field
+    with _usage():
+        _require_searchable(arguments.contract, arguments.by)
+    value = _one_value(arguments.file)
+    if arguments.contract is None:
+        _erase_everywhere(arguments, value)
+    else:
+        _erase_in_one(arguments, value)
+
+
+def _erase_in_one(arguments: Arguments, value: str) -> None:
+    from include.queue_etl.privacy.erase import erase
+    from include.queue_etl.privacy.subjects import Subject
 
     contract = load_contract(arguments.contract)
-    with _usage():
-        require_field(contract, arguments.by)
-    values = read_lines(arguments.file)
-    if len(values) != 1:
-        raise ValueError(f"give one value, on a line of its own: there are {len(values)}")
-    subject = Subject(contract, arguments.by, values[0])
+    subject = Subject(contract, arguments.by, value)
     with wiring.resources(wiring.OFFICER) as resources, _audited(resources) as audit:
         result = erase(resources, audit, subject, _purpose(arguments), dry_run=not arguments.apply)
     show(result, arguments.json)
-    if not any(result[kind] for kind in ("rows", "quarantined", "file_rows", "file_messages")):
+    if not any(result[kind] for kind in FOUND):
         print(f"nothing of {contract.name} has this {arguments.by}", file=sys.stderr)
+
+
+def _erase_everywhere(arguments: Arguments, value: str) -> None:
+    from include.queue_etl.privacy.erase import COUNTS, erase_everywhere
+
+    searches, dry_run = _searches(None, arguments.by, value), not arguments.apply
+    with wiring.resources(wiring.OFFICER) as resources, _audited(resources) as audit:
+        counts = erase_everywhere(resources, audit, searches, _purpose(arguments), dry_run=dry_run)
+    total = {name: sum(one[name] for one in counts.values()) for name in COUNTS}
+    if arguments.json:
+        show({"dry_run": dry_run, "contracts": counts, "total": total}, as_json=True)
+    else:
+        fields = {search.contract.name: ", ".join(search.fields) or None for search in searches}
+        rows = [{"contract": name, "fields": fields[name], **one} for name, one in counts.items()]
+        show_table([*rows, {"contract": "total", "fields": None, **total}])
+    if not any(total[kind] for kind in FOUND):
+        print(f"no contract has anything of this {arguments.by}", file=sys.stderr)
 
 
 def remask(arguments: Arguments) -> None:

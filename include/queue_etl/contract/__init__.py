@@ -1,6 +1,6 @@
 """How a pipeline is declared: everything that a contract's file imports."""
 
-from include.queue_etl.contract.columns import Column, Form, MaskedField
+from include.queue_etl.contract.columns import KINDS, SUBJECT, Column, Form, MaskedField
 from include.queue_etl.contract.contract import Contract
 from include.queue_etl.contract.marks import (
     WEAK,
@@ -24,6 +24,8 @@ from include.queue_etl.contract.marks import (
 )
 
 __all__ = [
+    "KINDS",
+    "SUBJECT",
     "WEAK",
     "Column",
     "Contract",

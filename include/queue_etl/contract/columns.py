@@ -17,6 +17,7 @@ from include.queue_etl.contract.marks import (
     MessageColumn,
     MessageId,
     Name,
+    Normalization,
     Numeric,
     Personal,
     ReceiveCount,
@@ -28,6 +29,8 @@ from include.queue_etl.contract.marks import (
 )
 
 SUBJECT = "user_id"  # the field that says whose a row is, where no other is marked
+# What a person is looked for by where nobody names a field: whose a row is, or a personal value of this kind.
+KINDS = (SUBJECT, *dict.fromkeys(normalization.kind for normalization in Normalization))
 # Longest declared varchar: https://www.postgresql.org/docs/current/datatype-character.html
 _LONGEST_VARCHAR = 10_485_760
 
@@ -248,4 +251,4 @@ def _integer_type(annotation: Annotation) -> str:
     return next((name for name, most in _INTEGERS if -most <= low and high < most), "bigint")
 
 
-__all__ = ["SUBJECT", "Column", "Form", "Jsonb", "columns_of"]
+__all__ = ["KINDS", "SUBJECT", "Column", "Form", "Jsonb", "columns_of"]

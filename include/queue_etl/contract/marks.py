@@ -34,6 +34,11 @@ class Normalization(StrEnum):
     EMAIL_FOLDED = "email_folded"  # the local part without its capitals too
     PHONE = "phone"  # E.164: 030 123456 in Germany and +49 30 123456 are one number
 
+    @property
+    def kind(self) -> str:
+        """The kind of value: the word before `_`, so that `email` and `email_folded` are one."""
+        return self.value.partition("_")[0]
+
 
 class Scheme(StrEnum):
     """What stands in the table in place of a personal value."""

@@ -1,5 +1,7 @@
 """The right to erasure: everything kept of one user, or of one personal value, becomes NULL, or goes.
 
+Of a value inside a jsonb column the value becomes null; what is beside it stays.
+
 Out of reach, and so to be done again or waited for: messages still on the queues (at most 14 days), staged
 files of runs that are not closed, backups of database and staging (as long as they are kept), and what others
 copied. A repetition finds what has come since.
@@ -7,22 +9,19 @@ copied. A repetition finds what has come since.
 
 import logging
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
-from include.queue_etl.contract import Column, Contract, Personal
+from include.queue_etl.contract import Contract
 from include.queue_etl.counts import in_words
 from include.queue_etl.errors import PreflightError
-from include.queue_etl.keys.keyset_document import KeysetDocument
 from include.queue_etl.privacy.audit import AuditLog, Purpose
-from include.queue_etl.privacy.mentions import Mentions
 from include.queue_etl.privacy.officer_store import OfficerStore
-from include.queue_etl.privacy.retained_files import Change, Row, rewrite
+from include.queue_etl.privacy.retained_files import Change, Row, rewrite, with_changes
+from include.queue_etl.privacy.subjects import Place, Search, Subject
 from include.queue_etl.resources import Resources
-from include.queue_etl.transform.copy_text import NULL, escaped
-from include.queue_etl.transform.masking import Masker
+from include.queue_etl.transform.copy_text import unescaped
 from include.queue_etl.transform.quarantine import PayloadCipher, QuarantinedMessage
 
 MESSAGES = 100  # quarantined messages in memory at once, of up to 1 MiB each
@@ -37,70 +36,6 @@ COUNTS = (
     "damaged",
     "open_runs",
 )
-
-
-def require_field(contract: Contract, field: str) -> Column:
-    """The column of an event field that can be erased by: that of the person, or a personal one.
-
-    Raises:
-        ValueError: the field is none of these; the message lists them
-    """
-    found = {column.field: column for column in contract.columns if column.is_token or column.is_subject}
-    if field not in found:
-        raise ValueError(f"no field {field!r} to erase by in {contract.name}: one of {', '.join(found)}")
-    return found[field]
-
-
-@dataclass(frozen=True)
-class Subject:
-    """Whom or what to erase.
-
-    Attributes:
-        contract: whose events are looked at
-        field: an event field: that of a personal column, or of the column user_id
-        value: as it stands in events, in any of its forms
-    """
-
-    contract: Contract
-    field: str
-    value: str
-
-    def __post_init__(self) -> None:
-        require_field(self.contract, self.field)
-        if not self.value.strip():
-            raise ValueError("nothing to erase: the value is blank")
-
-    @cached_property
-    def column(self) -> Column:
-        """The column that holds the field."""
-        return require_field(self.contract, self.field)
-
-    @property
-    def columns_to_clear(self) -> list[str]:
-        """Columns to overwrite in the rows found: of a user all that is personal, else the column itself."""
-        if self.column.is_token:
-            return [self.column.name]
-        return [self.column.name, *(masked.column for masked in self.contract.personal)]
-
-    def stored(self, keyset: KeysetDocument) -> list[str]:
-        """What may stand in the column for the value: itself, or its token under every key."""
-        column = self.column
-        if not column.is_token:
-            return [self.value]
-        forms = sorted({self.value, self._mentions.form})  # an unkeyed digest is of the value as it came
-        maskers = [Masker(self.contract, keyset.only_key(key_id)) for key_id in keyset.key_ids]
-        masked = column.masked[0]
-        return sorted({token for masker in maskers for token in masker.mask(masked, forms, "")} - {""})
-
-    def is_in(self, body: bytes) -> bool:
-        """Whether a message, well-formed or not, holds the value anywhere, in any of its forms."""
-        return self._mentions.are_in(body)
-
-    @cached_property
-    def _mentions(self) -> Mentions:
-        # A user id is compared as personal texts are.
-        mark = self.column.masked[0].mark if self.column.is_token else Personal()
-        return Mentions(mark, self.value)
 
 
 def erase(
@@ -126,39 +61,84 @@ def erase(
             of a dry run too
         WarehouseUnavailable, WarehouseRefused, StagingUnavailable: a repetition does the rest
     """
-    resources.require_schema()
-    column, store = subject.column.name, OfficerStore(resources.database)
-    if problems := store.erase_problems(subject.contract, column, subject.columns_to_clear):
-        raise PreflightError(problems)
-    wanted = subject.stored(resources.keyset_document)
-    counts: Counter[str] = Counter(dict.fromkeys(COUNTS, 0))
+    search = Search.of_field(subject.contract, subject.field, subject.value)
+    _require_ready(resources, [search])
     # Before the deed, as nothing may happen that is not on record: a count tells whether somebody is there.
     details = {"contract": subject.contract.name, "field": subject.field}
     audit.record("erase dry run" if dry_run else "erase", purpose, details)
-    # Files before the quarantine before the table: the way a message goes when it is loaded or redriven.
-    _erase_files(resources, subject, set(wanted), counts, dry_run)
-    _erase_quarantined(resources, subject, counts, dry_run)
-    if dry_run:
-        counts["rows"] = store.count_rows(subject.contract, column, wanted)
-    else:
-        counts["rows"] = store.overwrite(subject.contract, column, wanted, subject.columns_to_clear)
+    counts = _erase(resources, search, dry_run)
+    if not dry_run:
         audit.record("erased", purpose, {**details, **counts})
-    log.info("erase by %s: %s", subject.field, in_words(counts))
     return {"dry_run": dry_run, **counts}
 
 
+def erase_everywhere(
+    resources: Resources,
+    audit: AuditLog,
+    searches: Sequence[Search],
+    purpose: Purpose,
+    *,
+    dry_run: bool = True,
+) -> dict[str, dict[str, int]]:
+    """As `erase`, in one contract after the other, for one request.
+
+    Args:
+        resources: as role pii_officer
+        audit: gets one entry before the first deed, and one after the last, with the counts of all contracts
+        searches: one for each contract, all by the same kind of value
+        purpose: why
+        dry_run: only count
+
+    Returns:
+        Name of the contract -> its counts, as `erase` returns them
+
+    Raises:
+        PreflightError: as `erase` does, with the problems of all contracts; nothing was done
+        WarehouseUnavailable, WarehouseRefused, StagingUnavailable: a repetition does the rest
+    """
+    _require_ready(resources, searches)
+    by = {search.by for search in searches}
+    details = {"by": ", ".join(by), "contracts": {search.contract.name: search.fields for search in searches}}
+    audit.record("erase dry run" if dry_run else "erase", purpose, details)
+    counts = {search.contract.name: _erase(resources, search, dry_run) for search in searches}
+    if not dry_run:
+        audit.record("erased", purpose, {**details, "counts": counts})
+    return counts
+
+
+def _require_ready(resources: Resources, searches: Sequence[Search]) -> None:
+    resources.require_schema()
+    store, document = OfficerStore(resources.database), resources.keyset_document
+    found = [store.erase_problems(search.contract, search.places(document)) for search in searches]
+    # What is wrong with the role itself is wrong for each contract.
+    if problems := list(dict.fromkeys(problem for problems in found for problem in problems)):
+        raise PreflightError(problems)
+
+
+def _erase(resources: Resources, search: Search, dry_run: bool) -> dict[str, int]:
+    contract, store = search.contract, OfficerStore(resources.database)
+    places = search.places(resources.keyset_document)
+    counts: Counter[str] = Counter(dict.fromkeys(COUNTS, 0))
+    # Files before the quarantine before the table: the way a message goes when it is loaded or redriven.
+    _erase_files(resources, search, places, counts, dry_run)
+    _erase_quarantined(resources, search, counts, dry_run)
+    counts["rows"] = (store.count_rows if dry_run else store.overwrite)(contract, places)
+    log.info("erase by %s in %s: %s", search.by, contract.name, in_words(counts))
+    return dict(counts)
+
+
 def _erase_files(
-    resources: Resources, subject: Subject, wanted: set[str], counts: Counter[str], dry_run: bool
+    resources: Resources, search: Search, places: Sequence[Place], counts: Counter[str], dry_run: bool
 ) -> None:
     runs = resources.staging.runs()
-    still_open = OfficerStore(resources.database).open_runs(runs)
+    contract = search.contract
+    of_contract, still_open = OfficerStore(resources.database).staged_runs(contract, runs)
     counts["open_runs"] = len(still_open)
-    contracts: Mapping[str, Contract] = {subject.contract.name: subject.contract}
-    for run_id in set(runs) - still_open:
+    for run_id in of_contract:
         found = rewrite(
             resources.staging.run(run_id),
-            contracts,
-            lambda _: _erasing(subject, wanted, PayloadCipher(resources.keyset, subject.contract.name)),
+            {contract.name: contract},
+            lambda _: _erasing(search, places, PayloadCipher(resources.keyset, contract.name)),
             dry_run=dry_run,
         )
         counts["files"] += found["files"]
@@ -167,37 +147,56 @@ def _erase_files(
         counts["damaged"] += found["damaged"]
 
 
-def _erasing(subject: Subject, wanted: set[str], cipher: PayloadCipher) -> Change:
-    names = subject.contract.column_names
-    key, cleared = names.index(subject.column.name), list(map(names.index, subject.columns_to_clear))
-    lines = {escaped(value) for value in wanted}
-
-    def row(given: Row) -> Row:
-        if given[key] not in lines:
-            return given
-        return [NULL if index in cleared else text for index, text in enumerate(given)]
-
+def _erasing(search: Search, places: Sequence[Place], cipher: PayloadCipher) -> Change:
     def payload(message_id: str, payload: bytes) -> bytes:
         body = _body(cipher, message_id, payload)
-        return b"" if body is not None and subject.is_in(body) else payload
+        return b"" if body is not None and search.is_in(body) else payload
 
-    return Change(row, payload)
+    return Change(_row_eraser(search.contract, places), payload)
 
 
-def _erase_quarantined(resources: Resources, subject: Subject, counts: Counter[str], dry_run: bool) -> None:
+def _row_eraser(contract: Contract, places: Sequence[Place]) -> Callable[[Row], Row]:
+    """A row of COPY text -> the row without what stands at these places."""
+    index = {name: number for number, name in enumerate(contract.column_names)}
+    personal = [(index[masked.column], masked.path) for masked in contract.personal]
+    found = [(index[place.column], place, set(place.values)) for place in places]
+
+    def row(given: Row) -> Row:
+        new = [*given]
+        for number, place, values in found:
+            if place.is_subject and unescaped(given[number]) in values:
+                for cleared, path in ((number, ""), *personal):
+                    new[cleared] = with_changes(new[cleared], path, _nothing)
+            else:
+                new[number] = with_changes(new[number], place.path, partial(_without, values))
+        return new
+
+    return row
+
+
+def _nothing(value: object) -> None:
+    return None
+
+
+def _without(values: set[str], value: object) -> object:
+    return None if isinstance(value, str) and value in values else value
+
+
+def _erase_quarantined(resources: Resources, search: Search, counts: Counter[str], dry_run: bool) -> None:
+    contract, store = search.contract, OfficerStore(resources.database)
+    cipher = PayloadCipher(resources.keyset, contract.name)
     last: QuarantinedMessage | None = None
-    store, cipher = OfficerStore(resources.database), PayloadCipher(resources.keyset, subject.contract.name)
-    while page := store.quarantined_after(subject.contract, last, MESSAGES):
+    while page := store.quarantined_after(contract, last, MESSAGES):
         found = []
         for message in page:
             body = _body(cipher, message.message_id, message.payload)
             if body is None:
                 counts["unopened"] += 1
-            elif subject.is_in(body):
+            elif search.is_in(body):
                 found.append(message)
         counts["quarantined"] += len(found)
         if not dry_run:
-            store.delete_quarantined(subject.contract, found)
+            store.delete_quarantined(contract, found)
         last = page[-1]
 
 

@@ -1,6 +1,6 @@
 """Postgres, as role `pii_officer`: finding tokens and overwriting them, each on record first."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import date, datetime
 from typing import LiteralString, NamedTuple
 from uuid import UUID
@@ -11,6 +11,8 @@ from psycopg.types.json import Jsonb
 from include.queue_etl.contract import Contract, MaskedField
 from include.queue_etl.postgres.checks import table_problems
 from include.queue_etl.postgres.connection import Connection, Database, table_identifier
+from include.queue_etl.privacy import place_sql
+from include.queue_etl.privacy.subjects import Place
 from include.queue_etl.transform.quarantine import QuarantinedMessage
 
 # What erasing needs, apart from the contract's table: privilege, object
@@ -20,6 +22,10 @@ ERASE_PRIVILEGES = (
     ("SELECT", "etl.quarantine"),
     ("DELETE", "etl.quarantine"),
 )
+RECORD = "pii.record(text, text, text, jsonb, bigint)"
+# What searching inside jsonb needs, and changing it.
+JSON_SEARCH = ("etl.json_steps(text)", "etl.json_paths(text)", "etl.json_values(jsonb, jsonpath[])")
+JSON_CHANGE = "etl.json_changed(jsonb, text[], jsonb)"
 
 
 class StoredMessage(NamedTuple):
@@ -38,55 +44,110 @@ class StoredMessage(NamedTuple):
 
 
 class OfficerStore:
-    """What role pii_officer may do beside the audit: find tokens, overwrite rows, delete from quarantine."""
+    """What role pii_officer may do beside the audit: find tokens, overwrite rows, delete from quarantine.
+
+    To find rows, Postgres reads the whole table, unless the column has an index; inside jsonb none helps. A
+    path with one `[*]` took it 11 us a row with five items, and each further `[*]` doubles that.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def tokens_where(self, contract: Contract, column: str, value: str) -> list[tuple[MaskedField, str]]:
-        """Distinct recoverable tokens of the rows whose `column` is `value`, by personal column."""
+    def tokens_where(self, contract: Contract, places: Sequence[Place]) -> list[tuple[MaskedField, str]]:
+        """Distinct recoverable tokens of the rows where one of these places has its value, by field."""
         found: list[tuple[MaskedField, str]] = []
-        for personal in contract.recoverable:
+        for personal in contract.recoverable if places else ():
             query = sql.SQL(
-                "SELECT DISTINCT {p} FROM {t} WHERE {c} = %(value)s AND {p} IS NOT NULL ORDER BY 1"
+                "SELECT DISTINCT token FROM (SELECT {} AS token FROM {} WHERE {}) AS of_person"
+                " WHERE token IS NOT NULL ORDER BY 1"
             ).format(
-                p=sql.Identifier(personal.column),
-                t=table_identifier(contract.table),
-                c=sql.Identifier(column),
+                place_sql.tokens(personal), table_identifier(contract.table), place_sql.is_at_any(places)
             )
-            found += [(personal, token) for (token,) in self._database.execute(query, value=value)]
+            found += [
+                (personal, token) for (token,) in self._database.execute(query, **place_sql.values(places))
+            ]
         return found
 
-    def erase_problems(self, contract: Contract, column: str, columns: Sequence[str]) -> list[str]:
-        """Why `overwrite` or `delete_quarantined` would fail, a sentence each with the way to fix it."""
+    def search_problems(self, contract: Contract, places: Sequence[Place]) -> list[str]:
+        """Why `tokens_where` or the audit would fail, a sentence each with the way to fix it."""
 
         def run(connection: Connection) -> list[str]:
+            table = contract.table
+            columns = dict.fromkeys([
+                *(place.column for place in places),
+                *(masked.column for masked in contract.recoverable),
+            ])  # fmt: skip
+            wanted = [("SELECT", table, column) for column in columns]
+            functions = [*(JSON_SEARCH if any(masked.path for masked in contract.personal) else ()), RECORD]
             return (
                 _schemas_denied(connection, contract)
                 or table_problems(connection, contract)
-                or _denied(connection, contract, column, columns)
-                + _without_null(connection, contract, columns)
+                or _denied(connection, wanted, functions)
             )
 
         return self._database.transaction(run)
 
-    def count_rows(self, contract: Contract, column: str, values: Collection[str]) -> int:
-        """Rows whose `column` has one of these values."""
-        query = sql.SQL("SELECT count(*) FROM {} WHERE {} = ANY (%(values)s)").format(
-            table_identifier(contract.table), sql.Identifier(column)
-        )
-        return int(self._database.execute(query, values=list(values))[0][0])
+    def erase_problems(self, contract: Contract, places: Sequence[Place]) -> list[str]:
+        """Why `overwrite` or `delete_quarantined` would fail, a sentence each with the way to fix it."""
+        cleared = [
+            *places,
+            *(place_sql.everything(contract) if any(place.is_subject for place in places) else ()),
+        ]
+        columns = dict.fromkeys(place.column for place in cleared)
+        looked_at = dict.fromkeys(place.column for place in [*places, *(p for p in cleared if p.path)])
+        inside = any(place.path for place in cleared)
 
-    def overwrite(
-        self, contract: Contract, column: str, values: Collection[str], columns: Sequence[str]
-    ) -> int:
-        """Set `columns` to NULL in the rows whose `column` has one of these values; returns how many."""
-        nulls = [sql.SQL("{} = NULL").format(sql.Identifier(name)) for name in columns]
+        def run(connection: Connection) -> list[str]:
+            wanted = [
+                *((privilege, name, None) for privilege, name in ERASE_PRIVILEGES),
+                *(("SELECT", contract.table, name) for name in looked_at),
+                *(("UPDATE", contract.table, name) for name in columns),
+            ]
+            functions = [*((*JSON_SEARCH, JSON_CHANGE) if inside else ()), RECORD]
+            to_null = dict.fromkeys(place.column for place in cleared if not place.path)
+            return (
+                _schemas_denied(connection, contract)
+                or table_problems(connection, contract)
+                or _denied(connection, wanted, functions) + _without_null(connection, contract, list(to_null))
+            )
+
+        return self._database.transaction(run)
+
+    def count_rows(self, contract: Contract, places: Sequence[Place]) -> int:
+        """Rows in which one of these places has its value."""
+        if not places:
+            return 0
+        query = sql.SQL("SELECT count(*) FROM {} WHERE {}").format(
+            table_identifier(contract.table), place_sql.is_at_any(places)
+        )
+        return int(self._database.execute(query, **place_sql.values(places))[0][0])
+
+    def overwrite(self, contract: Contract, places: Sequence[Place]) -> int:
+        """Set what stands at these places to NULL, or to null inside jsonb; returns how many rows had it.
+
+        In rows of the person, which a place with `is_subject` finds, everything personal goes.
+        """
+        persons = [place for place in places if place.is_subject]
+        values = [place for place in places if not place.is_subject]
+        cleared = [*persons, *place_sql.everything(contract)]
+        rows = self._update(
+            contract,
+            persons,
+            {name: place_sql.cleared(name, cleared) for name in place_sql.columns_of(cleared)},
+        )
+        return rows + self._update(
+            contract, values, {name: place_sql.without(name, values) for name in place_sql.columns_of(values)}
+        )
+
+    def _update(self, contract: Contract, places: Sequence[Place], new: dict[str, sql.Composed]) -> int:
+        """Update the rows in which one of these places has its value, as they are when it is their turn."""
+        if not places:
+            return 0
+        changes = [sql.SQL("{} = {}").format(sql.Identifier(name), value) for name, value in new.items()]
         query = sql.SQL(
-            "WITH erased AS (UPDATE {} SET {} WHERE {} = ANY (%(values)s) RETURNING 1) "
-            "SELECT count(*) FROM erased"
-        ).format(table_identifier(contract.table), sql.SQL(", ").join(nulls), sql.Identifier(column))
-        return int(self._database.execute(query, values=list(values))[0][0])
+            "WITH erased AS (UPDATE {} SET {} WHERE {} RETURNING 1) SELECT count(*) FROM erased"
+        ).format(table_identifier(contract.table), sql.SQL(", ").join(changes), place_sql.is_at_any(places))
+        return int(self._database.execute(query, **place_sql.values(places))[0][0])
 
     def quarantined_after(
         self, contract: Contract, last: QuarantinedMessage | None, messages: int
@@ -106,21 +167,25 @@ class OfficerStore:
         found = self._database.execute(SELECT_MESSAGE, queue=contract.queue, id=message_id)
         return [StoredMessage(*line) for line in found]
 
-    def rows_by_value(self, contract: Contract, column: str, values: Collection[str]) -> dict[str, int]:
-        """How many rows have each of these values in `column`; those that none has are left out."""
-        query = sql.SQL("SELECT {c}, count(*) FROM {t} WHERE {c} = ANY (%(values)s) GROUP BY 1").format(
-            c=sql.Identifier(column), t=table_identifier(contract.table)
-        )
-        return dict(self._database.execute(query, values=list(values)))
-
     def delete_quarantined(self, contract: Contract, messages: Iterable[QuarantinedMessage]) -> int:
         """Delete messages from the quarantine; returns how many were there. The ledger keeps their ids."""
         ids = [message.message_id for message in messages]
         return len(self._database.execute(DELETE_QUARANTINED, queue=contract.queue, ids=ids)) if ids else 0
 
-    def open_runs(self, run_ids: Iterable[UUID]) -> set[UUID]:
-        """Those of these runs that are not closed."""
-        return {run_id for (run_id,) in self._database.execute(SELECT_OPEN, ids=list(run_ids))}
+    def staged_runs(self, contract: Contract, run_ids: Iterable[UUID]) -> tuple[set[UUID], set[UUID]]:
+        """Of runs with staged files: those to look at, and the contract's open ones.
+
+        To look at are those of the contract that are closed, and those of which nobody knows whose they are:
+        a restored database may have lost their line.
+        """
+        staged = set(run_ids)
+        known = self._database.execute(SELECT_RUNS, ids=list(staged))
+        others = {run_id for run_id, name, _ in known if name != contract.name}
+        still_open = {run_id for run_id, _, is_open in known if is_open} - others
+        return staged - others - still_open, still_open
+
+
+# What the role lacks ----------------------------------------------------------------------------------------
 
 
 def _schemas_denied(connection: Connection, contract: Contract) -> list[str]:
@@ -131,16 +196,19 @@ def _schemas_denied(connection: Connection, contract: Contract) -> list[str]:
     ]
 
 
-def _denied(connection: Connection, contract: Contract, column: str, columns: Sequence[str]) -> list[str]:
-    table = contract.table
-    wanted = [
-        *((privilege, name, None) for privilege, name in ERASE_PRIVILEGES),
-        ("SELECT", table, column),
-        *(("UPDATE", table, name) for name in columns),
-    ]
+def _denied(
+    connection: Connection, wanted: Sequence[tuple[str, str, str | None]], functions: Sequence[str]
+) -> list[str]:
+    """What of it the role may not do.
+
+    Args:
+        wanted: privilege, table, and column; None for all columns
+        functions: with their argument types, to execute
+    """
+    given = {"wanted": Jsonb(wanted), "functions": list(functions)}
     return [
         f"role {role} may not {what} on {name}: GRANT {what} ON {name} TO {role}"
-        for role, what, name in connection.execute(DENIED, {"wanted": Jsonb(wanted)})
+        for role, what, name in connection.execute(DENIED, given)
     ]
 
 
@@ -183,13 +251,13 @@ DENIED: LiteralString = """
     WHERE NOT CASE WHEN wanted ->> 2 IS NULL THEN has_table_privilege(wanted ->> 1, wanted ->> 0)
                    ELSE has_column_privilege(wanted ->> 1, wanted ->> 2, wanted ->> 0) END
     UNION ALL
-    SELECT current_user, 'EXECUTE', 'FUNCTION pii.record'
-    WHERE NOT has_function_privilege('pii.record(text, text, text, jsonb, bigint)', 'EXECUTE')
+    SELECT current_user, 'EXECUTE', 'FUNCTION ' || split_part(name, '(', 1)
+    FROM unnest(%(functions)s::text[]) AS name WHERE NOT has_function_privilege(name, 'EXECUTE')
 """
 NOT_NULL: LiteralString = """
     SELECT attname FROM pg_attribute
     WHERE attrelid = to_regclass(%(table)s) AND attname = ANY (%(columns)s) AND attnotnull
 """
-SELECT_OPEN: LiteralString = """
-    SELECT run_id FROM etl.run_summary WHERE state = 'running' AND run_id = ANY (%(ids)s::uuid[])
+SELECT_RUNS: LiteralString = """
+    SELECT run_id, contract, state = 'running' FROM etl.run_summary WHERE run_id = ANY (%(ids)s::uuid[])
 """

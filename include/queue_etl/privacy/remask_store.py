@@ -5,6 +5,7 @@ from typing import Any, LiteralString, NamedTuple
 from uuid import UUID
 
 from psycopg import sql
+from psycopg.types.json import Jsonb
 
 from include.queue_etl.contract import Contract, MaskedField
 from include.queue_etl.errors import KeysetError, WarehouseRefused
@@ -25,10 +26,14 @@ PAYLOADS = 100  # of up to 1 MiB each
 
 
 class Moved(NamedTuple):
-    """What one transaction did. `unopened`: tokens or payloads that the keyset does not open; they stay."""
+    """What was done. `unopened`: tokens or payloads that the keyset does not open; they stay."""
 
     moved: int
     unopened: int
+
+    def and_then(self, other: "Moved") -> "Moved":
+        """Both together."""
+        return Moved(self.moved + other.moved, self.unopened + other.unopened)
 
 
 class MovedToken(NamedTuple):
@@ -82,12 +87,32 @@ class RemaskStore:
         return found
 
     def move_rows(self, contract: Contract, masker: Masker, prefixes: Sequence[str], blocks: range) -> Moved:
-        """Move the rows of these blocks that hold a token with one of these prefixes."""
-        columns = contract.recoverable
+        """Move the tokens of these blocks that have one of these prefixes.
+
+        In a transaction for the columns of tokens and one for each jsonb column. `moved` counts a row once in
+        each of them that changes it.
+        """
+        done = Moved(0, 0)
+        if columns := [masked for masked in contract.recoverable if not masked.path]:
+            done = self._move_columns(contract, columns, masker, prefixes, blocks)
+        inside = [masked for masked in contract.recoverable if masked.path]
+        for column in dict.fromkeys(masked.column for masked in inside):
+            fields = [masked for masked in inside if masked.column == column]
+            done = done.and_then(self._move_inside(contract, fields, masker, prefixes, blocks))
+        return done
+
+    def _move_columns(
+        self,
+        contract: Contract,
+        columns: Sequence[MaskedField],
+        masker: Masker,
+        prefixes: Sequence[str],
+        blocks: range,
+    ) -> Moved:
         find, move = _row_statements(contract, columns)
 
         def work(connection: Connection) -> Moved:
-            places = {"from": f"({blocks.start},0)", "to": f"({blocks.stop},0)"}
+            places = _places(blocks)
             rows = connection.execute(find, {"prefixes": list(prefixes), **places}).fetchall()
             changed, unopened = _moved_rows(masker, columns, rows, set(prefixes))
             if not changed:
@@ -96,16 +121,47 @@ class RemaskStore:
 
         return self._database.transaction(work)
 
+    def _move_inside(
+        self,
+        contract: Contract,
+        fields: Sequence[MaskedField],
+        masker: Masker,
+        prefixes: Sequence[str],
+        blocks: range,
+    ) -> Moved:
+        """Move tokens inside one jsonb column. What stands beside them never leaves the database."""
+        given = {"table": contract.table, "column": fields[0].column, **_places(blocks)}
+
+        def work(connection: Connection) -> Moved:
+            moves, unopened = [], 0
+            for field in fields:
+                wanted = {**given, "path": field.path, "prefixes": list(prefixes)}
+                found: dict[str, int] = dict(connection.execute(TOKENS_INSIDE, wanted).fetchall())
+                new = {token: reencrypted(masker, field, token) for token in found}
+                moves.append({token: moved for token, moved in new.items() if moved})
+                unopened += sum(times for token, times in found.items() if not new[token])
+            if not any(moves):
+                return Moved(0, unopened)
+            paths = [field.path for field in fields]
+            move = {**given, "paths": paths, "moves": list(map(Jsonb, moves))}
+            ((rows,),) = connection.execute(MOVE_TOKENS_INSIDE, move).fetchall()
+            return Moved(rows, unopened)
+
+        return self._database.transaction(work)
+
     def masked_columns(self, contracts: Iterable[Contract]) -> list[MaskedColumn]:
         """The columns of these contracts and every other one that ever held tokens."""
         return self._database.transaction(lambda connection: masked_columns.find(connection, contracts))
 
     def count_tokens(self, column: MaskedColumn, key_id: int) -> int:
-        """Rows whose token in this column is of the key."""
+        """Tokens of the key in this column, or at this path of a jsonb column. Reads the whole table."""
+        prefixes = token_prefixes(key_id)
+        if column.path:
+            return int(self._database.execute(COUNT_INSIDE, **column._asdict(), prefixes=prefixes)[0][0])
         query = sql.SQL("SELECT count(*) FROM {} WHERE left({}, %(chars)s) = ANY (%(prefixes)s)").format(
             table_identifier(column.table), sql.Identifier(column.column)
         )
-        found = self._database.execute(query, chars=TOKEN_PREFIX_CHARS, prefixes=token_prefixes(key_id))
+        found = self._database.execute(query, chars=TOKEN_PREFIX_CHARS, prefixes=prefixes)
         return int(found[0][0])
 
     def payloads_using(
@@ -224,6 +280,11 @@ def _arrays(rows: Sequence[MovedRow]) -> list[list[str | None]]:
     return [[row.ctid for row in rows], *tokens]
 
 
+def _places(blocks: range) -> dict[str, str]:
+    """The first place of these blocks, and that behind the last."""
+    return {"from": f"({blocks.start},0)", "to": f"({blocks.stop},0)"}
+
+
 SELECT_PARTS: LiteralString = """
     WITH RECURSIVE part AS (
         SELECT to_regclass(%(table)s)::oid AS relid
@@ -231,6 +292,19 @@ SELECT_PARTS: LiteralString = """
     )
     SELECT relkind = 'f', coalesce(pg_relation_size(relid), 0) / current_setting('block_size')::bigint
     FROM part JOIN pg_class ON oid = relid
+"""
+TOKENS_INSIDE: LiteralString = """
+    SELECT token, count(*)
+    FROM etl.tokens_inside(to_regclass(%(table)s), %(column)s, %(path)s, %(prefixes)s,
+                           %(from)s::tid, %(to)s::tid) AS token
+    GROUP BY token
+"""
+COUNT_INSIDE: LiteralString = """
+    SELECT count(*) FROM etl.tokens_inside(to_regclass(%(table)s), %(column)s, %(path)s, %(prefixes)s)
+"""
+MOVE_TOKENS_INSIDE: LiteralString = """
+    SELECT etl.move_tokens_inside(to_regclass(%(table)s), %(column)s, %(paths)s, %(moves)s::jsonb[],
+                                  %(from)s::tid, %(to)s::tid)
 """
 SELECT_ENCRYPTED: LiteralString = """
     SELECT queue_id, sent_day, message_id::text, payload FROM etl.quarantine

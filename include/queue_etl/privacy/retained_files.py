@@ -4,11 +4,14 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from include.queue_etl.contract import Contract
 from include.queue_etl.errors import StagedFileDamaged
 from include.queue_etl.staging.area import RETAINED, BatchFile, Content, Kind, StagedRun
+from include.queue_etl.transform import json_values
 from include.queue_etl.transform.batches import MaskedBatch, RejectedBatch
+from include.queue_etl.transform.copy_text import escaped, unescaped
 from include.queue_etl.transform.quarantine import QuarantineLine, decode_lines, encode_lines
 
 Row = list[str]  # COPY text of one row, in the order of the contract's columns
@@ -27,6 +30,21 @@ class Change:
 
     row: Callable[[Row], Row]
     payload: Callable[[str, bytes], bytes]
+
+
+def with_changes(text: str, path: str, change: Callable[[Any], Any]) -> str:
+    """COPY text of a column with its value changed, or everything at a path inside it; NULL stays.
+
+    Args:
+        text: of one column
+        path: inside a jsonb column; empty where the column itself is the value
+        change: the value -> the value as it has to be; itself where nothing is to be done, None for NULL
+    """
+    value = unescaped(text)
+    if value is None:
+        return text
+    new = json_values.changed(value, path, change) if path else change(value)
+    return text if new == value else escaped(new)
 
 
 def rewrite(

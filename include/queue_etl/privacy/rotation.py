@@ -11,9 +11,10 @@ import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from include.queue_etl.contract import Contract
+from include.queue_etl.contract import Contract, MaskedField
 from include.queue_etl.counts import in_words
 from include.queue_etl.errors import KeyInUse
 from include.queue_etl.keys.keyset import Keyset
@@ -22,10 +23,9 @@ from include.queue_etl.keys.token_format import token_prefixes
 from include.queue_etl.postgres.masked_columns import MaskedColumn
 from include.queue_etl.privacy.audit import AuditLog, Purpose
 from include.queue_etl.privacy.remask_store import RemaskStore, reencrypted
-from include.queue_etl.privacy.retained_files import Change, Row, rewrite
+from include.queue_etl.privacy.retained_files import Change, Row, rewrite, with_changes
 from include.queue_etl.resources import Resources
 from include.queue_etl.staging.area import BatchFile, StagingArea
-from include.queue_etl.transform.copy_text import NULL
 from include.queue_etl.transform.masking import Masker
 from include.queue_etl.transform.quarantine import PayloadCipher, QuarantinedMessage
 
@@ -59,18 +59,20 @@ def remask(resources: Resources, audit: AuditLog, contracts: Contracts, purpose:
     left. Rows that a process with an older keyset loads in the meantime are found by the last look.
 
     Returns:
-        "rows", "payloads" and "files" moved; "unopened": those that no key of the keyset opens; "one_way":
-        tokens of other keys, which cannot be moved; "left": what else is still encrypted with another key of
-        the keyset: 0, or something did not open, or pipelines with an older keyset are at work; "damaged":
-        staged files that do not open and stay until maintenance removes them; "open_runs": runs whose files
-        could not be looked at, as they are not closed
+        "rows", "payloads" and "files" moved, where a row counts again for each jsonb column; "unopened":
+        those that no key of the keyset opens; "one_way": tokens of other keys, which cannot be moved; "left":
+        what else is still encrypted with another key of the keyset: 0, or something did not open, or
+        pipelines with an older keyset are at work; "damaged": staged files that do not open and stay until
+        maintenance removes them; "open_runs": runs whose files could not be looked at, as they are not closed
 
     Raises:
         PreflightError: warehouse or keyset are not ready
+        WarehouseRefused: nobody can say what a masked column holds; nothing was moved
         WarehouseUnavailable, WarehouseRefused, StagingUnavailable: a repetition does the rest
     """
     resources.require_schema()
     primary, *others = resources.keyset_document.key_ids
+    columns = RemaskStore(resources.database).masked_columns(contracts.values())
     audit.record("remask", purpose, {"to_key": primary, "from_keys": others})
     names = ("rows", "payloads", "files", "unopened", "one_way", "left", "damaged", "open_runs")
     counts: Counter[str] = Counter(dict.fromkeys(names, 0))
@@ -78,7 +80,6 @@ def remask(resources: Resources, audit: AuditLog, contracts: Contracts, purpose:
         _remask_table(resources, contract, others, counts)
         _remask_quarantine(resources, contract, others, counts)
     _remask_files(resources, contracts, primary, counts)
-    columns = RemaskStore(resources.database).masked_columns(contracts.values())
     for key_id in others:
         for used in usage(resources, columns, key_id):
             counts["one_way" if used.is_one_way else "left"] += used.count
@@ -102,7 +103,7 @@ def usage(resources: Resources, columns: Sequence[MaskedColumn], key_id: int) ->
 
 
 def _usage_of(column: MaskedColumn, count: int) -> Usage:
-    place = f"{column.table}.{column.column}" + (" (one-way)" if column.one_way else "")
+    place = column.place + (" (one-way)" if column.one_way else "")
     if column.loaded:
         return Usage(place, count, column.one_way)
     how_to_move = (
@@ -242,16 +243,19 @@ def moving(contract: Contract, keyset: Keyset) -> Change:
     """Move tokens and payloads to the primary key; what does not open stays."""
     masker, cipher = Masker(contract, keyset), PayloadCipher(keyset, contract.name)
     names = contract.column_names
-    columns = [(names.index(masked.column), masked) for masked in contract.recoverable]
+    fields = [(names.index(masked.column), masked) for masked in contract.recoverable]
 
     def row(given: Row) -> Row:
         new = [*given]
-        for index, column in columns:
-            if given[index] != NULL:
-                new[index] = reencrypted(masker, column, given[index]) or given[index]
+        for index, masked in fields:
+            new[index] = with_changes(new[index], masked.path, partial(_moved, masker, masked))
         return new
 
     def payload(message_id: str, payload: bytes) -> bytes:
         return cipher.reencrypt(message_id, payload) or payload
 
     return Change(row, payload)
+
+
+def _moved(masker: Masker, masked: MaskedField, token: object) -> object:
+    return (reencrypted(masker, masked, token) if isinstance(token, str) else None) or token

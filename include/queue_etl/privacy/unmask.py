@@ -4,20 +4,24 @@ import csv
 from collections.abc import Iterator, Sequence
 from typing import TextIO
 
-from include.queue_etl.contract import Column, Contract, MaskedField
-from include.queue_etl.errors import KeysetError
+from include.queue_etl.contract import Contract, MaskedField
+from include.queue_etl.errors import KeysetError, PreflightError
 from include.queue_etl.keys.token_format import is_token
 from include.queue_etl.privacy.audit import AuditLog, Purpose
+from include.queue_etl.privacy.officer_store import OfficerStore
+from include.queue_etl.privacy.subjects import Search
 from include.queue_etl.resources import Resources
 from include.queue_etl.transform.masking import Masker
 
 Tokens = Sequence[tuple[MaskedField, str]]
 Value = tuple[str, str, str]  # field, token, value
+ValueAnywhere = tuple[str, str, str, str]  # contract, field, token, value
+NAMES = ("contract", "field", "token", "value")
 FORMULA = ("=", "+", "-", "@")
 
 
 def personal_field(contract: Contract, field: str) -> MaskedField:
-    """The recoverable column of an event field.
+    """What holds the tokens of an event field.
 
     Raises:
         ValueError: the contract has no such field; the message lists those it has
@@ -26,17 +30,6 @@ def personal_field(contract: Contract, field: str) -> MaskedField:
     if field not in found:
         raise ValueError(f"no recoverable field {field!r} in {contract.name}: one of {', '.join(found)}")
     return found[field]
-
-
-def require_subject(contract: Contract) -> Column:
-    """The column that says whose row it is.
-
-    Raises:
-        ValueError: the contract has none
-    """
-    if contract.subject is None:
-        raise ValueError(f"no field of {contract.name} says whose row it is: give tokens and --field")
-    return contract.subject
 
 
 def unmask(
@@ -60,10 +53,51 @@ def unmask(
         KeysetError, WarehouseRefused, WarehouseUnavailable: nothing was opened
     """
     masker = Masker(contract, resources.keyset)
-    fields = sorted({column.field for column, _ in tokens})
-    details = {"contract": contract.name, "fields": fields}
+    details = {"contract": contract.name, "fields": _fields(tokens)}
     audit.record_tokens("unmask", purpose, details, len(tokens), resources.settings.unmask_per_hour)
-    return ((column.field, token, _unmask_one(masker, column, token)) for column, token in tokens)
+    return ((masked.field, token, _unmask_one(masker, masked, token)) for masked, token in tokens)
+
+
+def find(resources: Resources, searches: Sequence[Search]) -> list[tuple[Contract, Tokens]]:
+    """For each search its contract, and the tokens in all rows of its table that hold the value.
+
+    Raises:
+        PreflightError: the officer lacks a privilege, or a table is missing, in any of the contracts
+        KeysetError, WarehouseRefused, WarehouseUnavailable: nothing was read, or not all of it
+    """
+    store, document = OfficerStore(resources.database), resources.keyset_document
+    places = [(search.contract, search.places(document)) for search in searches]
+    found = [store.search_problems(contract, where) for contract, where in places]
+    if problems := list(dict.fromkeys(problem for problems in found for problem in problems)):
+        raise PreflightError(problems)
+    return [(contract, store.tokens_where(contract, where)) for contract, where in places]
+
+
+def unmask_everywhere(
+    resources: Resources,
+    audit: AuditLog,
+    kind: str,
+    found: Sequence[tuple[Contract, Tokens]],
+    purpose: Purpose,
+) -> Iterator[ValueAnywhere]:
+    """As `unmask`, for what `find` found in several contracts by a kind of value, in one request.
+
+    One entry of the audit stands for all of it, so that the hour's limit refuses all of it, or nothing.
+    """
+    maskers = [(Masker(contract, resources.keyset), contract, tokens) for contract, tokens in found]
+    count = sum(len(tokens) for _, tokens in found)
+    fields = {contract.name: _fields(tokens) for contract, tokens in found}
+    details = {"by": kind, "contracts": fields}
+    audit.record_tokens("unmask", purpose, details, count, resources.settings.unmask_per_hour)
+    return (
+        (contract.name, masked.field, token, _unmask_one(masker, masked, token))
+        for masker, contract, tokens in maskers
+        for masked, token in tokens
+    )
+
+
+def _fields(tokens: Tokens) -> list[str]:
+    return sorted({masked.field for masked, _ in tokens})
 
 
 def _unmask_one(masker: Masker, column: MaskedField, token: str) -> str:
@@ -72,16 +106,18 @@ def _unmask_one(masker: Masker, column: MaskedField, token: str) -> str:
     return masker.unmask(column, token)
 
 
-def write_csv(lines: Iterator[Value], stream: TextIO) -> int:
-    """Write `field,token,value` with a heading; returns the number of values.
+def write_csv(
+    lines: Iterator[Value] | Iterator[ValueAnywhere], stream: TextIO, names: Sequence[str] = NAMES[1:]
+) -> int:
+    """Write the lines below a heading of their names; returns the number of values.
 
     A value that a spreadsheet would take for a formula gets a single quote before it. Source: OWASP,
     "CSV Injection".
     """
     writer = csv.writer(stream)
-    writer.writerow(("field", "token", "value"))
+    writer.writerow(names)
     count = 0
-    for field, token, value in lines:
-        writer.writerow((field, token, f"'{value}" if value.startswith(FORMULA) else value))
+    for *others, value in lines:
+        writer.writerow((*others, f"'{value}" if value.startswith(FORMULA) else value))
         count += 1
     return count

@@ -6,6 +6,7 @@ value are escaped. https://www.postgresql.org/docs/current/sql-copy.html (Text F
 Columns are built one at a time for a whole batch: the loops then run in C (map, zip, join).
 """
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -23,6 +24,8 @@ from include.queue_etl.transform.parsing import value_getter
 
 NULL = r"\N"
 _ESCAPES = str.maketrans({"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"})
+_ESCAPE = re.compile(r"\\(.)")
+_UNESCAPED = {"t": "\t", "n": "\n", "r": "\r"}
 _EPOCH = date(1970, 1, 1)
 
 # Masks the values of a field: one token a value, in their order; for a value that is nothing, the text given.
@@ -88,6 +91,13 @@ def escaped(value: object) -> str:
         return NULL
     text = str(value)
     return text if _is_plain(text) else text.translate(_ESCAPES)
+
+
+def unescaped(text: str) -> str | None:
+    r"""The inverse of `escaped`; None for \N."""
+    if text == NULL:
+        return None
+    return _ESCAPE.sub(lambda found: _UNESCAPED.get(found[1], found[1]), text) if "\\" in text else text
 
 
 def _is_plain(text: str) -> bool:

@@ -90,11 +90,17 @@ def _migrate(owner_dsn: str, revisions: Iterable[Path], contracts: Iterable[Cont
         connection.execute("INSERT INTO etl.schema_revision (version_num) VALUES (%s)", [head])
         connection.execute((HERE / "grants.sql").read_bytes())
         for contract in contracts:
-            columns = sorted({masked.column for masked in contract.personal})
-            values = {"table": contract.table, "columns": columns, "is_upsert": bool(contract.key)}
-            connection.execute(GRANT_CONTRACT, values)
+            _grant(connection, contract)
             masked_columns.register(connection, contract)
             partitions.register(connection, contract)
+
+
+def _grant(connection: Connection, contract: Contract) -> None:
+    """Renew the rights to a contract's table, if it is there."""
+    columns = sorted({masked.column for masked in contract.personal})
+    subject = contract.subject and contract.subject.name
+    given = {"columns": columns, "subject": subject, "is_upsert": bool(contract.key)}
+    connection.execute(GRANT_CONTRACT, {"table": contract.table, **given})
 
 
 def _current_revision(connection: Connection) -> str:
@@ -178,7 +184,7 @@ GRANT_CONTRACT = """
     SELECT etl.grant_contract(to_regclass(%(table)s), ARRAY(
         SELECT attname::text FROM pg_attribute
         WHERE attrelid = to_regclass(%(table)s) AND NOT attisdropped AND attname = ANY (%(columns)s)
-    ), %(is_upsert)s) WHERE to_regclass(%(table)s) IS NOT NULL
+    ), %(subject)s, %(is_upsert)s) WHERE to_regclass(%(table)s) IS NOT NULL
 """
 FOREIGN_OWNER_ROLE = """
     SELECT quote_ident(current_user)

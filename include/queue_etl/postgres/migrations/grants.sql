@@ -29,11 +29,11 @@ REVOKE ALL ON
     etl.quarantine, etl.run_summary, etl.quarantine_summary, etl.quarantine_shapes, pii.audit
 FROM PUBLIC, etl_loader, etl_maintainer, etl_remasker, analyst, pii_officer, ops_ro;
 REVOKE ALL ON FUNCTION
-    etl.ledger_day_exists, etl.ensure_ledger_partition, etl.drop_ledger_partitions,
-    etl.grant_contract (regclass, text[]),
-    etl.grant_contract (regclass, text[], boolean),
+    etl.ledger_day_exists, etl.ensure_ledger_partition, etl.drop_ledger_partitions, etl.grant_contract,
     etl.partition_range, etl.partition_name, etl.partition_ranges, etl.partition_gaps, etl.partition_bounds,
     etl.missing_partitions, etl.ensure_partition, etl.expired_partitions, etl.drop_partitions, etl.revoke_all,
+    etl.json_steps, etl.json_paths, etl.json_values, etl.json_changed,
+    etl.require_path, etl.tokens_inside, etl.move_tokens_inside,
     pii.chained, pii.record
 FROM PUBLIC, etl_loader, etl_maintainer, etl_remasker, analyst, pii_officer, ops_ro;
 
@@ -55,7 +55,9 @@ GRANT SELECT, UPDATE (reason, shape, redriven_at, redriven_run_id), DELETE ON et
 GRANT SELECT ON etl.quarantine_summary TO etl_maintainer;
 GRANT EXECUTE ON FUNCTION etl.expired_partitions, etl.drop_partitions TO etl_maintainer;
 
--- Who moves tokens from one key to another sees tokens, not whose they are.
+-- Who moves tokens from one key to another sees tokens, not whose they are: in jsonb columns too, by functions
+-- with the rights of the owner.
+GRANT EXECUTE ON FUNCTION etl.tokens_inside, etl.move_tokens_inside TO etl_remasker;
 GRANT SELECT ON etl.queues, etl.run_summary, etl.masked_columns TO etl_remasker;
 GRANT SELECT (queue_id, sent_day, message_id, payload), UPDATE (payload) ON etl.quarantine TO etl_remasker;
 GRANT SELECT, INSERT, UPDATE (retired_at) ON etl.keys TO etl_remasker;
@@ -65,6 +67,7 @@ GRANT SELECT ON
 TO pii_officer;
 GRANT SELECT, DELETE ON etl.quarantine TO pii_officer;
 GRANT EXECUTE ON FUNCTION pii.record TO etl_remasker, pii_officer;
+GRANT EXECUTE ON FUNCTION etl.json_steps, etl.json_paths, etl.json_values, etl.json_changed TO pii_officer;
 
 -- Nothing that holds a body, sealed or not.
 GRANT SELECT ON etl.run_summary, etl.quarantine_summary, etl.quarantine_shapes TO ops_ro;
