@@ -70,7 +70,7 @@ def test_broken_contracts_are_one_import_error_and_stop_no_other_dag(tmp_path: P
     ]
     assert failed == ["broken_contracts.py"]
     for told in (
-        f"wrong_field.py, line {line}: contract newsletter_signups: 2 columns have the name email_token: give",
+        f"wrong_field.py, line {line}: contract newsletter_signups: 2 columns have the name email_token:",
         "wrong_name.py: its contract has the name 'newsletter_signups': give both the same name",
         "wrong_syntax.py, line 1: '(' was never closed: correct the Python there",
     ):
