@@ -33,7 +33,7 @@ class Item(Struct, frozen=True, gc=False):
 
 
 class OrderChanged(Struct, frozen=True, gc=False):
-    """The body of one message."""
+    """An order, as it is after a change."""
 
     order_id: Id
     status: Literal["placed", "paid", "shipped", "cancelled"]

@@ -30,7 +30,7 @@ def major(version: str | None) -> int | Rejected | None:
 
 
 class LoginEvent(Struct, frozen=True, gc=False):
-    """The body of one message. Every field must be there; those with `None` may be null."""
+    """A login. Every field must be there; those with `None` may be null."""
 
     user_id: Annotated[str, Meta(min_length=1, max_length=128)]
     device_type: ShortName | None

@@ -10,6 +10,7 @@
     └── PermanentError           a retry cannot help: a person has to change something
         ├── PreflightError           a run must not start; lists every reason
         ├── ContractBroken           a contract's file cannot be used; names file, line and reason
+        ├── BreakingChange           a table cannot become what its contract says; names what to do instead
         ├── QueueRefused             SQS said no: access denied, bad request
         │   └── QueueMissing             there is no such queue in that region and account
         ├── WarehouseRefused         Postgres said no: SQLSTATE and constraint, never the values
@@ -81,6 +82,12 @@ class ContractBroken(_ProblemsError, PermanentError):
     """A file of include/contracts cannot be used; `problems` names file, line and reason."""
 
     heading = "broken contracts"
+
+
+class BreakingChange(_ProblemsError, PermanentError):
+    """A table cannot become what its contract says without losing something; `problems` says what to do."""
+
+    heading = "breaking changes"
 
 
 class QueueRefused(PermanentError):

@@ -2,7 +2,6 @@
 
 import io
 import json
-import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -14,6 +13,7 @@ from include.queue_etl import steps
 from include.queue_etl.contract import Derived, Normalization, Personal, Scheme, SentDay
 from include.queue_etl.errors import PreflightError
 from include.queue_etl.operations.reconcile import reconcile
+from include.queue_etl.postgres import revisions
 from include.queue_etl.privacy import rotation
 from include.queue_etl.privacy.audit import AuditLog
 from include.queue_etl.privacy.erase import erase
@@ -25,7 +25,6 @@ from tests.integration.privacy import PURPOSE, WHY, PrivacyProject, login, proje
 from tests.support.contracts import redeclared
 
 __all__ = ["project"]
-CONTRIBUTING = Path(__file__).parents[2] / "CONTRIBUTING.md"
 ADDRESS, DEVICE = "192.0.2.7", "dévice, 7"
 BODIES = [
     login("anna", ip=ADDRESS, device_id=DEVICE),
@@ -403,8 +402,7 @@ class Signup(msgspec.Struct):
     newsletter: str
 
 
-def test_a_table_made_as_contributing_says_can_be_erased_from(project: PrivacyProject):
-    statements = re.search(r"```sql\n(.*?)```", CONTRIBUTING.read_text(encoding="utf-8"), re.DOTALL)[1]
+def test_a_table_made_by_its_contracts_revision_can_be_erased_from(project: PrivacyProject):
     contract = replace(
         project.contract,
         table="public.signups",
@@ -413,7 +411,7 @@ def test_a_table_made_as_contributing_says_can_be_erased_from(project: PrivacyPr
         partition_by=None,
     )
     with project.database.owner() as connection:
-        connection.execute(statements)
+        connection.execute(revisions.creation(contract))
         try:
             counts = run(replace(project, contract=contract), "device_id", "ann@example.org")
         finally:

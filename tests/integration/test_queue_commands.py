@@ -11,11 +11,13 @@ import pytest
 
 from include import contracts
 from include.queue_etl.cli import app as cli
+from tests.contracts.deliveries import CONTRACT as THIRD
 from tests.contracts.newsletter_signups import CONTRACT as SECOND
 
 OWN = contracts.load_contract(contracts.DEFAULT_CONTRACT)
 SHIPPED = [contracts.load_contract(name) for name in contracts.contract_names()]
-QUEUES = [queue for contract in SHIPPED for queue in (contract.queue, contract.dead_letter_queue)]
+OTHERS = [*SHIPPED, THIRD]  # whose files lie beside that of the second
+QUEUES = [queue for contract in OTHERS for queue in (contract.queue, contract.dead_letter_queue)]
 SECOND_CONTRACTS = Path(__file__).parents[1] / "contracts"
 DEPTH = {"visible": 0, "in_flight": 0, "delayed": 0}
 
@@ -101,4 +103,4 @@ def test_without_a_region_create_queue_fails_in_one_line(
     monkeypatch.delenv("AWS_DEFAULT_REGION")
     monkeypatch.setenv("AWS_CONFIG_FILE", "/dev/null")
     assert cli.main(["create-queue", "--all"]) == 1
-    assert capsys.readouterr().err == f"create-queue: queue '{QUEUES[0]}': NoRegionError\n"
+    assert capsys.readouterr().err == f"create-queue: queue '{SHIPPED[0].queue}': NoRegionError\n"

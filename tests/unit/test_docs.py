@@ -3,13 +3,9 @@
 import re
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
-from types import ModuleType
 
 import pytest
-
-from include.queue_etl.contract import Contract
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -152,21 +148,3 @@ def test_every_test_has_a_name_of_at_most_70_characters():
     names = {name for text in files for name in re.findall(r"\bdef (test_\w+)", text)}
     assert len(names) > 1_000
     assert sorted(name for name in names if len(name) > 70) == []
-
-
-def example(language: str) -> str:
-    """The first block of that language in CONTRIBUTING.md."""
-    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    return textwrap.dedent(text.partition(f"```{language}\n")[2].partition("   ```")[0])
-
-
-def test_the_contract_in_contributing_loads_into_the_table_there(monkeypatch):
-    module = ModuleType("signups")
-    monkeypatch.setitem(sys.modules, "signups", module)  # msgspec looks for the types there
-    exec(compile(example("python"), "signups.py", "exec"), module.__dict__)
-    contract: Contract = module.CONTRACT
-    table, columns = re.findall(r"CREATE TABLE (\S+) \((.*)\);", example("sql"))[0]
-    masked = re.findall(r"'\{(\w+)\}'", example("sql"))
-    assert contract.table == table
-    assert contract.column_names == tuple(column.split()[0] for column in columns.split(", "))
-    assert [column.column for column in contract.personal] == masked

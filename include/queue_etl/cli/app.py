@@ -14,11 +14,15 @@ from typing import NoReturn
 from include import VERSION
 from include.queue_etl.cli import contract, operations, pipeline, privacy
 from include.queue_etl.cli.arguments import UsageError
-from include.queue_etl.errors import QueueEtlError
+from include.queue_etl.errors import BreakingChange, QueueEtlError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; 0 done, 1 failed with one clear message on stderr, 2 wrong usage, 130 Ctrl-C."""
+    """Run one command.
+
+    Returns:
+        0 done, 1 failed with one clear message on stderr, 2 wrong usage, 3 breaking change, 130 Ctrl-C
+    """
     parsed = _parser().parse_args(arguments)
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO if parsed.verbose else logging.WARNING, format="%(message)s"
@@ -29,6 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UsageError as error:
         print(f"{parsed.name}: error: {error}", file=sys.stderr)
         return 2
+    except BreakingChange as error:
+        print(f"{parsed.name}: {error}", file=sys.stderr)
+        return 3
     except (QueueEtlError, ValueError, OSError) as error:
         print(f"{parsed.name}: {_text_of(error)}", file=sys.stderr)
         return 1

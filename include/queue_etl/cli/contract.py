@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from include.contracts import PROJECT
-from include.queue_etl.cli import wiring
+from include.queue_etl.cli import contract_tables, wiring
 from include.queue_etl.cli.arguments import Arguments, UsageError, add, positive
 from include.queue_etl.cli.output import show_table
 from include.queue_etl.counts import in_words
@@ -32,6 +32,7 @@ def add_to(commands: Any) -> None:
     actions = commands.add_parser("contract", help="write and compare contracts").add_subparsers(
         required=True, metavar="ACTION"
     )
+    contract_tables.add_to(actions)
     parser = add(actions, new, group="contract")
     parser.epilog = (
         "example: python -m include.queue_etl contract new orders --queue orders-queue --sample orders.jsonl "

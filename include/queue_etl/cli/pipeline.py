@@ -226,9 +226,7 @@ def migrate(arguments: Arguments) -> None:
     }
     contracts = load_contracts().usable()
     warnings = upgrade(
-        wiring.connection_string(
-            "QUEUE_ETL_OWNER_DSN", "libpq connection string of a role that may create roles"
-        ),
+        wiring.connection_string(*wiring.OWNER),
         {role: os.environ[name] for role, name in variables.items() if os.environ.get(name)},
         contracts.values(),
     )

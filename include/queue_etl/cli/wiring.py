@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from include.queue_etl.postgres.connection import Database
     from include.queue_etl.sqs.client import SqsQueue
 
+OWNER = ("QUEUE_ETL_OWNER_DSN", "libpq connection string of a role that may create roles")
 LOADER = ("QUEUE_ETL_WAREHOUSE_DSN", "etl_loader")
 MAINTAINER = ("QUEUE_ETL_MAINTAINER_DSN", "etl_maintainer")
 OFFICER = ("QUEUE_ETL_OFFICER_DSN", "pii_officer")

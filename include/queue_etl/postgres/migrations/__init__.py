@@ -3,7 +3,8 @@
 `versions/NNNN_name.sql` are the revisions. Each runs once in a database, in the order of the numbers. The
 table `etl.schema_revision` has the number of the last one. After them, every `migrate` runs `grants.sql`.
 
-A second pipeline adds one revision here: the table of its contract, and a call of `etl.grant_contract`.
+A second pipeline adds one revision here, which `contract migration` writes: the table of its contract, and a
+call of `etl.grant_contract`.
 """
 
 import time
@@ -171,9 +172,9 @@ def _failure_of(work: Callable[[], None]) -> psycopg.Error | None:
 
 
 def _told(failure: psycopg.Error) -> QueueEtlError:
-    """Like all our errors without values; but errors of class 42 are about names, which a person needs."""
+    """Like all our errors without values; those of classes 42 and 0A are of names, which people need."""
     told = to_engine_error(failure)
-    if isinstance(told, WarehouseRefused) and (failure.sqlstate or "").startswith("42"):
+    if isinstance(told, WarehouseRefused) and (failure.sqlstate or "").startswith(("42", "0A")):
         message = f"Postgres refused: {failure.diag.message_primary} (SQLSTATE {failure.sqlstate})"
         return WarehouseRefused(message, failure.sqlstate)
     return told
