@@ -26,7 +26,7 @@ CONTRACTS = {
     "signups": SIGNUPS,
     "keyed": every_type.contract(key="code"),
     "partitioned": every_type.contract(
-        partition_by=Day("day"), retain_days=400, unknown_fields="keep", owner="shop", tags=("sales",)
+        partition_by=Day("day"), retain_days=400, unknown_fields="reject", owner="shop", tags=("sales",)
     ),
 }
 
@@ -58,7 +58,7 @@ def test_an_odcs_export_says_what_the_contract_says():
     assert (document["team"], document["tags"]) == ({"name": "shop"}, ["sales"])
     assert document["customProperties"] == [
         {"property": "queue", "value": "everything"},
-        {"property": "unknownFields", "value": "keep"},
+        {"property": "unknownFields", "value": "reject"},
         {"property": "retainDays", "value": 400},
     ]
     assert column(CONTRACTS["partitioned"], "day") == {

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import Literal, get_args
 
 import msgspec
 
@@ -18,7 +18,7 @@ _LONGEST_NAME = 63
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _TABLE = re.compile(rf"{_NAME.pattern}\.{_NAME.pattern}")
 
-UnknownFields = Literal["ignore", "reject", "keep"]
+UnknownFields = Literal["ignore", "reject"]
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ class Contract:
         partition_by: the table has a partition for each month or day
         indexes: names of the columns of each index
         retain_days: maintenance drops partitions whose last day is longer ago; None: it drops none
-        unknown_fields: what becomes of a message with fields that no struct declares: they are counted and
-            left out ("ignore"), it goes to quarantine ("reject"), or they are kept, encrypted ("keep")
+        unknown_fields: what becomes of a message with fields that no struct declares: they are counted by
+            name and left out ("ignore"), or it goes to quarantine ("reject")
         sns_envelope: bodies are SNS notifications whose "Message" holds the event
         schedule: of the DAG, as Airflow takes it; None: it runs when somebody starts it
         owner: of the DAG's tasks
@@ -108,6 +108,8 @@ class Contract:
         if self.queue.endswith(".fifo"):
             yield f"{self.queue} is a FIFO queue, which is not supported: give it a standard queue"
         yield from pipeline_problems(self.settings)
+        if self.unknown_fields not in get_args(UnknownFields):
+            yield f"unknown_fields={self.unknown_fields!r}: give one of {', '.join(get_args(UnknownFields))}"
         if self.retries < 0:
             yield f"retries={self.retries}: give 0 or more"
         if not _TABLE.fullmatch(self.table):
