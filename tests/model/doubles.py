@@ -207,7 +207,12 @@ class Warehouse:
     def run_summary(self, run_id: UUID) -> dict[str, Any]:
         self._may_fail()
         figures = ("received", "loaded", "quarantined", "duplicates", "deleted", "visible_after")
-        return {"state": self.tables.runs[run_id], **dict.fromkeys(figures, 0), "quarantined_by_reason": {}}
+        return {
+            "state": self.tables.runs[run_id],
+            **dict.fromkeys(figures, 0),
+            "quarantined_by_reason": {},
+            "unknown_fields": {},
+        }
 
     def load(
         self, run_id: UUID, contract: Contract, batch: str, masked: MaskedBatch, rejected: RejectedBatch

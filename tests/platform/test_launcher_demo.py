@@ -80,7 +80,7 @@ def test_after_a_crash_of_the_emulator_up_makes_its_queue_again(launcher: Launch
     up = launcher.run("up")
     assert up.returncode == 0, up.stderr
     assert emulator.LOSS in up.stdout
-    assert "made the queues login-queue, login-queue-dlq" in up.stdout
+    assert "made the queues orders-queue, orders-queue-dlq, login-queue, login-queue-dlq" in up.stdout
     assert json.loads(launcher.run("demo", "--json").stdout)["left_on_queue"] == 0
 
 

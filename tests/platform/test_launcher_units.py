@@ -68,7 +68,7 @@ def test_wrong_usage_is_exit_code_2(arguments: list[str]) -> None:
         (["send", "missing.jsonl"], 1, "dev: no such file: missing.jsonl"),
         (["send", "/"], 1, "dev: / is a directory: give a file with one message body on each line"),
         (["drain", "--contract", "nope"], 2, "dev drain: error: argument --contract: no contract 'nope'"),
-        (["send", "--contract", "nope", "/"], 2, "there are: user_logins"),
+        (["send", "--contract", "nope", "/"], 2, "there are: orders, user_logins"),
     ],
 )
 def test_what_cannot_work_is_said_before_anything_is_started(

@@ -152,7 +152,7 @@ def test_a_restarted_container_that_lost_its_queues_says_so_once(server: Setting
     kill(emulator.part(server))
     emulator.start(server, Console(sys.stderr))
     assert names(server) == set()
-    line = f"ministack had lost its queues {', '.join(QUEUES[:2])}: made again, empty\n"
+    line = f"ministack had lost its queues {', '.join(QUEUES)}: made again, empty\n"
     assert health(server, tmp_path / "log") == (1, line)
     assert (tmp_path / "log").read_text() == line
     assert names(server) == set(QUEUES)
