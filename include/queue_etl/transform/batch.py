@@ -54,7 +54,10 @@ def mask_batch(
         partitions=partitions.of_rows(contract, events, facts),
     )
     cipher, shapes = PayloadCipher(keyset, contract.name), Shapes(contract)
-    lines = [_quarantine_line(raw, index, verdict, cipher, shapes, run_id) for index, verdict in rejected]
+    lines = [
+        _quarantine_line(raw, index, days[index], verdict, cipher, shapes, run_id)
+        for index, verdict in rejected
+    ]
     return masked, RejectedBatch(encode_lines(lines))
 
 
@@ -80,12 +83,18 @@ def _facts(raw: RawBatch, days: list[str], is_rejected: list[bool]) -> copy_text
 
 
 def _quarantine_line(
-    raw: RawBatch, index: int, verdict: Rejected, cipher: PayloadCipher, shapes: Shapes, run_id: UUID
+    raw: RawBatch,
+    index: int,
+    day: str,
+    verdict: Rejected,
+    cipher: PayloadCipher,
+    shapes: Shapes,
+    run_id: UUID,
 ) -> QuarantineLine:
     message_id, body = raw.ids[index], raw.bodies[index]
     return QuarantineLine(
         queue_id=raw.queue_id,
-        sent_day=copy_text.sent_days([raw.sent_ms[index]])[0],
+        sent_day=day,
         message_id=message_id,
         run_id=run_id,
         reason=verdict.reason,

@@ -163,7 +163,7 @@ def _timestamps(column: Column, values: Sequence[datetime | None], mask: Mask) -
 
 def _json(column: Column, values: Sequence[Any], mask: Mask) -> Iterable[str]:
     # An untyped field may be null as well as missing: both are NULL.
-    given = [None if _is_json_null(value) else value for value in values]
+    given = [None if json_values.is_null(value) else value for value in values]
     if not column.masked:
         return map(escaped, [None if value is None else json_values.to_json(value) for value in given])
     documents = json_values.Documents(given)
@@ -173,14 +173,10 @@ def _json(column: Column, values: Sequence[Any], mask: Mask) -> Iterable[str]:
     return map(escaped, documents.to_json())
 
 
-def _is_json_null(value: Any) -> bool:
-    return value is None or (isinstance(value, msgspec.Raw) and bytes(value) == b"null")
-
-
 def _personal_text(value: Any) -> str | None:
     if value is None or isinstance(value, str):
         return value
-    return None if _is_json_null(value) else json_values.canonical_text(value)
+    return None if json_values.is_null(value) else json_values.canonical_text(value)
 
 
 _OF_EVENT: dict[Form, Callable[[Column, Sequence[Any], Mask], Iterable[str]]] = {

@@ -30,6 +30,11 @@ def to_json(value: Any) -> str:
     return _encode(value).decode()
 
 
+def is_null(value: Any) -> bool:
+    """Whether it is missing, or null in the JSON."""
+    return value is None or (isinstance(value, msgspec.Raw) and bytes(value) == b"null")
+
+
 def canonical_text(value: Any) -> str:
     """The same text for equal values: keys are sorted, there are no blanks."""
     return _encode_sorted(_decode(_encode(value))).decode()
@@ -45,8 +50,10 @@ def problem(value: Any, personal: Sequence[str] = ()) -> str | None:
     text = _encode(value)
     if _LARGE_NUMBER.search(text) and _LARGE_NUMBER.search(_STRING.sub(b'""', text)):
         return "out_of_range"
-    if personal and not all(_is_reachable(_decode(text), steps_of(path)) for path in personal):
-        return "bad_type"
+    if personal:
+        decoded = _decode(text)
+        if not all(_is_reachable(decoded, steps_of(path)) for path in personal):
+            return "bad_type"
     return None
 
 

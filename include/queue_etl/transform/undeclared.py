@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from include.queue_etl.contract.event_types import Annotation, fields_of, is_struct
+from include.queue_etl.transform.json_values import is_null
 from include.queue_etl.transform.shapes import OTHER_KEY, is_name
 
 MAX_PATHS = 100  # of a batch; further ones are counted together, under OTHERS
@@ -49,29 +50,26 @@ class Undeclared:
         """
         counts: Counter[str] = Counter()
         for body in bodies:
-            counts.update({path for path, _ in self.values(body)})
+            counts.update(set(_paths(Raw(body), self._event, "")))
         first = dict(counts.most_common(MAX_PATHS))
         rest = counts.total() - sum(first.values())
         return {**first, **({OTHERS: rest} if rest else {})}
 
-    def values(self, body: bytes) -> Iterator[tuple[str, Raw]]:
-        """Path and JSON of every undeclared field, without those inside of another."""
-        return _walk(Raw(body), self._event, "")
 
-
-def _walk(raw: Raw, declared: _Declared, path: str) -> Iterator[tuple[str, Raw]]:
+def _paths(raw: Raw, declared: _Declared, path: str) -> Iterator[str]:
+    """Of every undeclared field, without those inside of another."""
     if declared.items:
         inner = _decode_items(raw) if declared.is_list else _decode_object(raw).values()
         for value in inner:
-            if bytes(value) != b"null":
-                yield from _walk(value, declared.items, f"{path}[*]")
+            if not is_null(value):
+                yield from _paths(value, declared.items, f"{path}[*]")
         return
     prefix = f"{path}." if path else ""
     for name, value in _decode_object(raw).items():
         if name not in declared.fields:
-            yield f"{prefix}{name if is_name(name) else OTHER_KEY}", value
-        elif (inside := declared.fields[name]) and bytes(value) != b"null":
-            yield from _walk(value, inside, f"{prefix}{name}")
+            yield f"{prefix}{name if is_name(name) else OTHER_KEY}"
+        elif (inside := declared.fields[name]) and not is_null(value):
+            yield from _paths(value, inside, f"{prefix}{name}")
 
 
 def _declared(kind: Any, known: dict[Any, _Declared]) -> _Declared | None:
