@@ -98,6 +98,11 @@ class Contract:
         return next((column for column in self.columns if column.is_subject), None)
 
     @property
+    def sent_at(self) -> Column | None:
+        """The column of when the message was sent, to the millisecond."""
+        return next((column for column in self.columns if column.form is Form.SENT_AT), None)
+
+    @property
     def dead_letter_queue(self) -> str:
         """Name of the queue's dead-letter queue."""
         return f"{self.queue}-dlq"
@@ -161,7 +166,7 @@ class Contract:
             yield f"key: {self.key} holds tokens or jsonb, which change: give another column"
         elif column.nullable:
             yield f"key: {self.key} may be NULL: declare its field without None and without default"
-        if not any(column.form is Form.SENT_AT for column in self.columns):
+        if not self.sent_at:
             yield 'key: add SentAt("sent_at") to message, which tells the newer of two messages'
         if self.partition_by:
             yield "key: a table with partition_by cannot be unique by another column: leave one of them out"

@@ -10,7 +10,7 @@ from uuid import UUID
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from include.queue_etl.contract import Contract, Form
+from include.queue_etl.contract import Contract
 from include.queue_etl.counts import in_words
 from include.queue_etl.errors import WarehouseRefused
 from include.queue_etl.postgres.connection import Connection, table_identifier
@@ -286,14 +286,18 @@ def rows_from(source: sql.Composable, contract: Contract) -> sql.Composed:
         contract: names table, columns and key
     """
     names = contract.column_names
-    sent_at = next((column.name for column in contract.columns if column.form is Form.SENT_AT), "")
-    return sql.SQL(UPSERT if contract.key else APPEND).format(
-        table=table_identifier(contract.table),
-        columns=_list(names),
-        staged=_columns_of("staged_rows", names),
-        source=source,
-        key=sql.Identifier(contract.key or names[0]),
-        sent_at=sql.Identifier(sent_at or names[0]),
+    parts: dict[str, sql.Composable] = {
+        "table": table_identifier(contract.table),
+        "columns": _list(names),
+        "staged": _columns_of("staged_rows", names),
+        "source": source,
+    }
+    if not contract.key or not contract.sent_at:  # a contract with a key has both
+        return sql.SQL(APPEND).format(**parts)
+    return sql.SQL(UPSERT).format(
+        **parts,
+        key=sql.Identifier(contract.key),
+        sent_at=sql.Identifier(contract.sent_at.name),
         line=LINE,
         given=_columns_of("excluded", names),
     )
