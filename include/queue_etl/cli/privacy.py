@@ -26,12 +26,12 @@ from include.queue_etl.contract import KINDS, SUBJECT
 from include.queue_etl.keys.keyset_document import KeysetDocument
 from include.queue_etl.private_files import new_text_file
 from include.queue_etl.resources import Resources
-from include.queue_etl.transform.shapes import Shapes
 
 if TYPE_CHECKING:
     from include.queue_etl.privacy.audit import AuditLog, Purpose
     from include.queue_etl.privacy.officer_store import StoredMessage
     from include.queue_etl.privacy.subjects import Search
+    from include.queue_etl.transform.shapes import Shapes
 
 
 MARK = re.compile(r"[1-9][0-9]*:[0-9a-f]{64}")  # Entry.mark
@@ -190,11 +190,12 @@ def unmask(arguments: Arguments) -> None:
 
 def _unmask_tokens(arguments: Arguments) -> None:
     """Open the tokens of one field."""
+    from include.queue_etl.privacy import subjects
     from include.queue_etl.privacy import unmask as recovery
 
     contract = load_contract(arguments.contract)
     with _usage():
-        masked = recovery.personal_field(contract, arguments.field)
+        masked = subjects.require_recoverable(contract, arguments.field)
     tokens = [(masked, token) for token in arguments.tokens or read_lines(arguments.file)]
     with wiring.resources(wiring.OFFICER) as resources, _audited(resources) as audit:
         resources.require_schema()
@@ -293,12 +294,12 @@ def _one_value(file: Path | None) -> str:
 def mask(arguments: Arguments) -> None:
     """Find the tokens of values under every key, as the privacy officer, with an audit entry."""
     from include.queue_etl.privacy import mask as masking
+    from include.queue_etl.privacy import subjects
     from include.queue_etl.privacy.officer_store import OfficerStore
-    from include.queue_etl.privacy.subjects import Place
 
     contract = load_contract(arguments.contract)
     with _usage():
-        column = masking.masked_field(contract, arguments.field)
+        column = subjects.require_personal(contract, arguments.field)
         if arguments.values and arguments.file:
             raise ValueError("give VALUE or --file, not both")
     values = arguments.values or read_lines(arguments.file)
@@ -310,7 +311,7 @@ def mask(arguments: Arguments) -> None:
         lines = [masked._asdict() for masked in found]
         if arguments.count:
             store = OfficerStore(resources.database)
-            places = [Place(column.column, column.path, [masked.token], False) for masked in found]
+            places = [subjects.Place(column.column, column.path, [masked.token], False) for masked in found]
             rows = [store.count_rows(contract, [place]) for place in places]
             lines = [{**line, "rows": count} for line, count in zip(lines, rows, strict=True)]
     if not arguments.json:
@@ -323,6 +324,7 @@ def show_message(arguments: Arguments) -> None:
     """Look at one quarantined message, as the privacy officer, with an audit entry."""
     from include.queue_etl.privacy.officer_store import OfficerStore
     from include.queue_etl.privacy.show import show
+    from include.queue_etl.transform.shapes import Shapes
 
     contract = load_contract(arguments.contract)
     with wiring.resources(wiring.OFFICER) as resources, _audited(resources) as audit:
@@ -340,7 +342,7 @@ def show_message(arguments: Arguments) -> None:
         print(f"the message is in {arguments.output}, readable by you alone")
 
 
-def _write_message(message: "StoredMessage", body: bytes, file: TextIO, shapes: Shapes | None) -> None:
+def _write_message(message: "StoredMessage", body: bytes, file: TextIO, shapes: "Shapes | None") -> None:
     """Its facts, then its body; in place of that its shape, where `shapes` makes one."""
     facts = {name: value for name, value in message._asdict().items() if name != "payload"}
     show(facts, file=file)

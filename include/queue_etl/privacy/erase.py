@@ -15,9 +15,8 @@ from typing import Any
 
 from include.queue_etl.contract import Contract
 from include.queue_etl.counts import in_words
-from include.queue_etl.errors import PreflightError
 from include.queue_etl.privacy.audit import AuditLog, Purpose
-from include.queue_etl.privacy.officer_store import OfficerStore
+from include.queue_etl.privacy.officer_store import OfficerStore, refuse_problems
 from include.queue_etl.privacy.retained_files import Change, Row, rewrite, with_changes
 from include.queue_etl.privacy.subjects import Place, Search, Subject
 from include.queue_etl.resources import Resources
@@ -62,11 +61,11 @@ def erase(
         WarehouseUnavailable, WarehouseRefused, StagingUnavailable: a repetition does the rest
     """
     search = Search.of_field(subject.contract, subject.field, subject.value)
-    _require_ready(resources, [search])
+    [(search, places)] = _ready(resources, [search])
     # Before the deed, as nothing may happen that is not on record: a count tells whether somebody is there.
     details = {"contract": subject.contract.name, "field": subject.field}
     audit.record("erase dry run" if dry_run else "erase", purpose, details)
-    counts = _erase(resources, search, dry_run)
+    counts = _erase(resources, search, places, dry_run)
     if not dry_run:
         audit.record("erased", purpose, {**details, **counts})
     return {"dry_run": dry_run, **counts}
@@ -96,28 +95,27 @@ def erase_everywhere(
         PreflightError: as `erase` does, with the problems of all contracts; nothing was done
         WarehouseUnavailable, WarehouseRefused, StagingUnavailable: a repetition does the rest
     """
-    _require_ready(resources, searches)
+    ready = _ready(resources, searches)
     by = {search.by for search in searches}
     details = {"by": ", ".join(by), "contracts": {search.contract.name: search.fields for search in searches}}
     audit.record("erase dry run" if dry_run else "erase", purpose, details)
-    counts = {search.contract.name: _erase(resources, search, dry_run) for search in searches}
+    counts = {search.contract.name: _erase(resources, search, places, dry_run) for search, places in ready}
     if not dry_run:
         audit.record("erased", purpose, {**details, "counts": counts})
     return counts
 
 
-def _require_ready(resources: Resources, searches: Sequence[Search]) -> None:
+def _ready(resources: Resources, searches: Sequence[Search]) -> list[tuple[Search, list[Place]]]:
+    """Each search with where its value may stand; raises PreflightError where something is not ready."""
     resources.require_schema()
     store, document = OfficerStore(resources.database), resources.keyset_document
-    found = [store.erase_problems(search.contract, search.places(document)) for search in searches]
-    # What is wrong with the role itself is wrong for each contract.
-    if problems := list(dict.fromkeys(problem for problems in found for problem in problems)):
-        raise PreflightError(problems)
+    ready = [(search, search.places(document)) for search in searches]
+    refuse_problems(store.erase_problems(search.contract, places) for search, places in ready)
+    return ready
 
 
-def _erase(resources: Resources, search: Search, dry_run: bool) -> dict[str, int]:
+def _erase(resources: Resources, search: Search, places: Sequence[Place], dry_run: bool) -> dict[str, int]:
     contract, store = search.contract, OfficerStore(resources.database)
-    places = search.places(resources.keyset_document)
     counts: Counter[str] = Counter(dict.fromkeys(COUNTS, 0))
     # Files before the quarantine before the table: the way a message goes when it is loaded or redriven.
     _erase_files(resources, search, places, counts, dry_run)

@@ -32,18 +32,6 @@ class Masked(NamedTuple):
     key_id: int | None
 
 
-def masked_field(contract: Contract, field: str) -> MaskedField:
-    """The personal column of an event field, recoverable or not.
-
-    Raises:
-        ValueError: the contract has no such field; the message lists those it has
-    """
-    found = {column.field: column for column in contract.personal}
-    if field not in found:
-        raise ValueError(f"no personal field {field!r} in {contract.name}: one of {', '.join(found)}")
-    return found[field]
-
-
 def mask(
     resources: Resources,
     audit: AuditLog,

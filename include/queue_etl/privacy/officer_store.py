@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from datetime import date, datetime
+from itertools import chain
 from typing import LiteralString, NamedTuple
 from uuid import UUID
 
@@ -9,6 +10,7 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from include.queue_etl.contract import Contract, MaskedField
+from include.queue_etl.errors import PreflightError
 from include.queue_etl.postgres.checks import table_problems
 from include.queue_etl.postgres.connection import Connection, Database, table_identifier
 from include.queue_etl.privacy import place_sql
@@ -41,6 +43,12 @@ class StoredMessage(NamedTuple):
     redriven_at: datetime | None
     payload_bytes: int
     payload: bytes
+
+
+def refuse_problems(problems_of_contracts: Iterable[Sequence[str]]) -> None:
+    """Raise PreflightError with the problems of all contracts; each once, as those of the role are of all."""
+    if problems := list(dict.fromkeys(chain.from_iterable(problems_of_contracts))):
+        raise PreflightError(problems)
 
 
 class OfficerStore:

@@ -4,10 +4,10 @@ People know an e-mail address or a user id, not the fields of contracts. So a re
 one contract, or a kind of value, which is looked for in every field of every contract that is of this kind.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from include.queue_etl.contract import (
     KINDS,
@@ -21,6 +21,8 @@ from include.queue_etl.contract import (
 from include.queue_etl.keys.keyset_document import KeysetDocument
 from include.queue_etl.privacy.mentions import Mentions
 from include.queue_etl.transform.masking import Masker
+
+Holder = TypeVar("Holder")
 
 
 class Place(NamedTuple):
@@ -46,9 +48,33 @@ def require_field(contract: Contract, field: str) -> MaskedField | Column:
         ValueError: the field is none of these; the message lists them
     """
     found = dict(_searchable(contract))
-    if field not in found:
-        raise ValueError(f"no field {field!r} to search by in {contract.name}: one of {', '.join(found)}")
-    return found[field]
+    return _one_of(found, field, f"no field {field!r} to search by in {contract.name}")
+
+
+def require_personal(contract: Contract, field: str) -> MaskedField:
+    """What holds a personal event field, recoverable or not.
+
+    Raises:
+        ValueError: the contract has no such field; the message lists those it has
+    """
+    found = {masked.field: masked for masked in contract.personal}
+    return _one_of(found, field, f"no personal field {field!r} in {contract.name}")
+
+
+def require_recoverable(contract: Contract, field: str) -> MaskedField:
+    """What holds the tokens of an event field from which its values can be recovered.
+
+    Raises:
+        ValueError: the contract has no such field; the message lists those it has
+    """
+    found = {masked.field: masked for masked in contract.recoverable}
+    return _one_of(found, field, f"no recoverable field {field!r} in {contract.name}")
+
+
+def _one_of(found: Mapping[str, Holder], name: str, problem: str) -> Holder:
+    if name not in found:
+        raise ValueError(f"{problem}: one of {', '.join(found)}")
+    return found[name]
 
 
 def require_subject(contract: Contract) -> Column:

@@ -5,10 +5,10 @@ from collections.abc import Iterator, Sequence
 from typing import TextIO
 
 from include.queue_etl.contract import Contract, MaskedField
-from include.queue_etl.errors import KeysetError, PreflightError
+from include.queue_etl.errors import KeysetError
 from include.queue_etl.keys.token_format import is_token
 from include.queue_etl.privacy.audit import AuditLog, Purpose
-from include.queue_etl.privacy.officer_store import OfficerStore
+from include.queue_etl.privacy.officer_store import OfficerStore, refuse_problems
 from include.queue_etl.privacy.subjects import Search
 from include.queue_etl.resources import Resources
 from include.queue_etl.transform.masking import Masker
@@ -18,18 +18,6 @@ Value = tuple[str, str, str]  # field, token, value
 ValueAnywhere = tuple[str, str, str, str]  # contract, field, token, value
 NAMES = ("contract", "field", "token", "value")
 FORMULA = ("=", "+", "-", "@")
-
-
-def personal_field(contract: Contract, field: str) -> MaskedField:
-    """What holds the tokens of an event field.
-
-    Raises:
-        ValueError: the contract has no such field; the message lists those it has
-    """
-    found = {column.field: column for column in contract.recoverable}
-    if field not in found:
-        raise ValueError(f"no recoverable field {field!r} in {contract.name}: one of {', '.join(found)}")
-    return found[field]
 
 
 def unmask(
@@ -67,9 +55,7 @@ def find(resources: Resources, searches: Sequence[Search]) -> list[tuple[Contrac
     """
     store, document = OfficerStore(resources.database), resources.keyset_document
     places = [(search.contract, search.places(document)) for search in searches]
-    found = [store.search_problems(contract, where) for contract, where in places]
-    if problems := list(dict.fromkeys(problem for problems in found for problem in problems)):
-        raise PreflightError(problems)
+    refuse_problems(store.search_problems(contract, where) for contract, where in places)
     return [(contract, store.tokens_where(contract, where)) for contract, where in places]
 
 
