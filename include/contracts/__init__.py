@@ -70,10 +70,10 @@ def load_contract(name: str) -> Contract:
     except Exception as error:  # it runs code of its own, so anything can come
         raise ContractBroken([_problem(error, file)]) from error
     if not isinstance(contract, Contract):
-        raise ContractBroken([f"{_shown(file)}: it has no CONTRACT = Contract(...): add one"])
+        raise ContractBroken([f"{shown(file)}: it has no CONTRACT = Contract(...): add one"])
     if contract.name != name:
         raise ContractBroken(
-            [f"{_shown(file)}: its contract has the name {contract.name!r}: give both the same name"]
+            [f"{shown(file)}: its contract has the name {contract.name!r}: give both the same name"]
         )
     return contract
 
@@ -90,22 +90,23 @@ def load_contracts() -> LoadedContracts:
     return LoadedContracts(good, broken)
 
 
+def shown(file: Path) -> str:
+    """A file's path as people read it: from the project's folder, where it is in there."""
+    return str(file.relative_to(PROJECT) if file.is_relative_to(PROJECT) else file)
+
+
 def _file_of(name: str) -> Path:
     spec = find_spec(f"{__name__}.{name}")
     return Path(spec.origin if spec and spec.origin else name)
 
 
-def _shown(file: Path) -> str:
-    return str(file.relative_to(PROJECT) if file.is_relative_to(PROJECT) else file)
-
-
 def _problem(error: Exception, file: Path) -> str:
     """File, line and reason. What a contract refuses says itself what to do."""
     if isinstance(error, SyntaxError):
-        return f"{_shown(file)}, line {error.lineno}: {error.msg}: correct the Python there"
+        return f"{shown(file)}, line {error.lineno}: {error.msg}: correct the Python there"
     lines = [
         frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)
     ]
-    where = f"{_shown(file)}, line {lines[-1]}" if lines else _shown(file)
+    where = f"{shown(file)}, line {lines[-1]}" if lines else shown(file)
     reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
     return f"{where}: {reason}"

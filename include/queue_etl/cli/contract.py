@@ -33,11 +33,8 @@ def add_to(commands: Any) -> None:
         required=True, metavar="ACTION"
     )
     contract_tables.add_to(actions)
-    parser = add(actions, new, group="contract")
-    parser.epilog = (
-        "example: python -m include.queue_etl contract new orders --queue orders-queue --sample orders.jsonl "
-        "--personal customer.note --choices currency"
-    )
+    call = "new orders --queue orders-queue --sample orders.jsonl --personal customer.note --choices currency"
+    parser = add(actions, new, group="contract", examples=contract_tables.example(call))
     parser.add_argument("contract_name", metavar="NAME", type=_name, help="of the contract, its file and DAG")
     parser.add_argument("--queue", required=True, help="name of the SQS queue")
     source = parser.add_mutually_exclusive_group(required=True)

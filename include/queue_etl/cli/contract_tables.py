@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from include import VERSION
-from include.contracts import PROJECT, contract_names, load_contract, load_contracts
+from include.contracts import contract_names, load_contract, load_contracts, shown
 from include.queue_etl.cli import wiring
 from include.queue_etl.cli.arguments import Arguments, Parser, add, add_json
 from include.queue_etl.cli.output import show_table
@@ -21,15 +21,15 @@ FORMATS = ("odcs", "jsonschema", "markdown")
 
 def add_to(actions: Any) -> None:
     """Add the commands of this module to the group `contract`."""
-    one = add(actions, plan, group="contract", examples=_example("plan user_logins"))
+    one = add(actions, plan, group="contract", examples=example("plan user_logins"))
     _add_name(one)
     add_json(one)
-    _add_name(add(actions, migration, group="contract", examples=_example("migration orders")))
+    _add_name(add(actions, migration, group="contract", examples=example("migration orders")))
     one = add(
         actions,
         export,
         group="contract",
-        examples=_example("export user_logins --format markdown --output docs/contracts/user_logins.md"),
+        examples=example("export user_logins --format markdown --output docs/contracts/user_logins.md"),
     )
     _add_name(one)
     one.add_argument(
@@ -40,10 +40,11 @@ def add_to(actions: Any) -> None:
         "jsonschema: of a message's body; markdown: a page for people",
     )
     one.add_argument("--output", type=Path, metavar="FILE", help="default: standard output")
-    add_json(add(actions, list_contracts, "list", group="contract", examples=_example("list --json")))
+    add_json(add(actions, list_contracts, "list", group="contract", examples=example("list --json")))
 
 
-def _example(call: str) -> str:
+def example(call: str) -> str:
+    """An example of a command of this group, for its help."""
     return f"example: python -m include.queue_etl contract {call}"
 
 
@@ -84,11 +85,7 @@ def migration(arguments: Arguments) -> None:
         print(f"table {contract.table} is as the contract says: nothing to do")
         return
     text = revisions.alteration(contract, changes) if found else revisions.creation(contract)
-    print(f"wrote {_shown(revisions.write(contract.name, text))}: read it, then run `migrate`")
-
-
-def _shown(path: Path) -> Path:
-    return path.relative_to(PROJECT) if path.is_relative_to(PROJECT) else path
+    print(f"wrote {shown(revisions.write(contract.name, text))}: read it, then run `migrate`")
 
 
 def _found(contract: Contract) -> "Found | None":
