@@ -9,16 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from include.contracts.user_logins import CONTRACT
-from include.queue_etl.contract import Normalization, Personal
 from include.queue_etl.privacy.mentions import Mentions
 from include.queue_etl.privacy.subjects import Subject
-
-ADDRESS = Personal(Normalization.IP)
-PLAIN = Personal()
-MAIL = Personal(Normalization.EMAIL)
-FOLDED = Personal(Normalization.EMAIL_FOLDED)
-CALL = Personal(Normalization.PHONE, region="DE")
-ABROAD = Personal(Normalization.PHONE)
+from tests.support.marks import ABROAD, ADDRESS, CALL, FOLDED, MAIL, PLAIN
 
 
 def bodies(text: str) -> list[bytes]:

@@ -29,14 +29,9 @@ from include.queue_etl.transform.normalization import (
     phone,
     readable,
 )
+from tests.support.marks import ABROAD, ADDRESS, CALL, FOLDED, MAIL, PLAIN
 
 ROOT = Path(__file__).resolve().parents[2]
-ADDRESS = Personal(Normalization.IP)
-PLAIN = Personal()
-MAIL = Personal(Normalization.EMAIL)
-FOLDED = Personal(Normalization.EMAIL_FOLDED)
-CALL = Personal(Normalization.PHONE, region="DE")
-ABROAD = Personal(Normalization.PHONE)
 FIELDS = [ADDRESS, PLAIN, MAIL, FOLDED, CALL, ABROAD]
 
 
