@@ -249,6 +249,3 @@ def _integer_type(annotation: Annotation) -> str:
     if low is None or high is None:
         return "bigint"
     return next((name for name, most in _INTEGERS if -most <= low and high < most), "bigint")
-
-
-__all__ = ["KINDS", "SUBJECT", "Column", "Form", "Jsonb", "columns_of"]
