@@ -178,5 +178,5 @@ END $$;
 RESET ROLE;
 
 -- Revision 0009 gave remask a right to the whole of `items`.
-SELECT etl.grant_contract('public.orders', '{customer_email, customer_phone, items}', is_upsert => true)
-WHERE to_regclass('public.orders') IS NOT NULL;
+SELECT etl.grant_contract(oid, '{customer_email, customer_phone, items}', is_upsert => true)
+FROM pg_class WHERE oid = to_regclass('public.orders');
