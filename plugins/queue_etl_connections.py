@@ -26,6 +26,7 @@ WAREHOUSE = "postgres_default"
 MAINTENANCE = "postgres_maintenance"
 REMASKER = "postgres_remasker"
 KEYSET = "pii_keyset"
+NOTE = "run_note"  # key of an XCom, as in queue_etl_run_note.py
 # Of the extra of `aws_default`: with anything else there, a role to assume say, boto3 finds the credentials.
 FIXED = {"region_name", "endpoint_url", "service_config", "aws_session_token"}
 # Params of a run's form that stand for the setting of the same name.
@@ -147,6 +148,13 @@ def run_so_far() -> dict[str, bool]:
     ti = get_current_context()["ti"]
     failed = ti.get_ti_count(ti.dag_id, run_ids=[ti.run_id], states=["failed", "upstream_failed"])
     return {"upstream_failed": failed > 0, "last_attempt": ti.try_number > ti.max_tries}
+
+
+def push_note(figures: str) -> None:
+    """Leave the line with the run's figures for queue_etl_run_note.py; it stays when the task fails."""
+    from airflow.sdk import get_current_context
+
+    get_current_context()["ti"].xcom_push(NOTE, figures)
 
 
 def run_has_ended() -> Callable[[str, str], bool]:

@@ -10,7 +10,7 @@ Every step of a closed run is a no-op: its messages are deleted, or back on the 
 
 import logging
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -166,7 +166,11 @@ def load(context: RunContext, batch: str) -> dict[str, Any]:
 
 
 def finish(
-    context: RunContext, *, upstream_failed: bool = False, last_attempt: bool = True
+    context: RunContext,
+    *,
+    upstream_failed: bool = False,
+    last_attempt: bool = True,
+    tell: Callable[[str], None] = lambda figures: None,
 ) -> dict[str, Any]:
     """Delete the messages the ledger proves committed, release the others, record and close the run.
 
@@ -174,6 +178,7 @@ def finish(
         context: the run
         upstream_failed: a task before this one failed
         last_attempt: nobody will try again after this call
+        tell: is given the line with the run's figures once the run is closed, before any RunFailed
 
     Returns:
         the run's row of etl.run_summary; of a closed run as it was recorded
@@ -199,7 +204,9 @@ def finish(
         _settle(context, proven, last_attempt)
     _destroy_leftovers(context, proven)
     summary = context.store.run_summary(context.run.id)
-    log.info("%s", run_in_words(summary))
+    figures = run_in_words(summary)
+    log.info("%s", figures)
+    tell(figures)
     if summary["quarantined_by_reason"]:
         log.info("quarantined: %s", in_words(summary["quarantined_by_reason"]))
     if summary["unknown_fields"]:

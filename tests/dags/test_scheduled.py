@@ -71,6 +71,10 @@ def test_a_run_waits_in_the_triggerer_and_goes_on_when_messages_come(
     of_run = {task: state for (run, task), state in states().items() if run == run_id}
     tasks = ("sense", "extract", "mask", "load", "finish")
     assert of_run == dict.fromkeys(tasks, "success"), airflow.errors(run_id)
+    with airflow.log_in() as api:
+        run = f"/dags/user_logins/dagRuns/{run_id}"
+        wait_until(lambda: api.get(run).json()["state"] == "success", START_SECONDS)
+        assert api.get(run).json()["note"].startswith("succeeded: received 20: loaded 20")
     count = "SELECT count(*) FROM public.user_logins WHERE user_id = %s"
     assert warehouse.execute(count, [user]).fetchone() == (20,)
 

@@ -13,9 +13,10 @@ import psycopg
 import pytest
 
 from include.queue_etl import steps
+from include.queue_etl.counts import run_in_words
 from include.queue_etl.errors import PermanentError, WarehouseUnavailable
 from tests.dags.conftest import visible
-from tests.dags.runs import Outcome
+from tests.dags.runs import Outcome, note_of
 from tests.support.wait import wait_until
 
 Run = Callable[..., Outcome]
@@ -92,7 +93,20 @@ def test_a_run_loads_rows_quarantines_the_rest_and_empties_the_queue(
     assert (summary["state"], summary["received"], summary["loaded"]) == ("succeeded", 7, 5)
     assert summary["quarantined_by_reason"] == {"missing_field user_id": 2}
     assert (summary["deleted"], summary["visible_before"]) == (7, 7)
+    assert outcome.note == run_in_words(summary)
     wait_until(lambda: visible(sqs, "login-queue") == 0)
+
+
+def test_a_note_that_somebody_wrote_stays(run_user_logins: Run, send_logins: Callable[..., str]) -> None:
+    from airflow.models.dagrun import DagRun
+    from airflow.utils.session import create_session
+    from sqlalchemy import select
+
+    send_logins(1)
+    run_id = run_user_logins().run_id
+    with create_session() as session:
+        session.scalars(select(DagRun).where(DagRun.run_id == run_id)).one().note = "looked at by Ann"
+    assert note_of(run_id) == "looked at by Ann"
 
 
 def test_mapped_tasks_are_one_a_batch_and_named_by_it(
@@ -139,6 +153,7 @@ def test_min_messages_reaches_the_sensor(
     outcome = run_user_logins(min_messages=3)
     assert outcome.state == "success"
     assert set(outcome.tasks.values()) == {"skipped"}
+    assert outcome.note is None
     assert rows_of(warehouse, user) == []
 
 
@@ -210,7 +225,9 @@ def test_if_mask_fails_for_a_batch_others_load_and_its_messages_come_back(
     assert outcome.tasks["finish"] == "failed"
     loaded = len(rows_of(warehouse, user))
     assert 0 < loaded < 25
-    assert summary_of(warehouse, outcome.run_id)["state"] == "failed"
+    summary = summary_of(warehouse, outcome.run_id)
+    assert summary["state"] == "failed"
+    assert outcome.note == run_in_words(summary)
     wait_until(lambda: visible(sqs, "login-queue") == 25 - loaded)
     assert run_user_logins().state == "success"
     assert len(rows_of(warehouse, user)) == 25
@@ -245,7 +262,7 @@ def test_finish_is_told_of_its_last_try_and_no_earlier_failure_is_hidden(
     user = send_logins(3)
     told = []
 
-    def note(context: Any, *, upstream_failed: bool, last_attempt: bool) -> bool:
+    def note(context: Any, *, upstream_failed: bool, last_attempt: bool, **others: Any) -> bool:
         told.append((upstream_failed, last_attempt))
         return True
 
