@@ -262,9 +262,11 @@ def test_all_problems_are_told_at_once():
         contract(("a", str), key="b", indexes=(("c",),), message=(SentAt("s"),))
 
 
-@pytest.mark.parametrize("table", ["visits", "a.b.c", "public.visits; DROP", "public.", ""])
-def test_a_table_has_a_schema_and_a_name(table):
-    with pytest.raises(ValueError, match=r"give its schema and its name, such as public.orders"):
+@pytest.mark.parametrize(
+    "table", ["visits", "a.b.c", "public.visits; DROP", "public.", "", "Public.visits", "public.userVisits"]
+)
+def test_a_table_has_a_schema_and_a_name_in_lower_case(table):
+    with pytest.raises(ValueError, match=r"its schema and its name in lower case, such as public.orders"):
         Contract(name="v", queue="v", table=table, event=defstruct("E", [("a", str)]))
 
 

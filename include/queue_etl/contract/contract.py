@@ -16,7 +16,8 @@ from include.queue_etl.settings import pipeline_problems
 # Longest name that Postgres keeps: https://www.postgresql.org/docs/current/limits.html
 _LONGEST_NAME = 63
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_TABLE = re.compile(rf"{_NAME.pattern}\.{_NAME.pattern}")
+# In lower case: the warehouse's functions look the name up as text, whose capitals Postgres lowers.
+_TABLE = re.compile(r"[a-z_][a-z0-9_]*\.[a-z_][a-z0-9_]*")
 
 UnknownFields = Literal["ignore", "reject"]
 
@@ -118,7 +119,7 @@ class Contract:
         if self.retries < 0:
             yield f"retries={self.retries}: give 0 or more"
         if not _TABLE.fullmatch(self.table):
-            yield f"table {self.table!r}: give its schema and its name, such as public.orders"
+            yield f"table {self.table!r}: give its schema and its name in lower case, such as public.orders"
         try:
             columns = self.columns
         except ValueError as error:
