@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from include.queue_etl.contract import Contract, Rejected
+from include.queue_etl.contract import Contract, Rejected, comments
 from include.queue_etl.onboarding import draft, example, names, personal, source, survey
 from include.queue_etl.transform.parsing import Parser
 from tests.unit.onboarding_events import ORDER, bodies, columns, drafted, order, surveyed
@@ -98,6 +98,17 @@ def rejections(contract: Contract, made: list[bytes]) -> set[str]:
     parser = Parser(contract, body_limit_bytes=1_048_576)
     parsed = [parser.parse(body) for body in made if survey.survey([body]).events]
     return {one.reason for one in parsed if isinstance(one, Rejected)}
+
+
+def test_the_tables_comment_names_the_queue():
+    assert comments.of_table(loaded(written(ORDER))) == (
+        "A message of the queue `orders-queue`. One row for each message; contract orders."
+    )
+
+
+def test_a_queue_that_no_docstring_can_hold_is_left_out_of_it():
+    text = source.contract_source(drafted(ORDER), "orders", 'a"""\\', "public.orders")
+    assert comments.first_paragraph(loaded(text).event) == "A message of the queue."
 
 
 def test_the_source_of_an_order_is_as_expected():

@@ -12,6 +12,7 @@ from include.queue_etl.onboarding.personal import Proposal
 WIDTH = 110
 INDENT = "    "
 _PIECE = 50  # characters of a long path in a line
+_PLAIN = re.compile(r"[\w.@$:-]{1,80}", re.ASCII)  # what may stand in a docstring as it is
 # What the file may use: module -> names, in groups and in the order of imports.
 _MARKS = ("Contract", "Jsonb", "Name", "Normalization", "Numeric", "Personal", "SentAt", "Subject", "Zone")
 _MODULES: tuple[dict[str, tuple[str, ...]], ...] = (
@@ -51,7 +52,7 @@ _Part = str | _Group
 def contract_source(draft: Draft, name: str, queue: str, table: str) -> str:
     """The text of `include/contracts/NAME.py`."""
     parts = [
-        *(_class(struct, draft) for struct in draft.event.structs()),
+        *(_class(struct, _said(struct, draft, queue)) for struct in draft.event.structs()),
         _contract(draft, name, queue, table),
     ]
     body = "\n\n".join(parts)
@@ -84,17 +85,18 @@ def _import(module: str, names: Sequence[str], used: Collection[str]) -> str:
     return f"{line}\n" if found else ""
 
 
-def _class(struct: Struct, draft: Draft) -> str:
+def _class(struct: Struct, said: str) -> str:
     rename = f', rename="{struct.rename}"' if struct.rename else ""
     head = f"class {struct.name}(Struct, frozen=True, gc=False, kw_only=True{rename}):\n"
-    said = "The body of one message." if struct is draft.event else _about(struct)
     members = "".join(_member(member, struct) for member in struct.members)
     return f'{head}{INDENT}"""{said}"""\n' + (f"\n{members}" if members else "")
 
 
-def _about(struct: Struct) -> str:
-    is_plain = re.fullmatch(r"[\w.@$:-]{1,80}", struct.path, re.ASCII)
-    return f"What stands at `{struct.path}`." if is_plain else "An object in the event."
+def _said(struct: Struct, draft: Draft, queue: str) -> str:
+    """The docstring of a class; that of the event begins the table's comment."""
+    if struct is draft.event:
+        return f"A message of the queue `{queue}`." if _PLAIN.fullmatch(queue) else "A message of the queue."
+    return f"What stands at `{struct.path}`." if _PLAIN.fullmatch(struct.path) else "An object in the event."
 
 
 def _member(member: Member, struct: Struct) -> str:
