@@ -1,6 +1,7 @@
 """What is looked for where: a value in one field, or in every field of a kind."""
 
 from dataclasses import replace
+from datetime import date
 from typing import Annotated
 
 import pytest
@@ -30,6 +31,12 @@ class Owned(Struct):
     owner: Annotated[str | None, Personal(), Subject()]
     name: Annotated[str | None, Personal()]
     other: Annotated[str | None, WEAK]
+
+
+class Born(Struct):
+    """A personal value that is no text."""
+
+    born: Annotated[date | None, Personal()]
 
 
 def contract(event: type[Struct]) -> Contract:
@@ -66,6 +73,13 @@ def test_a_blank_value_is_refused(blank):
     for search in (Search.of_kind, Search.of_field):
         with pytest.raises(ValueError, match="the value is blank"):
             search(LOGINS, "ip" if search == Search.of_field else "text", blank)
+
+
+def test_a_date_that_was_masked_with_its_quotes_is_found_too():
+    born = contract(Born)
+    masker = Masker(born, DOCUMENT.only_key(DOCUMENT.key_ids[0]))
+    tokens = masker.mask(born.personal[0], ["1990-01-31", '"1990-01-31"'], "")
+    assert sorted(tokens) == subjects.Subject(born, "born", "1990-01-31").stored(DOCUMENT)
 
 
 def test_a_message_is_searched_also_where_no_field_is_of_the_kind():

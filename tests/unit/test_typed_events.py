@@ -2,7 +2,7 @@
 
 import json
 import uuid
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from enum import Enum
 from typing import Annotated, Any, Literal
@@ -17,6 +17,7 @@ from include.queue_etl.contract import (
     Contract,
     Jsonb,
     MessageId,
+    Normalization,
     Numeric,
     Personal,
     ReceiveCount,
@@ -73,6 +74,8 @@ class Order(Struct):
     levels: dict[str, Small] = {}
     extra: Annotated[Any, Jsonb({"who": Personal(), "people[*].name": Personal()})] = None
     secret: Annotated[dict[str, Any] | None, Personal()] = None
+    contact: Annotated[Any, Personal(Normalization.EMAIL)] = None
+    born: Annotated[date | None, Personal()] = None
     billing: Customer | None = None
 
     def __post_init__(self) -> None:
@@ -238,6 +241,12 @@ def test_the_moment_of_sending_is_written_to_the_millisecond(keyset):
     assert row(keyset)["sent_at"] == "2026-01-31T23:59:59.123000+00:00"
 
 
+@pytest.mark.parametrize(("digits", "microseconds"), [("123456499", "123456"), ("123456789", "123457")])
+def test_digits_behind_the_microsecond_are_rounded(keyset, digits, microseconds):
+    placed_at = f"2026-01-31T10:00:00.{digits}Z"
+    assert row(keyset, placed_at=placed_at)["placed_at"] == f"2026-01-31T10:00:00.{microseconds}+00:00"
+
+
 def test_an_offset_wins_over_the_declared_zone(keyset):
     assert row(keyset, picked="2026-07-01T10:00:00Z")["picked"] == "2026-07-01T10:00:00+00:00"
 
@@ -274,6 +283,26 @@ def test_a_personal_object_is_one_token_whatever_the_order_of_its_fields(keyset)
     assert one == other
     assert one != row(keyset, secret={"a": 1, "b": [3]})["secret"]
     assert row(keyset)["secret"] is None
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "masked_text"),
+    [
+        ("contact", "Ann@Example.org", "Ann@example.org"),
+        ("contact", 7, "7"),
+        ("contact", {"b": 1, "a": "x"}, '{"a":"x","b":1}'),
+        ("born", "1990-01-31", "1990-01-31"),
+    ],
+)
+def test_a_personal_value_is_masked_without_the_quotes_of_its_json(keyset, field, value, masked_text):
+    personal = next(one for one in ORDERS.personal if one.field == field)
+    token = row(keyset, **{field: value})[field]
+    assert token is not None
+    assert Masker(ORDERS, keyset).unmask(personal, token) == masked_text
+
+
+def test_a_blank_text_of_an_untyped_personal_field_is_null(keyset):
+    assert row(keyset, contact=" ")["contact"] is None
 
 
 def test_json_null_of_an_untyped_field_is_null(keyset):

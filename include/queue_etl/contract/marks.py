@@ -59,7 +59,7 @@ DIGEST_CHARS = {Scheme.ONE_WAY: token_chars(PREFIX_BYTES + 32), Scheme.SHA256: 6
 class Personal:
     """The table holds a token in place of the value, or NULL where erased: the column must allow NULL.
 
-    What is no text is masked as its JSON text.
+    A number, list or object is masked as its JSON text; a date or UUID as the text that the JSON has.
 
     Attributes:
         normalization: makes equal things equal before they are masked

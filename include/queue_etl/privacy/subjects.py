@@ -14,12 +14,14 @@ from include.queue_etl.contract import (
     SUBJECT,
     Column,
     Contract,
+    Form,
     MaskedField,
     Normalization,
     Personal,
 )
 from include.queue_etl.keys.keyset_document import KeysetDocument
 from include.queue_etl.privacy.mentions import Mentions
+from include.queue_etl.transform.json_values import to_json
 from include.queue_etl.transform.masking import Masker
 
 Holder = TypeVar("Holder")
@@ -143,9 +145,16 @@ class Subject:
         holder = self.holder
         if isinstance(holder, Column):
             return [self.value]
-        forms = sorted({self.value, self.mentions.form})  # an unkeyed digest is of the value as it came
+        forms = {self.value, self.mentions.form}  # an unkeyed digest is of the value as it came
+        column = next(one for one in self.contract.columns if one.name == holder.column)
+        if column.is_token and column.form is not Form.TEXT:
+            forms.add(
+                to_json(self.value)
+            )  # up to version 0.1 the quotes of dates and untyped texts were masked
         maskers = [Masker(self.contract, keyset.only_key(key_id)) for key_id in keyset.key_ids]
-        return sorted({token for masker in maskers for token in masker.mask(holder, forms, "")} - {""})
+        return sorted(
+            {token for masker in maskers for token in masker.mask(holder, sorted(forms), "")} - {""}
+        )
 
     def place(self, keyset: KeysetDocument) -> Place:
         """Where the value stands in the table."""

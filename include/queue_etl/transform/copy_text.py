@@ -176,7 +176,7 @@ def _json(column: Column, values: Sequence[Any], mask: Mask) -> Iterable[str]:
 def _personal_text(value: Any) -> str | None:
     if value is None or isinstance(value, str):
         return value
-    return None if json_values.is_null(value) else json_values.canonical_text(value)
+    return None if json_values.is_null(value) else json_values.personal_text(value)
 
 
 _OF_EVENT: dict[Form, Callable[[Column, Sequence[Any], Mask], Iterable[str]]] = {

@@ -40,6 +40,11 @@ def canonical_text(value: Any) -> str:
     return _encode_sorted(_decode(_encode(value))).decode()
 
 
+def personal_text(value: Any) -> str:
+    """What is masked of a value: a text as it is, a date or UUID as a text has it, all else as its JSON."""
+    return _text_of(_decode(_encode(value)))
+
+
 def problem(value: Any, personal: Sequence[str] = ()) -> str | None:
     """The code of what keeps a value from a jsonb column; None where it fits.
 
