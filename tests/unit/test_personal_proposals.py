@@ -81,6 +81,25 @@ def test_the_personal_fields_of_an_order_are_found_with_their_reasons():
         ("gender", "TEXT", "special category"),
         ("avatar_url", "TEXT", "picture"),
         ("userIdentity.principalId", "TEXT", "account of a person"),
+        ("useridentity.principalid", "TEXT", "account of a person"),
+        ("useridentity.accesskeyid", "TEXT", "credential"),
+        ("token", "TEXT", "credential"),
+        ("query._csrf", "TEXT", "credential"),
+        ("session_id", "TEXT", "online identifier"),
+        ("externalSessionId", "TEXT", "online identifier"),
+        ("oktaUserAgentExtended", "TEXT", "user agent"),
+        ("previous_ua", "TEXT", "user agent"),
+        ("profile.real_name", "TEXT", "name of a person"),
+        ("real_name_normalized", "TEXT", "name of a person"),
+        ("actorName", "TEXT", "name of a person"),
+        ("login_hint", "TEXT", "name of a person"),
+        ("requestParameters.roleSessionName", "TEXT", "name of a person"),
+        ("assignee.name", "TEXT", "name of a person"),
+        ("actor.name", "TEXT", "name of a person"),
+        ("geographicalContext.city", "TEXT", "address"),
+        ("sender.html_url", "TEXT", "page of a person"),
+        ("issue.user.url", "TEXT", "page of a person"),
+        ("author_link", "TEXT", "page of a person"),
     ],
 )
 def test_a_field_is_proposed_by_its_name(path, normalization, what):
@@ -98,6 +117,11 @@ def test_a_field_is_proposed_by_its_name(path, normalization, what):
         ("shipping", "x"),
         ("headline", "x"),
         ("description", "x"),
+        ("repository.html_url", "x"),
+        ("shipping.tracking_url", "x"),
+        ("nextToken", "x"),
+        ("trafficMirrorSessionId", "x"),
+        ("httpProtocolIpv4", "x"),
         ("email_verified", True),
         ("email", True),
         ("email_count", 3),
@@ -144,6 +168,7 @@ def test_a_date_is_personal_where_it_is_that_of_a_birth():
 
 def test_what_a_list_holds_is_called_like_the_list():
     assert proposed({"emails": ["-"]}) == {"emails[*]": "TEXT: name: email"}
+    assert proposed({"reviewers": [{"name": "x"}]}) == {"reviewers[*].name": "TEXT: name: name of a person"}
 
 
 def test_a_number_is_a_phone_but_no_name():

@@ -57,10 +57,14 @@ class _Rule:
         return bool(self._name.fullmatch(name) or in_path)
 
 
+# Whose name is that of an account, so that every address of a page has it too.
+_ACCOUNT = (
+    "actor|assignee|author|committer|contributor|creator|member|owner|pusher|requester|reviewer|sender|user"
+)
 _PERSON = (
-    "account_holder|author|billing|billing_details|buyer|client|committer|contact|creator|customer|driver|employee"
-    "|from|guest|holder|lead|member|owner|passenger|patient|payer|person|profile|pusher|recipient|sender|shipping"
-    "|subscriber|to|traits|travell?er|user|user_identity"
+    f"({_ACCOUNT}|account_holder|approver|attendee|billing|billing_details|buyer|client|contact|customer|driver"
+    "|employee|from|guest|holder|invitee|inviter|lead|passenger|patient|payer|person|profile|recipient|reporter"
+    "|shipping|subscriber|to|traits|travell?er|user_identity)s?"
 )
 # The first that matches counts, so that an `ip_address` is none of a house.
 _RULES = (
@@ -72,7 +76,11 @@ _RULES = (
         whole="tel|cell",
         numbers=True,
     ),
-    _Rule("IP address", "IP", "ips?|ipv|ip_?addr|ip_?address(es)?|x_forwarded_for|(remote|client)_addr"),
+    _Rule(
+        "IP address",
+        "IP",
+        "ips?|(?<!protocol_)ipv|ip_?addr|ip_?address(es)?|x_forwarded_for|(remote|client)_addr",
+    ),
     _Rule(
         "device",
         "TEXT",
@@ -81,14 +89,19 @@ _RULES = (
         below=r"device\.id",
         numbers=True,
     ),
-    _Rule("user agent", "TEXT", "user_?agent", whole="ua"),
-    _Rule("online identifier", "TEXT", "(anonymous|visitor|cookie|distinct)_?id|cookies?"),
+    _Rule("user agent", "TEXT", "user_?agent(_(extended|original|raw|string))?|ua"),
+    _Rule(
+        "online identifier",
+        "TEXT",
+        "(anonymous|visitor|cookie|distinct)_?id|cookies?",
+        whole="((external|user|web)_)?session_?id",
+    ),
     _Rule(
         "credential",
         "TEXT",
-        "password|passwd|pwd|passphrase|secret|secret_key|api_?key|private_key|access_key(_id)?"
-        "|(access|refresh|id|session|auth|bearer|csrf)_?token|authorization",
-        whole="otp|pin",
+        "password|passwd|pwd|passphrase|secret|secret_key|api_?key|private_key|access_?key(_?id)?"
+        "|(access|refresh|id|session|auth|bearer|csrf|api|security)_?token|authorization",
+        whole="otp|pin|csrf|token",
         numbers=True,
     ),
     _Rule(
@@ -116,17 +129,19 @@ _RULES = (
     _Rule(
         "name of a person",
         "TEXT",
-        "(first|last|full|given|family|middle|sur|maiden|nick|user|legal|login|screen|holder|contact|customer"
-        "|recipient|author|display)_?names?|forename",
+        "(first|last|full|real|given|family|middle|sur|maiden|nick|user|legal|login|screen|holder|contact"
+        "|customer|recipient|author|actor|owner|sender|display|role_session)_?names?(_normalized)?|forename"
+        "|login_hint",
         whole="login",
-        below=rf"({_PERSON})\.name|name\.(first|last|middle|given|family)",
+        below=rf"{_PERSON}\.name|name\.(first|last|middle|given|family)",
     ),
     _Rule(
         "address",
         "TEXT",
         "street|street_?(name|address|number)|address|address_?line|addr|house_?(no|number)|(zip|post|postal)_?code",
         whole="line|zip",
-        below=r"(address|location|billing|shipping|home|delivery)\.(city|town|district)",
+        below=r"(address|location|billing|shipping|home|delivery|geo|geo_?ip|geographical_context)"
+        r"\.(city|town|district)",
         numbers=True,
     ),
     _Rule(
@@ -138,7 +153,13 @@ _RULES = (
     ),
     _Rule("special category", "TEXT", "gender|sex|religion|ethnicity|nationality|marital_status"),
     _Rule("picture", "TEXT", "avatar|avatar_url|gravatar_id|photo|photo_url|profile_image(_url)?"),
-    _Rule("account of a person", "TEXT", "principal_id", whole="twitter|instagram|linkedin|skype|telegram"),
+    _Rule(
+        "page of a person",
+        "TEXT",
+        "(author|user|profile)_(url|link)",
+        below=rf"({_ACCOUNT})s?\.(\w+_)?(url|link)",
+    ),
+    _Rule("account of a person", "TEXT", "principal_?id", whole="twitter|instagram|linkedin|skype|telegram"),
 )
 
 
