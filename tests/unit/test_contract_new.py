@@ -72,6 +72,13 @@ def test_the_table_has_a_line_for_every_path(sample, capsys):
     assert len(by_path) == 29
 
 
+def test_the_fields_that_are_proposed_as_personal_are_counted(sample, project, capsys):
+    assert run("--sample", str(sample), "--not-personal", "customer.name") == 0
+    marks = written(project)[FILES[0]].count("Personal(")
+    assert f"\n{marks} fields are proposed as personal; " in capsys.readouterr().out
+    assert marks == 7
+
+
 def test_the_queue_and_the_table_stand_in_the_contract(sample, project):
     assert run("--sample", str(sample), "--table", "sales.orders") == 0
     text = written(project)[FILES[0]]

@@ -74,7 +74,7 @@ def new(arguments: Arguments) -> None:
     draft = _draft(arguments, found)
     show_table(list(_rows(draft.event)))
     print()
-    for note in _notes(found, len(bodies)):
+    for note in _notes(found, draft, len(bodies)):
         print(note)
     _write(files, _texts(arguments, found, draft))
     print(f"next, when you have read {_shown(files[0])}:")
@@ -202,7 +202,7 @@ def _row(found: "Field", member: "Member", kind: str | None, note: str) -> dict[
     }
 
 
-def _notes(found: "Survey", bodies: int) -> Iterator[str]:
+def _notes(found: "Survey", draft: "Draft", bodies: int) -> Iterator[str]:
     yield f"{found.events} events in {found.bodies} messages"
     if bodies > found.bodies:
         yield f"{bodies - found.bodies} further messages were not looked at"
@@ -215,6 +215,8 @@ def _notes(found: "Survey", bodies: int) -> Iterator[str]:
             f"left out: {found.data_names} names at the top of the events, which look like data or have "
             "blanks, quotes or brackets"
         )
+    personal = sum(len(member.inside) or bool(member.personal) for member in draft.event.columns())
+    yield f"{personal} fields are proposed as personal; all others would be loaded in the clear"
 
 
 def _texts(arguments: Arguments, found: "Survey", draft: "Draft") -> list[str]:
