@@ -152,7 +152,12 @@ _RULES = (
         numbers=True,
     ),
     _Rule("special category", "TEXT", "gender|sex|religion|ethnicity|nationality|marital_status"),
-    _Rule("picture", "TEXT", "avatar|avatar_url|gravatar_id|photo|photo_url|profile_image(_url)?"),
+    _Rule(
+        "picture",
+        "TEXT",
+        "avatar(_(hash|url))?|gravatar_id|photo|photo_url|profile_image(_url)?|author_icon",
+        below=r"profile\.image(_original)?",
+    ),
     _Rule(
         "page of a person",
         "TEXT",
