@@ -18,7 +18,7 @@ from include.queue_etl.contract import Contract, MessageColumn, Normalization, P
 from include.queue_etl.postgres import revisions, table_plan
 from include.queue_etl.transform.parsing import Parser
 from tests.support.contract_changes import COMPATIBLE
-from tests.support.guide import TEXT, example
+from tests.support.guide import TEXT, commands, example
 
 ROOT = Path(__file__).resolve().parents[2]
 # What a contract's file does not need.
@@ -53,6 +53,10 @@ def test_the_example_accepts_the_message_that_is_shown(purchases):
     found = Parser(purchases, 100_000).parse(example("json").encode())
     assert not isinstance(found, Rejected), found
     assert msgspec.to_builtins(found)["customer"] == {"id": 17, "email": "ann@example.org"}
+
+
+def test_the_guide_has_as_many_commands_as_it_says():
+    assert f"These are {len(commands())} commands" in TEXT
 
 
 def test_every_mark_is_in_the_reference():
