@@ -148,9 +148,8 @@ class Subject:
         forms = {self.value, self.mentions.form}  # an unkeyed digest is of the value as it came
         column = next(one for one in self.contract.columns if one.name == holder.column)
         if column.is_token and column.form is not Form.TEXT:
-            forms.add(
-                to_json(self.value)
-            )  # up to version 0.1 the quotes of dates and untyped texts were masked
+            # Dates and untyped texts were once masked with the quotes of their JSON.
+            forms.add(to_json(self.value))
         maskers = [Masker(self.contract, keyset.only_key(key_id)) for key_id in keyset.key_ids]
         return sorted(
             {token for masker in maskers for token in masker.mask(holder, sorted(forms), "")} - {""}
