@@ -160,6 +160,20 @@ def test_a_key_makes_its_rows_unique(sales):
     assert differs(sales, contract) == []
 
 
+def test_a_table_of_an_earlier_version_gets_room_for_replaced_rows(sales):
+    contract = every_type.contract(table="sales.keyed", key="code")
+    made(sales, contract)
+    with sales.owner() as connection:
+        connection.execute("ALTER TABLE sales.keyed RESET (fillfactor)")
+        planned = changes(sales, contract)
+        assert [change.what for change in planned] == ["new pages keep room for rows that are replaced"]
+        connection.execute(revisions.alteration(contract, planned))
+    assert changes(sales, contract) == []
+    assert sales.rows("SELECT reloptions FROM pg_class WHERE oid = 'sales.keyed'::regclass") == [
+        (["fillfactor=90"],)
+    ]
+
+
 @pytest.mark.parametrize("name", load_contracts().good)
 def test_the_table_of_each_contract_that_ships_is_as_it_says(name, clean_database):
     assert changes(clean_database, load_contract(name)) == []

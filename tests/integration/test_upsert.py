@@ -15,7 +15,7 @@ from include.queue_etl.contract import Contract, Derived, Personal, Rejected, Se
 from include.queue_etl.keys.keyset_document import KeysetDocument
 from include.queue_etl.operations.redrive import redrive
 from include.queue_etl.operations.store import Selection
-from include.queue_etl.postgres import checks
+from include.queue_etl.postgres import checks, tables
 from include.queue_etl.postgres.connection import Database as Warehouse
 from include.queue_etl.postgres.loading import BatchCounts
 from include.queue_etl.settings import Settings
@@ -35,6 +35,8 @@ TABLE = """
     );
     SELECT etl.grant_contract('public.carts', '{email}', is_upsert => true);
 """
+PAGES = "SELECT cart_id, (ctid::text::point)[0] FROM public.carts"
+DEADLOCKS = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
 NOW_MS = 1_769_903_999_000
 KEYSET = KeysetDocument.new()
 SETTINGS = Settings(staging="/nowhere")
@@ -146,6 +148,41 @@ def test_loaders_that_change_the_same_rows_leave_the_newest_of_each(carts: Datab
     for cart, at, _ in (one for batch in marked for one in batch):
         newest[cart] = max(at, newest.get(cart, 0))
     assert statuses(carts) == {cart: str(at) for cart, at in newest.items()}
+
+
+def test_of_two_messages_of_one_millisecond_the_one_loaded_first_stays(carts: Database):
+    load(carts, [("a", 10, "first"), ("b", 10, "first"), ("b", 9, "older")])
+    assert load(carts, [("a", 10, "second"), ("b", 10, "second")]) == BatchCounts(2, 0, 0)
+    assert statuses(carts) == {"a": "first", "b": "first"}
+
+
+def test_loaders_that_insert_and_replace_the_same_rows_do_not_deadlock(carts: Database):
+    before = carts.rows(DEADLOCKS)
+    batches = [
+        [(f"cart{number}", at, str(at)) for number in range(at % 3, 1000, 2 + at % 2)] for at in range(16)
+    ]
+    with ThreadPoolExecutor(4) as pool:
+        counts = list(pool.map(lambda batch: load(carts, batch), batches))
+    assert sum(count.loaded for count in counts) == sum(map(len, batches))
+    newest = {cart: str(at) for batch in batches for cart, at, _ in batch}
+    assert statuses(carts) == newest
+    assert carts.rows(DEADLOCKS) == before
+
+
+def test_a_replaced_row_stays_in_its_page(clean_database: Database):
+    numbers = range(300)
+    with clean_database.owner() as connection:
+        connection.execute("\n".join(tables.create(CARTS)))
+    try:
+        load(clean_database, [(f"cart{number}", 1, "new") for number in numbers])
+        before = dict(clean_database.rows(PAGES))
+        assert len(set(before.values())) > 3
+        load(clean_database, [(f"cart{number}", 2, "paid") for number in numbers if not number % 25])
+        assert set(statuses(clean_database).values()) == {"new", "paid"}
+        assert dict(clean_database.rows(PAGES)) == before
+    finally:
+        with clean_database.owner() as connection:
+            connection.execute("DROP TABLE public.carts")
 
 
 def test_a_redrive_replaces_only_what_was_sent_before(carts: Database):

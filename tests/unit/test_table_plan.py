@@ -9,7 +9,7 @@ from msgspec import Meta
 from include.queue_etl.contract import Contract, Month, Personal, Scheme
 from include.queue_etl.contract.comments import Masking
 from include.queue_etl.postgres import tables
-from include.queue_etl.postgres.table_plan import Change, Found, changes, creation, widening
+from include.queue_etl.postgres.table_plan import AT_ONCE, Change, Found, changes, creation, widening
 from tests.support import every_type
 from tests.support.contract_changes import BREAKING, COMPATIBLE, event
 
@@ -138,6 +138,14 @@ def test_tokens_of_another_field_are_one_breaking_change():
         "column born is varchar(160), and becomes text",
         "comment of column born",
     ]
+
+
+def test_a_table_with_a_key_gets_room_for_replaced_rows_unless_somebody_set_it():
+    keyed = every_type.contract(key="code")
+    there = found(keyed)
+    (change,) = changes(keyed, replace(there, table=replace(there.table, fillfactor=None)))
+    assert (change.cost, change.sql) == (AT_ONCE, (f"{HEAD} SET (fillfactor = 90);",))
+    assert changes(keyed, replace(there, table=replace(there.table, fillfactor=100))) == []
 
 
 def test_the_key_and_the_partitions_of_the_table_may_not_be_given_up():

@@ -73,6 +73,7 @@ def test_what_a_contract_may_also_have():
 def test_a_key_is_a_unique_index_and_one_row_is_the_newest_message():
     text = statements(Contract("c", "q", "public.c", Plain, message=(SentAt("at"),), key="code"))
     assert 'CREATE UNIQUE INDEX "c_code_key" ON "public"."c" ("code");' in text
+    assert "\n) WITH (fillfactor = 90);\n" in text
     assert "'The newest message of each code; contract c.';" in text
     assert text.endswith("ARRAY[]::text[], is_upsert => true);")
 

@@ -23,7 +23,7 @@ def find(connection: Connection, name: str) -> Found | None:
     facts = connection.execute(TABLE, parameters).fetchone()
     if facts is None:
         return None
-    comment, partition_column = facts
+    comment, partition_column, fillfactor = facts
     checks = {
         column: (constraint, choices)
         for column, constraint, definition in connection.execute(CHECKS, parameters)
@@ -40,7 +40,7 @@ def find(connection: Connection, name: str) -> Found | None:
         (column, Masking(field, Scheme(scheme), None))
         for column, field, scheme in connection.execute(MASKED, parameters)
     )
-    table = Table(name, comment, columns, tuple(indexes), partition_column)
+    table = Table(name, comment, columns, tuple(indexes), partition_column, fillfactor)
     return Found(table, {column: check for column, (check, _) in checks.items()}, indexes, masked)
 
 
@@ -61,7 +61,9 @@ def choices_in(definition: str) -> tuple[str | int, ...]:
 
 
 TABLE: LiteralString = """
-    SELECT coalesce(obj_description(pg_class.oid, 'pg_class'), ''), coalesce(attname, '')
+    SELECT coalesce(obj_description(pg_class.oid, 'pg_class'), ''), coalesce(attname, ''),
+           (SELECT option_value::integer FROM pg_options_to_table(reloptions)
+            WHERE option_name = 'fillfactor')
     FROM pg_class
     LEFT JOIN pg_partitioned_table ON partrelid = pg_class.oid AND partnatts = 1 AND partstrat = 'r'
     LEFT JOIN pg_attribute ON attrelid = pg_class.oid AND attnum = partattrs[0]

@@ -95,6 +95,7 @@ class _Comparison:
                 yield self._dropped_column(column)
         yield from self._indexes()
         yield from self._partitions()
+        yield from self._fillfactor()
         if self.wanted.comment != self.found.table.comment:
             yield Change("comment of the table", sql=(tables.comment_on_table(self.wanted),))
 
@@ -260,6 +261,15 @@ class _Comparison:
                 instead="Postgres cannot change this of a table that is there. In a revision of your own, "
                 "rename it, make the new one, move the rows, and drop the old one. Or leave partition_by as "
                 "it was",
+            )
+
+    def _fillfactor(self) -> Iterator[Change]:
+        """Only where nothing is set: whoever set another knows the table's rows."""
+        wanted = self.wanted.fillfactor
+        if wanted and not self.found.table.fillfactor:
+            yield Change(
+                "new pages keep room for rows that are replaced",
+                sql=(f"{self._alter} SET (fillfactor = {wanted});",),
             )
 
 

@@ -14,6 +14,9 @@ from include.queue_etl.contract import SUBJECT, Column, Contract, comments
 _LONGEST_CALL = 80  # characters that a line of a revision has room for
 _LONGEST_NAME = 63
 _WIDTH = 90  # of a line of literals
+# Percent of a page that inserted rows may fill, of a table with a key. A row that is replaced then finds room
+# in its own page, and Postgres writes to no index: docs/decisions/0031-room-in-pages.md.
+_FILLFACTOR = 90
 # Who reads or writes contracts' tables, and so has to reach their schema (migrations/grants.sql).
 _READERS = "etl_loader, etl_remasker, analyst, pii_officer"
 
@@ -49,6 +52,7 @@ class Table:
     Attributes:
         name: schema.table
         partition_column: of PARTITION BY RANGE; empty where the table is not partitioned
+        fillfactor: percent of a page that inserted rows may fill; None: nothing is set, which is 100
     """
 
     name: str
@@ -56,6 +60,7 @@ class Table:
     columns: tuple[TableColumn, ...]
     indexes: tuple[Index, ...]
     partition_column: str
+    fillfactor: int | None = None
 
 
 def of_contract(contract: Contract) -> Table:
@@ -67,6 +72,7 @@ def of_contract(contract: Contract) -> Table:
         columns=tuple(_table_column(column) for column in contract.columns),
         indexes=(*unique, *(Index(tuple(columns)) for columns in contract.indexes)),
         partition_column=contract.partition_by.column if contract.partition_by else "",
+        fillfactor=_FILLFACTOR if contract.key else None,
     )
 
 
@@ -109,7 +115,8 @@ def _create_table(table: Table) -> str:
     lines = [f"    {column_definition(column)}" for column in table.columns]
     lines += [f"    {check_definition(table.name, column)}" for column in table.columns if column.choices]
     by = f" PARTITION BY RANGE ({quoted(table.partition_column)})" if table.partition_column else ""
-    return "\n".join([f"CREATE TABLE {table_name(table.name)} (", ",\n".join(lines), f"){by};"])
+    fill = f" WITH (fillfactor = {table.fillfactor})" if table.fillfactor else ""
+    return "\n".join([f"CREATE TABLE {table_name(table.name)} (", ",\n".join(lines), f"){by}{fill};"])
 
 
 def column_definition(column: TableColumn) -> str:
