@@ -140,7 +140,7 @@ def test_tokens_of_another_field_are_one_breaking_change():
     ]
 
 
-def test_a_table_with_a_key_gets_room_for_replaced_rows_unless_somebody_set_it():
+def test_a_table_with_a_key_gets_room_unless_a_fillfactor_is_set():
     keyed = every_type.contract(key="code")
     there = found(keyed)
     (change,) = changes(keyed, replace(there, table=replace(there.table, fillfactor=None)))
