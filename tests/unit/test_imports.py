@@ -13,6 +13,7 @@ ROOMS = (
     "counts",
     "private_files",
     "settings",
+    "recognition",
     "keys",
     "contract",
     "transform",

@@ -2,7 +2,7 @@
 
 import pytest
 
-from include.queue_etl.onboarding.recognition import looks_like_data, shapes_of, words
+from include.queue_etl.recognition import looks_like_data, shapes_of, words
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,8 @@
 import re
 from dataclasses import dataclass
 
-from include.queue_etl.onboarding.recognition import words
 from include.queue_etl.onboarding.survey import Field, Numbers, Texts
+from include.queue_etl.recognition import words
 
 LENGTHS = (32, 64, 128, 256, 512, 1024)  # of texts, in characters: the first that is twice the longest
 BIGINT = 2**63

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field, replace
 from include.queue_etl.onboarding import column_types, names
 from include.queue_etl.onboarding.column_types import ColumnType
 from include.queue_etl.onboarding.personal import Proposal
-from include.queue_etl.onboarding.recognition import LONGEST_NAME, words
 from include.queue_etl.onboarding.survey import MOST_CHOICES, Field, Survey
+from include.queue_etl.recognition import LONGEST_NAME, words
 
 # Objects in each other of which each leaf gets a column; what is deeper is jsonb.
 MOST_LEVELS = 4

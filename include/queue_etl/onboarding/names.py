@@ -8,7 +8,7 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
-from include.queue_etl.onboarding.recognition import LONGEST_NAME
+from include.queue_etl.recognition import LONGEST_NAME
 
 # So that a field's name, its class and what follows them fit a line of 110 characters.
 _ATTRIBUTE_CHARS, _CLASS_CHARS = 48, 40

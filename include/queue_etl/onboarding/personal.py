@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from include.queue_etl.onboarding.recognition import SHAPES, Shape, words
 from include.queue_etl.onboarding.survey import Field
+from include.queue_etl.recognition import SHAPES, Shape, words
 
 
 @dataclass(frozen=True, slots=True)

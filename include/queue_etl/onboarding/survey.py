@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from include.queue_etl.contract import Rejected
-from include.queue_etl.onboarding.recognition import looks_like_data, shapes_of
+from include.queue_etl.recognition import looks_like_data, shapes_of
 
 MOST_DEPTH = 24  # of objects and lists in each other; what is deeper is not looked into
 MOST_DISTINCT = 1_000  # values of a field that are told apart
