@@ -36,6 +36,8 @@ class Settings:
         transfers: requests to SQS under way at once
         request_timeout_seconds: longest wait for an answer of SQS, on top of the long poll
         max_receives: a message received more often is quarantined unparsed
+        personal_data_sample: the personal data check looks at one in so many messages, 0: at none. A contract
+            that asks for quarantine has all of its messages looked at, whatever this says
         body_limit_bytes: a longer body is quarantined unparsed
         retain_days: how long masked batch files of closed runs are kept for `reconcile`
         quarantine_days: how long a quarantined message waits for a redrive; then maintenance deletes it
@@ -63,6 +65,7 @@ class Settings:
     request_timeout_seconds: Annotated[int, Meta(ge=1, le=120)] = 10
     max_receives: Annotated[int, Meta(ge=1, le=1_000)] = 20
     body_limit_bytes: Annotated[int, Meta(ge=1, le=1_048_576)] = 1_048_576  # SQS: at most 1 MiB
+    personal_data_sample: Annotated[int, Meta(ge=0, le=1_000_000)] = 100
     retain_days: Annotated[int, Meta(ge=0, le=14)] = 7  # SQS keeps a message 14 days at most
     quarantine_days: Annotated[int, Meta(ge=1, le=3_650)] = 30
     ledger_days: Annotated[int, Meta(ge=35, le=3_650)] = 35  # ORIGIN_REACH_MS of sqs/wire.py counts on 35
@@ -119,6 +122,7 @@ OF_A_PIPELINE = (
     "request_timeout_seconds",
     "max_receives",
     "body_limit_bytes",
+    "personal_data_sample",
 )
 
 

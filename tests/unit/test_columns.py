@@ -238,6 +238,11 @@ REFUSED = [
     ),
     ([("b", str)], {"partition_by": MONTH}, "partition_by: there is no column a: one of b"),
     ([("a", str)], {"unknown_fields": "keep"}, "unknown_fields='keep': give one of ignore, reject"),
+    (
+        [("a", str)],
+        {"personal_data_check": "on"},
+        "personal_data_check='on': give one of count, quarantine, off",
+    ),
     ([("a", str)], {"retries": -1}, "retries=-1: give 0 or more"),
     ([("a", str)], {"settings": {"env": 1}}, "no setting env of a pipeline: one of max_messages, batch_m"),
     (

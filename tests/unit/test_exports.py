@@ -59,6 +59,7 @@ def test_an_odcs_export_says_what_the_contract_says():
     assert document["customProperties"] == [
         {"property": "queue", "value": "everything"},
         {"property": "unknownFields", "value": "reject"},
+        {"property": "personalDataCheck", "value": "count"},
         {"property": "retainDays", "value": 400},
     ]
     assert column(CONTRACTS["partitioned"], "day") == {

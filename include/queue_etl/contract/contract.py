@@ -20,6 +20,7 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _TABLE = re.compile(r"[a-z_][a-z0-9_]*\.[a-z_][a-z0-9_]*")
 
 UnknownFields = Literal["ignore", "reject"]
+PersonalDataCheck = Literal["count", "quarantine", "off"]
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,9 @@ class Contract:
         retain_days: maintenance drops partitions whose last day is longer ago; None: it drops none
         unknown_fields: what becomes of a message with fields that no struct declares: they are counted by
             name and left out ("ignore"), or it goes to quarantine ("reject")
+        personal_data_check: what becomes of a message with a personal value in a field that is not Personal:
+            a sample of the messages is looked at, and such fields are counted ("count"); every message is
+            looked at, and such a message goes to quarantine ("quarantine"); or none is looked at ("off")
         sns_envelope: bodies are SNS notifications whose "Message" holds the event
         schedule: of the DAG, as Airflow takes it; None: it runs when somebody starts it
         owner: of the DAG's tasks
@@ -57,6 +61,7 @@ class Contract:
     indexes: tuple[tuple[str, ...], ...] = ()
     retain_days: int | None = None
     unknown_fields: UnknownFields = "ignore"
+    personal_data_check: PersonalDataCheck = "count"
     sns_envelope: bool = False
     schedule: str | None = "*/5 * * * *"
     owner: str = "data-platform"
@@ -114,8 +119,7 @@ class Contract:
         if self.queue.endswith(".fifo"):
             yield f"{self.queue} is a FIFO queue, which is not supported: give it a standard queue"
         yield from pipeline_problems(self.settings)
-        if self.unknown_fields not in get_args(UnknownFields):
-            yield f"unknown_fields={self.unknown_fields!r}: give one of {', '.join(get_args(UnknownFields))}"
+        yield from self._choice_problems()
         if self.retries < 0:
             yield f"retries={self.retries}: give 0 or more"
         if not _TABLE.fullmatch(self.table):
@@ -132,6 +136,14 @@ class Contract:
         for name in {name for index in self.indexes for name in index}:
             if not self.column(name):
                 yield f"indexes: there is no column {name}: one of {', '.join(self.column_names)}"
+
+    def _choice_problems(self) -> Iterator[str]:
+        for name, given, choices in (
+            ("unknown_fields", self.unknown_fields, get_args(UnknownFields)),
+            ("personal_data_check", self.personal_data_check, get_args(PersonalDataCheck)),
+        ):
+            if given not in choices:
+                yield f"{name}={given!r}: give one of {', '.join(choices)}"
 
     def _name_problems(self, columns: tuple[Column, ...]) -> Iterator[str]:
         for name, times in Counter(column.name for column in columns).items():

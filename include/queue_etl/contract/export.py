@@ -62,6 +62,7 @@ def odcs(contract: Contract, version: str) -> dict[str, Any]:
         "customProperties": [
             {"property": "queue", "value": contract.queue},
             {"property": "unknownFields", "value": contract.unknown_fields},
+            {"property": "personalDataCheck", "value": contract.personal_data_check},
             *([{"property": "retainDays", "value": contract.retain_days}] if contract.retain_days else []),
         ],
     }
@@ -183,6 +184,7 @@ def markdown(contract: Contract) -> str:
         "partitions": _partitions(contract),
         "indexes": "; ".join(_code_list(index) for index in contract.indexes) or "none",
         "fields that nobody declared": contract.unknown_fields,
+        "personal data check": contract.personal_data_check,
     }
     return "\n".join(
         [

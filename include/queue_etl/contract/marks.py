@@ -121,6 +121,11 @@ class Personal:
 
 
 @dataclass(frozen=True, slots=True)
+class NotPersonal:
+    """Somebody decided that nothing in the field is personal: the personal data check leaves it out."""
+
+
+@dataclass(frozen=True, slots=True)
 class Subject:
     """The field says whose row it is, such as a user id; without this mark a field `user_id` does."""
 
