@@ -14,6 +14,7 @@ from include.queue_etl.transform import copy_binary, copy_text, partitions
 from include.queue_etl.transform.batches import MaskedBatch, RawBatch, RejectedBatch, ids_digest
 from include.queue_etl.transform.masking import Masker
 from include.queue_etl.transform.parsing import TOO_MANY_RECEIVES, Parser
+from include.queue_etl.transform.personal_check import Finding, PersonalCheck, counted, reason, sampled
 from include.queue_etl.transform.quarantine import Original, PayloadCipher, QuarantineLine, encode_lines
 from include.queue_etl.transform.shapes import Shapes
 from include.queue_etl.transform.undeclared import Undeclared
@@ -31,6 +32,11 @@ def mask_batch(
     parser, masker = Parser(contract, settings.body_limit_bytes), Masker(contract, keyset)
     days = copy_text.sent_days(raw.sent_ms)
     verdicts = _verdicts(raw, parser, settings.max_receives)
+    checked = _checked(raw, parser, contract, settings.personal_data_sample, verdicts)
+    found = counted(checked.values())
+    if contract.personal_data_check == "quarantine":
+        for index, findings in checked.items():
+            verdicts[index] = Rejected(reason(findings, found)) if findings else verdicts[index]
     is_rejected = [verdict.__class__ is Rejected for verdict in verdicts]
     rejected = [(index, verdict) for index, verdict in enumerate(verdicts) if isinstance(verdict, Rejected)]
     events = [verdict for verdict in verdicts if not isinstance(verdict, Rejected)]
@@ -52,6 +58,8 @@ def mask_batch(
         key_check=keyset.check_value(),
         unknown_fields=Undeclared(contract.event).count(unknown) if unknown else {},
         partitions=partitions.of_rows(contract, events, facts),
+        personal_data_checked=len(checked),
+        personal_data_found=found,
     )
     cipher, shapes = PayloadCipher(keyset, contract.name), Shapes(contract)
     lines = [
@@ -67,6 +75,19 @@ def _verdicts(raw: RawBatch, parser: Parser, max_receives: int) -> list[Struct |
         parser.parse(body) if receives <= max_receives else TOO_MANY_RECEIVES
         for body, receives in zip(raw.bodies, raw.receive_counts, strict=True)
     ]
+
+
+def _checked(
+    raw: RawBatch, parser: Parser, contract: Contract, one_in: int, verdicts: list[Struct | Rejected]
+) -> dict[int, list[Finding]]:
+    """Index -> what the personal data check found, for each accepted message that it looks at."""
+    if contract.personal_data_check == "off":
+        return {}
+    # A guard that lets 99 of 100 pass is none: quarantine looks at every message.
+    chosen = sampled(raw.ids, 1 if contract.personal_data_check == "quarantine" else one_in)
+    accepted = [index for index in chosen if verdicts[index].__class__ is not Rejected]
+    check = PersonalCheck(contract)
+    return {index: check.findings(parser.event_body(raw.bodies[index])) for index in accepted}
 
 
 def _facts(raw: RawBatch, days: list[str], is_rejected: list[bool]) -> copy_text.Facts:

@@ -77,6 +77,8 @@ class MaskedBatch(msgspec.Struct, rename={"anomalies": "odd", "run_name": "airfl
         contract: its name; with the run's, what a warehouse that lost the run has to be told
         run_name: of the batch's run
         unknown_fields: path -> accepted messages that have a field which no struct declares
+        personal_data_checked: messages that the personal data check looked at; 0 in files of versions before
+        personal_data_found: path -> kind -> messages of those, also the ones that it sends to quarantine
         partitions: ISO first days of the partitions that the rows go to; empty where the table has none, and
             in files of versions before
     """
@@ -95,6 +97,8 @@ class MaskedBatch(msgspec.Struct, rename={"anomalies": "odd", "run_name": "airfl
     run_name: str = ""
     unknown_fields: dict[str, int] = {}
     partitions: list[str] = []
+    personal_data_checked: int = 0
+    personal_data_found: dict[str, dict[str, int]] = {}
 
 
 def ids_digest(ids: Iterable[str]) -> bytes:

@@ -3,7 +3,7 @@
 Reasons without a field: too_large, bad_json, too_deep, not_object, unknown_field, too_many_receives. All
 others name the field behind a blank, as in `too_long customer.name`: missing_field, no_value (null, or an
 empty text where more is needed), bad_type, bad_value, out_of_range, too_long, nul_char, and the codes of
-derived columns.
+derived columns. The personal data check has personal_data.
 """
 
 import unicodedata
@@ -85,6 +85,10 @@ class Parser:
         pairs = zip(bodies, verdicts, strict=True)
         found = [body for body, verdict in pairs if verdict.__class__ not in usual]
         return list(map(self._unwrapped, found)) if self._contract.sns_envelope else found
+
+    def event_body(self, body: bytes) -> bytes:
+        """The body of an event, without its SNS envelope where the contract expects one."""
+        return self._unwrapped(body) if self._contract.sns_envelope else body
 
     def _unwrapped(self, body: bytes) -> bytes:
         """The inner body of an SNS notification; any other body as it is (raw message delivery)."""
