@@ -8,6 +8,13 @@ def in_words(counts: Mapping[str, object]) -> str:
     return ", ".join(f"{name} {count}" for name, count in counts.items()) or "none"
 
 
+def found_in_words(found: Mapping[str, Mapping[str, object]]) -> str:
+    """What stands in which field, in the order given: `email in note 3`."""
+    return in_words(
+        {f"{kind} in {path}": count for path, kinds in found.items() for kind, count in kinds.items()}
+    )
+
+
 def run_in_words(summary: Mapping[str, object]) -> str:
     """What became of a run's messages, in at most 120 characters for less than ten million messages.
 

@@ -18,7 +18,7 @@ from operator import attrgetter
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from include.queue_etl.counts import in_words, run_in_words
+from include.queue_etl.counts import found_in_words, in_words, run_in_words
 from include.queue_etl.errors import (
     QueueEtlError,
     QueueRefused,
@@ -33,6 +33,7 @@ from include.queue_etl.run_context import RunContext
 from include.queue_etl.settings import Settings
 from include.queue_etl.sqs.wire import Message
 from include.queue_etl.staging.area import BatchFile, Kind, batch_name
+from include.queue_etl.transform import personal_check
 from include.queue_etl.transform.batch import mask_batch
 from include.queue_etl.transform.batches import (
     MILLISECONDS_A_DAY,
@@ -134,6 +135,8 @@ def mask(context: RunContext, batch: str) -> dict[str, Any]:
     if masked is None:
         return {"batch": batch, "accepted": 0, "rejected": {}, "anomalies": {}}
     log.info("batch %s: %d accepted, rejected: %s", batch, masked.accepted, in_words(masked.rejected))
+    for warning in personal_check.warnings(masked, context.contract):
+        log.warning("batch %s: %s", batch, warning)
     return {
         "batch": batch,
         "accepted": masked.accepted,
@@ -204,13 +207,8 @@ def finish(
         _settle(context, proven, last_attempt)
     _destroy_leftovers(context, proven)
     summary = context.store.run_summary(context.run.id)
-    figures = run_in_words(summary)
-    log.info("%s", figures)
-    tell(figures)
-    if summary["quarantined_by_reason"]:
-        log.info("quarantined: %s", in_words(summary["quarantined_by_reason"]))
-    if summary["unknown_fields"]:
-        log.info("messages with undeclared fields: %s", in_words(summary["unknown_fields"]))
+    _log_figures(summary)
+    tell(run_in_words(summary))
     # Also when somebody else had closed it, as an attempt that was killed: the DAG run must not end green.
     if summary["state"] == "failed":
         raise RunFailed("the run failed; each of its messages is deleted, released, or comes back by itself")
@@ -218,6 +216,17 @@ def finish(
 
 
 # What the steps are made of -----------------------------------------------------------------------
+
+
+def _log_figures(summary: Mapping[str, Any]) -> None:
+    log.info("%s", run_in_words(summary))
+    if summary["quarantined_by_reason"]:
+        log.info("quarantined: %s", in_words(summary["quarantined_by_reason"]))
+    if summary["unknown_fields"]:
+        log.info("messages with undeclared fields: %s", in_words(summary["unknown_fields"]))
+    if summary["personal_data_found"]:
+        found, checked = found_in_words(summary["personal_data_found"]), summary["personal_data_checked"]
+        log.info("of %d checked messages, those with what looks personal: %s", checked, found)
 
 
 @dataclass(slots=True)

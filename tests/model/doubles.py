@@ -212,6 +212,7 @@ class Warehouse:
             **dict.fromkeys(figures, 0),
             "quarantined_by_reason": {},
             "unknown_fields": {},
+            "personal_data_found": {},
         }
 
     def load(

@@ -1,6 +1,6 @@
 """Figures in words."""
 
-from include.queue_etl.counts import in_words, run_in_words
+from include.queue_etl.counts import found_in_words, in_words, run_in_words
 
 SUMMARY = {
     "state": "succeeded",
@@ -20,6 +20,11 @@ def test_counts_keep_their_order():
 
 def test_no_counts_are_none():
     assert in_words({}) == "none"
+
+
+def test_what_was_found_is_told_by_kind_and_field():
+    found = {"note": {"email": 3, "ip": 1}, "new.*": {"card": 2}}
+    assert found_in_words(found) == "email in note 3, ip in note 1, card in new.* 2"
 
 
 def test_a_run_in_words_fits_a_line_of_120_characters():

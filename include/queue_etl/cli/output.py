@@ -23,6 +23,8 @@ RUN_FIGURES = (
     "quarantined",
     "quarantined_by_reason",
     "unknown_fields",
+    "personal_data_checked",
+    "personal_data_found",
     "duplicates",
     "deleted",
     "delete_failed",

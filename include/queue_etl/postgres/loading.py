@@ -90,7 +90,9 @@ ADOPT: LiteralString = """
 RECORD: LiteralString = """
     UPDATE etl.batches
     SET loaded = %(loaded)s, quarantined = %(quarantined)s, duplicates = %(duplicates)s,
-        quarantined_by_reason = %(by_reason)s, unknown_fields = %(unknown_fields)s, load_seconds = %(seconds)s
+        quarantined_by_reason = %(by_reason)s, unknown_fields = %(unknown_fields)s,
+        personal_data_checked = %(personal_data_checked)s, personal_data_found = %(personal_data_found)s,
+        load_seconds = %(seconds)s
     WHERE run_id = %(run_id)s AND batch = %(batch)s
 """
 
@@ -117,6 +119,8 @@ def load_batch(connection: Connection, load: Load, write: Writer) -> BatchCounts
         "duplicates": counts.duplicates,
         "by_reason": Jsonb(dict(written.quarantined)),
         "unknown_fields": Jsonb(load.masked.unknown_fields),
+        "personal_data_checked": load.masked.personal_data_checked,
+        "personal_data_found": Jsonb(load.masked.personal_data_found),
         "seconds": time.monotonic() - started,
     }
     connection.execute(RECORD, values)

@@ -212,7 +212,8 @@ CLOSE_RUN: LiteralString = """
         released = %(released)s, visible_after = %(visible_after)s, finish_seconds = %(finish_seconds)s,
         loaded = so_far.loaded, quarantined = so_far.quarantined, duplicates = so_far.duplicates,
         quarantined_by_reason = so_far.quarantined_by_reason, unknown_fields = so_far.unknown_fields,
-        staged_bytes = so_far.staged_bytes,
+        personal_data_checked = so_far.personal_data_checked,
+        personal_data_found = so_far.personal_data_found, staged_bytes = so_far.staged_bytes,
         mask_seconds = so_far.mask_seconds, load_seconds = so_far.load_seconds
     FROM etl.run_summary AS so_far
     WHERE runs.run_id = %(run_id)s AND so_far.run_id = %(run_id)s
