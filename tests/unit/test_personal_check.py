@@ -101,6 +101,7 @@ def test_texts_that_no_mark_calls_personal_are_looked_at(event, path):
         {"either": {"phone": EMAIL}},
         {"secret": {"x": EMAIL}},
         {"harmless": EMAIL},
+        {"customer": None, "either": None},
         {"agent": EMAIL},
         {"kind": EMAIL},
         {"app_version": "203.0.113.7"},
