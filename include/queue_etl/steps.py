@@ -18,6 +18,7 @@ from operator import attrgetter
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from include.queue_etl.contract import Column
 from include.queue_etl.counts import found_in_words, in_words, run_in_words
 from include.queue_etl.errors import (
     QueueEtlError,
@@ -31,7 +32,7 @@ from include.queue_etl.errors import (
 )
 from include.queue_etl.run_context import RunContext
 from include.queue_etl.settings import Settings
-from include.queue_etl.sqs.wire import Message
+from include.queue_etl.sqs.wire import USUAL, Message
 from include.queue_etl.staging.area import BatchFile, Kind, batch_name
 from include.queue_etl.transform import personal_check
 from include.queue_etl.transform.batch import mask_batch
@@ -322,7 +323,10 @@ def _arriving(context: RunContext, intake: _Intake) -> Generator[list[Message], 
     settings = context.settings
     room = settings.max_messages - intake.messages
     try:
-        with closing(context.queue.receive(room, settings.receive_seconds)) as replies:
+        columns = context.contract.asked_for
+        attributes = [column.message_attribute for column in columns if column.message_attribute]
+        asked = USUAL.also(attributes, [column.field for column in columns if not column.message_attribute])
+        with closing(context.queue.receive(room, settings.receive_seconds, asked)) as replies:
             yield from replies
     except (QueueUnavailable, QueueRefused) as error:
         if not (intake.open or intake.batches):
@@ -348,11 +352,19 @@ def _seal(context: RunContext, intake: _Intake) -> None:
         sent_ms,
         [message.receive_count for message in messages],
         [message.body for message in messages],
+        {column.field: _values(column, messages) for column in context.contract.asked_for},
     )
     context.staging.seal(BatchFile(batch, Kind.RAW), raw)
     intake.sealed(batch, len(ids), age)
     intake.open, intake.open_bytes = [], 0
     log.info("batch %s: sealed %d messages", batch, len(ids))
+
+
+def _values(column: Column, messages: Sequence[Message]) -> list[str | bytes | None]:
+    """What each message says of a column that is asked for."""
+    if name := column.message_attribute:
+        return [message.attribute(name) for message in messages]
+    return [message.system(column.field) for message in messages]
 
 
 def _mask(context: RunContext, batch: str) -> MaskedBatch | None:

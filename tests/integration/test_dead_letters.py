@@ -204,7 +204,7 @@ def test_what_the_queue_does_not_take_stays_on_the_dead_letter_queue(
 ) -> None:
     bury(project, login("a"), login("b"))
     with project.resources() as resources:
-        monkeypatch.setattr(resources.queue(project.contract.queue), "resend", lambda messages: [])
+        monkeypatch.setattr(resources.queue(project.contract.queue), "resend", lambda *_: [])
         assert redrive_dead_letters(resources, project.contract, dry_run=False)["redriven"] == 0
     assert dead(project) == 2
 
@@ -212,7 +212,7 @@ def test_what_the_queue_does_not_take_stays_on_the_dead_letter_queue(
 def test_an_outage_of_the_queue_leaves_the_dead_letters_visible(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def down(messages: Sequence[Message]) -> None:
+    def down(*_: object) -> None:
         raise QueueUnavailable("no answer")
 
     bury(project, login("a"))

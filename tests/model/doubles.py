@@ -22,6 +22,7 @@ from include.queue_etl.errors import (
 from include.queue_etl.postgres.loading import BatchCounts
 from include.queue_etl.postgres.runs import RunState, RunTotals
 from include.queue_etl.sqs.client import Depth, Message, Outcome
+from include.queue_etl.sqs.wire import Asked
 from include.queue_etl.staging.area import BatchFile, Kind, StagedRun
 from include.queue_etl.transform import copy_binary
 from include.queue_etl.transform.batches import MaskedBatch, ReceiptHandles, RejectedBatch
@@ -71,7 +72,9 @@ class Queue:
         visible = len(self._visible())
         return Depth(visible, self.waiting() - visible, 0)
 
-    def receive(self, max_messages: int, seconds: float) -> Generator[list[Message], None, None]:
+    def receive(
+        self, max_messages: int, seconds: float, asked: Asked
+    ) -> Generator[list[Message], None, None]:
         """An empty list says that a poll found nothing; `seconds` count from the first message."""
         self.receivers += 1
         try:

@@ -76,6 +76,12 @@ def readable(body: bytes) -> str:
     return "".join([one if one.isprintable() or one == "\n" else json.dumps(one)[1:-1] for one in text])
 
 
+def one_line(value: str | bytes) -> str:
+    """A text beside a message's body, on one line, escaped as a body is; so are bytes that are no text."""
+    text = value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else value
+    return "".join([one if one.isprintable() else json.dumps(one)[1:-1] for one in text])
+
+
 def cell(value: object) -> str:
     """A value as people read it: counts in words, nothing as a dash."""
     if value is None:

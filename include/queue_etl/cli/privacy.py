@@ -21,7 +21,7 @@ from include.queue_etl.cli.arguments import (
     add_purpose,
     read_lines,
 )
-from include.queue_etl.cli.output import readable, show, show_table
+from include.queue_etl.cli.output import one_line, readable, show, show_table
 from include.queue_etl.contract import KINDS, SUBJECT
 from include.queue_etl.keys.keyset_document import KeysetDocument
 from include.queue_etl.private_files import new_text_file
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from include.queue_etl.privacy.audit import AuditLog, Purpose
     from include.queue_etl.privacy.officer_store import StoredMessage
     from include.queue_etl.privacy.subjects import Search
+    from include.queue_etl.transform.quarantine import Original
     from include.queue_etl.transform.shapes import Shapes
 
 
@@ -38,8 +39,8 @@ MARK = re.compile(r"[1-9][0-9]*:[0-9a-f]{64}")  # Entry.mark
 CSV_HELP = "; a value that begins with = + - @ has ' before it, as spreadsheets take it for a formula"
 FOUND = ("rows", "quarantined", "file_rows", "file_messages")  # what erase counts of the value itself
 BY_HELP = (
-    "the field that holds the value: user_id, or a personal field of the contract, such as ip or "
-    f"items[*].phone; with --all-contracts the kind of value: {', '.join(KINDS)}"
+    "the field that holds the value: user_id, or a personal field of the contract, such as ip, "
+    f"items[*].phone or attribute:trace-id; with --all-contracts the kind of value: {', '.join(KINDS)}"
 )
 UNMASK_EXAMPLES = """
 examples, each with --reason, --ticket, and --output FILE or --stdout:
@@ -336,21 +337,25 @@ def show_message(arguments: Arguments) -> None:
             opened = show(
                 resources, audit, contract, messages, _purpose(arguments), shape_alone=arguments.shape
             )
-            for message, body in opened:
-                _write_message(message, body, file, Shapes(contract) if arguments.shape else None)
+            for message, original in opened:
+                _write_message(message, original, file, Shapes(contract) if arguments.shape else None)
     if arguments.output:
         print(f"the message is in {arguments.output}, readable by you alone")
 
 
-def _write_message(message: "StoredMessage", body: bytes, file: TextIO, shapes: "Shapes | None") -> None:
-    """Its facts, then its body; in place of that its shape, where `shapes` makes one."""
-    facts = {name: value for name, value in message._asdict().items() if name != "payload"}
+def _write_message(
+    message: "StoredMessage", original: "Original", file: TextIO, shapes: "Shapes | None"
+) -> None:
+    """Its facts, then its body; in place of values its shape, where `shapes` makes one."""
+    facts: dict[str, object] = {name: value for name, value in message._asdict().items() if name != "payload"}
+    for name, value in original.facts.items():
+        facts[name] = one_line(value) if shapes is None else f"{len(value)} long"
     show(facts, file=file)
     print(file=file)
     if shapes is None:
-        print(readable(body), file=file)
+        print(readable(original.body), file=file)
     else:
-        show_table([line._asdict() for line in shapes.lines(body)], file)
+        show_table([line._asdict() for line in shapes.lines(original.body)], file)
 
 
 def _destination(path: Path | None) -> AbstractContextManager[TextIO]:

@@ -4,10 +4,12 @@ from include.queue_etl.contract.columns import KINDS, SUBJECT, Column, Form, Mas
 from include.queue_etl.contract.contract import Contract
 from include.queue_etl.contract.marks import (
     WEAK,
+    Attribute,
     Day,
     Derived,
     Jsonb,
     MessageColumn,
+    MessageGroupId,
     MessageId,
     Month,
     Name,
@@ -20,6 +22,7 @@ from include.queue_etl.contract.marks import (
     Scheme,
     SentAt,
     SentDay,
+    SequenceNumber,
     Subject,
     Zone,
 )
@@ -28,6 +31,7 @@ __all__ = [
     "KINDS",
     "SUBJECT",
     "WEAK",
+    "Attribute",
     "Column",
     "Contract",
     "Day",
@@ -36,6 +40,7 @@ __all__ = [
     "Jsonb",
     "MaskedField",
     "MessageColumn",
+    "MessageGroupId",
     "MessageId",
     "Month",
     "Name",
@@ -48,6 +53,7 @@ __all__ = [
     "Scheme",
     "SentAt",
     "SentDay",
+    "SequenceNumber",
     "Subject",
     "Zone",
 ]

@@ -1,7 +1,8 @@
 """The columns of a table, derived from the types of an event and the facts of its message. Pure."""
 
+import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime
 from decimal import Decimal
 from enum import Enum, StrEnum
@@ -12,9 +13,12 @@ from msgspec import Raw, Struct
 
 from include.queue_etl.contract.event_types import Annotation, Leaf, leaves, personal_paths
 from include.queue_etl.contract.marks import (
+    ATTRIBUTE_PATH,
+    Attribute,
     Derived,
     Jsonb,
     MessageColumn,
+    MessageGroupId,
     MessageId,
     Name,
     Normalization,
@@ -24,6 +28,7 @@ from include.queue_etl.contract.marks import (
     Rejected,
     SentAt,
     SentDay,
+    SequenceNumber,
     Subject,
     Zone,
 )
@@ -33,6 +38,10 @@ SUBJECT = "user_id"  # the field that says whose a row is, where no other is mar
 KINDS = (SUBJECT, *dict.fromkeys(normalization.kind for normalization in Normalization))
 # Longest declared varchar: https://www.postgresql.org/docs/current/datatype-character.html
 _LONGEST_VARCHAR = 10_485_760
+# 128 characters, and a number of 128 bits:
+# https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessage.html
+_LONGEST_GROUP = 128
+_SEQUENCE_NUMBER = "numeric(39,0)"
 
 
 class Form(StrEnum):
@@ -60,7 +69,8 @@ class MaskedField:
 
     Attributes:
         column: the column that holds the token
-        field: where the value stands in the event: `customer.email`, `items[*].phone`; tokens are bound to it
+        field: where the value stands in the event: `customer.email`, `items[*].phone`; or in the message:
+            `attribute:trace-id`. Tokens are bound to it
         mark: how it is masked
         path: inside a jsonb column, such as `[*].phone`; empty where the column is the token
     """
@@ -77,7 +87,8 @@ class Column:
 
     Attributes:
         name: in the table
-        field: where it comes from: names in the event's JSON, joined with "."; or the message's attribute
+        field: where it comes from: names in the event's JSON, joined with "."; or what SQS calls it;
+            `attribute:trace-id` for an attribute
         sql_type: as CREATE TABLE has it
         nullable: it may be NULL
         form: how a value is written
@@ -111,6 +122,17 @@ class Column:
     def is_token(self) -> bool:
         """It holds a token, or NULL."""
         return any(not masked.path for masked in self.masked)
+
+    @property
+    def is_asked_for(self) -> bool:
+        """A text beside the body that SQS sends only where it is asked for: an attribute, a group."""
+        return self.form is Form.TEXT and not self.attributes
+
+    @property
+    def message_attribute(self) -> str:
+        """Name of the message attribute that it holds; empty where it holds none."""
+        is_attribute = self.field.startswith(ATTRIBUTE_PATH) and not self.attributes
+        return self.field.removeprefix(ATTRIBUTE_PATH) if is_attribute else ""
 
 
 def columns_of(event: type[Struct], message: Sequence[MessageColumn]) -> tuple[Column, ...]:
@@ -172,13 +194,40 @@ _DERIVED: dict[type, str] = {int: "integer", str: "text", bool: "boolean"}
 
 
 def _message_column(fact: MessageColumn) -> Column:
+    if isinstance(fact, Attribute):
+        return _attribute_column(fact)
     form, sql_type, source = {
         SentDay: (Form.SENT_DAY, "date", "SentTimestamp"),
         SentAt: (Form.SENT_AT, "timestamptz", "SentTimestamp"),
         MessageId: (Form.MESSAGE_ID, "uuid", "MessageId"),
         ReceiveCount: (Form.RECEIVE_COUNT, "integer", "ApproximateReceiveCount"),
+        MessageGroupId: (Form.TEXT, _text_type(_LONGEST_GROUP), "MessageGroupId"),
+        SequenceNumber: (Form.TEXT, _SEQUENCE_NUMBER, "SequenceNumber"),
     }[type(fact)]
-    return Column(fact.column, source, sql_type, False, form)
+    column = Column(fact.column, source, sql_type, False, form)
+    if not column.is_asked_for:
+        return column
+    return replace(column, nullable=True, max_length=_LONGEST_GROUP)
+
+
+def _attribute_column(fact: Attribute) -> Column:
+    personal, length = fact.personal, float("inf") if fact.max_length is None else fact.max_length
+    name = fact.column or (personal and personal.column) or re.sub(r"[.-]", "_", fact.name.lower())
+    return Column(
+        name=name,
+        field=fact.path,
+        sql_type=_token_type(personal) if personal else _text_type(length),
+        nullable=True,
+        form=Form.TEXT,
+        comment=fact.description,
+        masked=(MaskedField(name, fact.path, personal),) if personal else (),
+        max_length=length,
+        is_subject=fact.subject,
+    )
+
+
+def _text_type(length: float) -> str:
+    return f"varchar({length})" if length <= _LONGEST_VARCHAR else "text"
 
 
 def _token_type(personal: Personal) -> str:
@@ -210,8 +259,7 @@ def _form(annotation: Annotation) -> tuple[Form, str, tuple[Any, ...]]:
     if isinstance(kind, type) and issubclass(kind, Enum):
         return _choices(tuple(member.value for member in kind))
     if kind is str:
-        length = _max_length(annotation)
-        return Form.TEXT, f"varchar({length})" if length <= _LONGEST_VARCHAR else "text", ()
+        return Form.TEXT, _text_type(_max_length(annotation)), ()
     if kind is int:
         return Form.NUMBER, _integer_type(annotation), ()
     if kind is Decimal:

@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from include.queue_etl.contract.columns import Column, MaskedField
 from include.queue_etl.contract.contract import Contract
-from include.queue_etl.contract.marks import Personal, Scheme
+from include.queue_etl.contract.marks import ATTRIBUTE_PATH, Personal, Scheme
 
 
 def of_table(contract: Contract) -> str:
@@ -30,6 +30,8 @@ def of_column(column: Column) -> str:
 
 def source(column: Column) -> str:
     """Where a column's value comes from."""
+    if column.message_attribute:
+        return f"From the message's attribute `{column.message_attribute}`"
     if not column.attributes:
         return f"From the message's {column.field}"
     return f"{'Computed from' if column.convert else 'From'} `{column.field}`"
@@ -67,7 +69,10 @@ class Masking(NamedTuple):
 def masking_in(comment: str) -> frozenset[Masking] | None:
     """What a comment of `of_column` says of masking; None for a comment that somebody else wrote."""
     own = _SOURCE.search(comment)
-    return frozenset(_maskings(comment[own.end() :], own[1] or "")) if own else None
+    if not own:
+        return None
+    field = f"{ATTRIBUTE_PATH}{own[2]}" if own[2] else own[1] or ""
+    return frozenset(_maskings(comment[own.end() :], field))
 
 
 def _maskings(words: str, own_field: str) -> Iterator[Masking]:
@@ -76,7 +81,8 @@ def _maskings(words: str, own_field: str) -> Iterator[Masking]:
 
 
 _SOURCE = re.compile(
-    r"(?:^|(?<=\. )|(?<=[!?] ))(?:(?:From|Computed from) `([^`]+)`|From the message's \w+)\.(?= Masked|$)"
+    r"(?:^|(?<=\. )|(?<=[!?] ))(?:(?:From|Computed from) `([^`]+)`"
+    r"|From the message's (?:attribute `([^`]+)`|\w+))\.(?= Masked|$)"
 )
 _MASKED = re.compile(
     rf"Masked(?: at `([^`]+)`)?: ({'|'.join(Scheme)}) token, normalized as (\w+(?: of [A-Z]{{2}})?)\."

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 import msgspec
 
 from include.queue_etl.contract.columns import Column, Form, MaskedField, columns_of
-from include.queue_etl.contract.marks import Day, MessageColumn, Month
+from include.queue_etl.contract.marks import ATTRIBUTE_PATH, Day, MessageColumn, Month
 from include.queue_etl.settings import pipeline_problems
 
 # Longest name that Postgres keeps: https://www.postgresql.org/docs/current/limits.html
@@ -108,6 +108,11 @@ class Contract:
         """The column of when the message was sent, to the millisecond."""
         return next((column for column in self.columns if column.form is Form.SENT_AT), None)
 
+    @cached_property
+    def asked_for(self) -> tuple[Column, ...]:
+        """The columns of what SQS sends beside the body only where it is asked for; usually none."""
+        return tuple(column for column in self.columns if column.is_asked_for)
+
     @property
     def dead_letter_queue(self) -> str:
         """Name of the queue's dead-letter queue."""
@@ -130,6 +135,7 @@ class Contract:
             yield str(error)
             return
         yield from self._name_problems(columns)
+        yield from self._field_problems()
         yield from self._token_problems()
         yield from self._key_problems()
         yield from self._partition_problems()
@@ -152,22 +158,27 @@ class Contract:
             if not _NAME.fullmatch(name) or len(name) > _LONGEST_NAME:
                 yield (
                     f"{name!r} is no name of a column: letters, digits and _, at most "
-                    f'{_LONGEST_NAME} characters; give another with Name("...")'
+                    f'{_LONGEST_NAME} characters; give another with Name("..."), or Attribute(column="...")'
                 )
-        for column in columns:
-            if any(character.isspace() or character in '\\"`' for character in column.field):
-                yield f"{column.name}: names in the JSON may not have blanks, quotes or backslashes"
         if sum(column.is_subject for column in columns) > 1:
             yield "several fields say whose row it is: mark one with Subject()"
+
+    def _field_problems(self) -> Iterator[str]:
+        for column in self.columns:
+            if any(character.isspace() or character in '\\"`' for character in column.field):
+                yield f"{column.name}: names in the JSON may not have blanks, quotes or backslashes"
+            if column.attributes and column.field.startswith(ATTRIBUTE_PATH):
+                yield f"{column.name}: names in the JSON may not begin with {ATTRIBUTE_PATH}"
+        for name, times in Counter(column.message_attribute for column in self.columns).items():
+            if name and times > 1:
+                yield f"{times} columns hold the attribute {name}: leave one of them"
 
     def _token_problems(self) -> Iterator[str]:
         for column in self.columns:
             most = min((masked.mark.max_bytes for masked in column.masked), default=float("inf"))
             if column.is_token and column.form is Form.TEXT and column.max_length > most:
-                yield (
-                    f"give {column.field} a Meta(max_length) of at most {most}, so that "
-                    f"its token fits {column.name}"
-                )
+                bound = "Meta(max_length)" if column.attributes else "max_length"
+                yield f"give {column.field} a {bound} of at most {most}, so that its token fits {column.name}"
 
     def _key_problems(self) -> Iterator[str]:
         if not self.key:
@@ -178,7 +189,10 @@ class Contract:
         elif column.is_token or column.form is Form.JSON:
             yield f"key: {self.key} holds tokens or jsonb, which change: give another column"
         elif column.nullable:
-            yield f"key: {self.key} may be NULL: declare its field without None and without default"
+            instead = (
+                "declare its field without None and without default" if column.attributes else "give another"
+            )
+            yield f"key: {self.key} may be NULL: {instead}"
         if not self.sent_at:
             yield 'key: add SentAt("sent_at") to message, which tells the newer of two messages'
         if self.partition_by:

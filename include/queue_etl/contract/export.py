@@ -117,7 +117,7 @@ def json_schema(contract: Contract) -> dict[str, Any]:
     """The JSON Schema of a message's body: what the contract accepts, what of it is personal.
 
     `x-personal` stands at each personal property, `x-personal-inside` where Jsonb names paths inside, and
-    `x-columns` at the top: path of the field -> column.
+    `x-columns` at the top: path of the field -> column. `x-message-attributes` are those that are read.
     """
     decoded = decoding_type(contract.event, strict=contract.unknown_fields == "reject")
     pairs = list(_structs(contract.event, decoded))
@@ -132,6 +132,7 @@ def json_schema(contract: Contract) -> dict[str, Any]:
         "title": contract.name,
         **references[0],
         "x-columns": {column.field: column.name for column in contract.columns if column.attributes},
+        **_message_attributes(contract),
         "$defs": _with_numbers(definitions),
     }
 
@@ -156,6 +157,21 @@ def _extensions(annotation: Annotation) -> dict[str, Any]:
         found["x-personal"] = _mark(mark)
     if (jsonb := annotation.mark(Jsonb)) and jsonb.personal:
         found["x-personal-inside"] = {path: _mark(one) for path, one in jsonb.personal.items()}
+    return found
+
+
+def _message_attributes(contract: Contract) -> dict[str, Any]:
+    """Name of a message attribute -> its column and what bounds it; nothing where the contract reads none."""
+    found = {one.message_attribute: _attribute(one) for one in contract.columns if one.message_attribute}
+    return {"x-message-attributes": found} if found else {}
+
+
+def _attribute(column: Column) -> dict[str, Any]:
+    found: dict[str, Any] = {"column": column.name}
+    if column.max_length != float("inf"):
+        found["maxLength"] = column.max_length
+    if column.masked:
+        found["x-personal"] = _mark(column.masked[0].mark)
     return found
 
 

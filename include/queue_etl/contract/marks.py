@@ -4,6 +4,7 @@ email: Annotated[str, Personal(Normalization.EMAIL)]
 total: Annotated[Decimal, Numeric(12, 2)]
 """
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -223,7 +224,63 @@ class ReceiveCount:
     column: str
 
 
-MessageColumn = SentDay | SentAt | MessageId | ReceiveCount
+# Where the value of an attribute stands, as `attribute:trace-id`. Tokens are bound to it, so never change it.
+ATTRIBUTE_PATH = "attribute:"
+# https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_ReceiveMessage.html
+_ATTRIBUTE = re.compile(r"(?!(?i:aws|amazon)\.)[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
+_LONGEST_ATTRIBUTE = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Attribute:
+    """A text: the message attribute of that name, of type String or Number; NULL where a message has none.
+
+    Attributes:
+        name: as senders write it; capitals count
+        column: its name; without it, the attribute's in small letters, with `_` for `-` and `.`
+        max_length: in characters; a message with a longer value is rejected
+        personal: the table holds a token in place of the value
+        subject: it says whose row it is
+        description: begins the column's comment
+    """
+
+    name: str
+    column: str = ""
+    max_length: int | None = None
+    personal: Personal | None = None
+    subject: bool = False
+    description: str = ""
+
+    def __post_init__(self) -> None:
+        if not _ATTRIBUTE.fullmatch(self.name) or len(self.name) > _LONGEST_ATTRIBUTE:
+            raise ValueError(
+                f"Attribute({self.name!r}): SQS has no such name; it has letters, digits, _, - and periods "
+                f"inside, at most {_LONGEST_ATTRIBUTE} characters, and does not begin with AWS. or Amazon."
+            )
+        if self.max_length is not None and self.max_length < 1:
+            raise ValueError(f"Attribute({self.name!r}): give a max_length of at least 1")
+
+    @property
+    def path(self) -> str:
+        """Where its value stands: no field of an event is called so."""
+        return f"{ATTRIBUTE_PATH}{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class MessageGroupId:
+    """A varchar(128): the group a sender put the message in, on fair queues; NULL where it named none."""
+
+    column: str
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceNumber:
+    """A numeric: the place of the message in a FIFO queue; NULL on standard queues."""
+
+    column: str
+
+
+MessageColumn = SentDay | SentAt | MessageId | ReceiveCount | Attribute | MessageGroupId | SequenceNumber
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
 """The dead-letter queue: what is committed is deleted there, the rest goes back on the queue.
 
 SQS moves a message there that was received too often, under the id it has. Sent back it gets a new id, and so
-carries the old one, and its day, as attributes: the ledger knows it however often it is sent.
+carries the old one, and its day, as attributes: the ledger knows it however often it is sent. Its own
+attributes and its group go with it.
 """
 
 import logging
@@ -15,7 +16,7 @@ from include.queue_etl.counts import in_words
 from include.queue_etl.operations.store import MaintenanceStore
 from include.queue_etl.resources import Resources
 from include.queue_etl.settings import RECEIVE_SHARE
-from include.queue_etl.sqs.client import Message
+from include.queue_etl.sqs.wire import EVERYTHING, Message
 
 COUNTS = ("messages", "committed", "others", "deleted", "redriven")
 log = logging.getLogger(__name__)
@@ -50,7 +51,7 @@ def redrive_dead_letters(
     # Then what is held must be released, before it comes back by itself and is counted twice.
     seconds = settings.visibility_timeout_seconds / RECEIVE_SHARE
     try:
-        with closing(dead_letters.receive(most, seconds)) as replies:
+        with closing(dead_letters.receive(most, seconds, EVERYTHING)) as replies:
             for messages in filter(None, replies):
                 held |= {message.receipt_handle for message in messages}
                 held -= _redrive(resources, contract, messages, counts, dry_run)
@@ -80,7 +81,9 @@ def _redrive(
     dead_letters = resources.queue(contract.dead_letter_queue)
     if committed:
         counts["deleted"] += dead_letters.delete(committed).done
-    sent = [one.receipt_handle for one in resources.queue(contract.queue).resend(others)] if others else []
+    needed = [column.message_attribute for column in contract.asked_for]
+    taken = resources.queue(contract.queue).resend(others, needed) if others else []
+    sent = [message.receipt_handle for message in taken]
     if sent:
         dead_letters.delete(sent)
     counts["redriven"] += len(sent)

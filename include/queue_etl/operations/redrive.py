@@ -24,7 +24,12 @@ from include.queue_etl.staging.area import batch_name
 from include.queue_etl.transform import copy_binary
 from include.queue_etl.transform.batch import LOADED, mask_batch
 from include.queue_etl.transform.batches import MILLISECONDS_A_DAY, MaskedBatch, RawBatch, RejectedBatch
-from include.queue_etl.transform.quarantine import PayloadCipher, QuarantinedMessage, decode_lines
+from include.queue_etl.transform.quarantine import (
+    Original,
+    PayloadCipher,
+    QuarantinedMessage,
+    decode_lines,
+)
 
 EPOCH = date(1970, 1, 1)
 LOADS = "loads"  # the verdict of the contract on a message that is accepted now
@@ -140,6 +145,7 @@ def _decrypt(
 ) -> tuple[RawBatch, list[str]]:
     """The messages as they were received, and their old reasons; those that do not open are counted."""
     raw, reasons = RawBatch(page[0].queue_id, [], [], [], []), []
+    originals: list[Original] = []
     cipher = PayloadCipher(context.keyset, context.contract.name)
     for message in page:
         original = cipher.decrypt_or_none(message.message_id, message.payload)
@@ -152,6 +158,9 @@ def _decrypt(
         raw.receive_counts.append(1)  # those received too often are parsed now: they were asked for
         raw.bodies.append(original.body)
         reasons.append(message.reason)
+        originals.append(original)
+    for column in context.contract.asked_for:
+        raw.facts[column.field] = [original.facts.get(column.field) for original in originals]
     return raw, reasons
 
 

@@ -21,7 +21,7 @@ from include.queue_etl.privacy.retained_files import Change, Row, rewrite, with_
 from include.queue_etl.privacy.subjects import Place, Search, Subject
 from include.queue_etl.resources import Resources
 from include.queue_etl.transform.copy_text import unescaped
-from include.queue_etl.transform.quarantine import PayloadCipher, QuarantinedMessage
+from include.queue_etl.transform.quarantine import Original, PayloadCipher, QuarantinedMessage
 
 MESSAGES = 100  # quarantined messages in memory at once, of up to 1 MiB each
 log = logging.getLogger(__name__)
@@ -147,8 +147,8 @@ def _erase_files(
 
 def _erasing(search: Search, places: Sequence[Place], cipher: PayloadCipher) -> Change:
     def payload(message_id: str, payload: bytes) -> bytes:
-        body = _body(cipher, message_id, payload)
-        return b"" if body is not None and search.is_in(body) else payload
+        original = _original(cipher, message_id, payload)
+        return b"" if original is not None and _is_in(search, original) else payload
 
     return Change(_row_eraser(search.contract, places), payload)
 
@@ -187,10 +187,10 @@ def _erase_quarantined(resources: Resources, search: Search, counts: Counter[str
     while page := store.quarantined_after(contract, last, MESSAGES):
         found = []
         for message in page:
-            body = _body(cipher, message.message_id, message.payload)
-            if body is None:
+            original = _original(cipher, message.message_id, message.payload)
+            if original is None:
                 counts["unopened"] += 1
-            elif search.is_in(body):
+            elif _is_in(search, original):
                 found.append(message)
         counts["quarantined"] += len(found)
         if not dry_run:
@@ -198,9 +198,11 @@ def _erase_quarantined(resources: Resources, search: Search, counts: Counter[str
         last = page[-1]
 
 
-def _body(cipher: PayloadCipher, message_id: str, payload: bytes) -> bytes | None:
-    """The body; empty where it was erased before, None where no key opens it."""
-    if not payload:
-        return b""
-    original = cipher.decrypt_or_none(message_id, payload)
-    return None if original is None else original.body
+def _original(cipher: PayloadCipher, message_id: str, payload: bytes) -> Original | None:
+    """The message; empty where it was erased before, None where no key opens it."""
+    return cipher.decrypt_or_none(message_id, payload) if payload else Original(b"")
+
+
+def _is_in(search: Search, original: Original) -> bool:
+    """Whether body or attributes hold the value."""
+    return any(map(search.is_in, [original.body, *original.facts_as_json()]))

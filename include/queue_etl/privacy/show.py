@@ -6,7 +6,7 @@ from include.queue_etl.contract import Contract
 from include.queue_etl.privacy.audit import AuditLog, Purpose
 from include.queue_etl.privacy.officer_store import StoredMessage
 from include.queue_etl.resources import Resources
-from include.queue_etl.transform.quarantine import PayloadCipher
+from include.queue_etl.transform.quarantine import Original, PayloadCipher
 
 
 def show(
@@ -17,7 +17,7 @@ def show(
     purpose: Purpose,
     *,
     shape_alone: bool = False,
-) -> Iterator[tuple[StoredMessage, bytes]]:
+) -> Iterator[tuple[StoredMessage, Original]]:
     """Put the request on record, then open the messages.
 
     Args:
@@ -29,8 +29,8 @@ def show(
         shape_alone: nobody will see a value; so it costs nothing of the hour's allowance
 
     Returns:
-        each message with its body, as they are opened. Opening raises KeysetError where the keyset lacks the
-        key.
+        each message as it was received, as they are opened. Opening raises KeysetError where the keyset lacks
+        the key.
 
     Raises:
         RateExceeded: more messages than the hour has room for; the attempt is on record
@@ -43,4 +43,4 @@ def show(
     else:
         most = resources.settings.unmask_per_hour
         audit.record_tokens("show", purpose, details, len(messages), most)
-    return ((message, cipher.decrypt(message.message_id, message.payload).body) for message in messages)
+    return ((message, cipher.decrypt(message.message_id, message.payload)) for message in messages)

@@ -8,7 +8,7 @@ import logging
 import os
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import ceil
@@ -19,7 +19,7 @@ import msgspec
 from include.queue_etl.counts import in_words
 from include.queue_etl.errors import QueueEtlError, QueueMissing, QueueRefused, QueueUnavailable
 from include.queue_etl.settings import Settings
-from include.queue_etl.sqs import wire
+from include.queue_etl.sqs import copies, wire
 from include.queue_etl.sqs.credentials import Access, ca_bundle
 from include.queue_etl.sqs.polling import PollController
 from include.queue_etl.sqs.transport import (
@@ -197,7 +197,9 @@ class SqsQueue:
         found = self._ask("GetQueueAttributes", wire.AttributesReply, asked).attributes
         return Depth(*(int(found.get(name, 0)) for name in _DEPTHS))
 
-    def receive(self, max_messages: int, seconds: float) -> Generator[list[Message], None, None]:
+    def receive(
+        self, max_messages: int, seconds: float, asked: wire.Asked = wire.USUAL
+    ) -> Generator[list[Message], None, None]:
         """Takes messages off the queue, up to ten a list, until long polls bring nothing for `wait_seconds`.
 
         With a wait of 0 seconds, until EMPTY_SHORT_POLLS polls bring nothing. At the limit of messages
@@ -208,6 +210,7 @@ class SqsQueue:
             max_messages: it takes no more
             seconds: after the first message; then no more calls are begun. Answers that are still on their
                 way are waited for, the request timeout at most: the messages in them are hidden already.
+            asked: what comes with each message
 
         Yields:
             messages; an empty list each TURN_SECONDS in which none came
@@ -216,7 +219,7 @@ class SqsQueue:
             QueueRefused, QueueUnavailable: as for `connect`
         """
         exchange = Exchange(self._open_transport(self._settings.wait_seconds), self._settings.transfers)
-        polls = _Polls(exchange, self._place, self._settings, max_messages, seconds)
+        polls = _Polls(exchange, self._place, self._settings, max_messages, seconds, asked)
         replies: deque[Reply] = deque()
         try:
             polls.fill()
@@ -262,11 +265,15 @@ class SqsQueue:
             sent += len(group)
         return sent
 
-    def resend(self, messages: Sequence[Message]) -> list[Message]:
+    def resend(self, messages: Sequence[Message], needed: Collection[str] = ()) -> list[Message]:
         """Puts up to ten messages, received from another queue, on this one under their ledger ids.
 
-        They keep their day of sending too, so that the ledger knows them however often they are sent. A body
-        of more than 1 MiB with its attributes is refused.
+        They keep their day of sending too, so that the ledger knows them however often they are sent; and
+        their attributes, as far as there is room. A body of more than 1 MiB with its attributes is refused.
+
+        Args:
+            messages: received with EVERYTHING
+            needed: names of attributes without which a message is not sent
 
         Returns:
             those that SQS took
@@ -274,10 +281,14 @@ class SqsQueue:
         Raises:
             QueueRefused, QueueUnavailable: as for `connect`; some may have been sent
         """
-        fits = sum(len(message.body) for message in messages) <= SEND_BYTES
+        sendable = [message for message in messages if copies.has_room(message, needed)]
+        if len(sendable) < len(messages):
+            stay = len(messages) - len(sendable)
+            log.warning("%s: %d messages could not be sent: %s", self.name, stay, copies.NO_ROOM)
+        fits = sum(map(copies.size, sendable)) <= SEND_BYTES
         taken: list[Message] = []
-        for group in [messages] if fits else [[message] for message in messages]:
-            entries = [_entry(id_, message) for id_, message in zip(_IDS, group, strict=False)]
+        for group in [sendable] if fits else [[message] for message in sendable]:
+            entries = [copies.entry(id_, message, needed) for id_, message in zip(_IDS, group, strict=False)]
             reply = self._send(entries)
             taken += [group[int(one.id)] for one in reply.successful]
             for failed in reply.failed:
@@ -366,10 +377,17 @@ class _Polls:
     """The receive calls: as many as the controller wants, until the queue is empty or time is up."""
 
     def __init__(
-        self, exchange: Exchange, place: _Place, settings: Settings, max_messages: int, seconds: float
+        self,
+        exchange: Exchange,
+        place: _Place,
+        settings: Settings,
+        max_messages: int,
+        seconds: float,
+        asked: wire.Asked,
     ) -> None:
         self.exchange = exchange
         self.damaged: list[str] = []
+        self._asked = asked
         self._place = place
         self._settings = settings
         self._allowance = max_messages  # neither received nor asked for
@@ -446,7 +464,8 @@ class _Polls:
         wait = min(self._settings.wait_seconds, LONGEST_POLL_SECONDS, silence_left, int(seconds_left))
         if (asked, wait) not in self._bodies:
             hidden = self._settings.visibility_timeout_seconds
-            request = wire.ReceiveRequest(self._place.url, asked, hidden, wait)
+            names = (self._asked.system, self._asked.attributes)
+            request = wire.ReceiveRequest(self._place.url, asked, hidden, wait, *names)
             self._bodies[asked, wait] = wire.encode(request)
         return Call("ReceiveMessage", self._bodies[asked, wait], asked=asked, wait_seconds=wait)
 
@@ -550,14 +569,6 @@ def _sendable(bodies: Iterable[bytes]) -> Iterator[list[bytes]]:
         group.append(body)
     if group:
         yield group
-
-
-def _entry(id_: str, message: Message) -> dict[str, Any]:
-    """What SendMessageBatch wants; the attributes make the message the one it was."""
-    origin = {wire.ORIGIN_ATTRIBUTE: message.message_id, wire.SENT_ATTRIBUTE: str(message.sent_ms)}
-    attributes = {name: {"DataType": "String", "StringValue": value} for name, value in origin.items()}
-    body = message.body.decode("utf-8", "surrogatepass")
-    return {"Id": id_, "MessageBody": body, "MessageAttributes": attributes}
 
 
 def _keep_bodies_out_of_logs() -> None:

@@ -4,6 +4,7 @@ A `Transport` sends each call once; an `Exchange` repeats those that may succeed
 when SQS says no: the answer is a value, and the caller decides what it means.
 """
 
+import binascii
 import contextlib
 import heapq
 import json
@@ -444,10 +445,9 @@ class BotoTransport:
 
         reply = Reply(call, 0, b"", UNREADABLE)
         try:
-            answer = self._methods[call.action](**json.loads(call.body))
+            answer = self._methods[call.action](**json.loads(call.body, object_hook=_with_bytes))
             answer.pop("ResponseMetadata", None)
-            # Binary attributes of messages, which nothing here reads, are no JSON.
-            reply = Reply(call, 200, json.dumps(answer, default=lambda _binary: None).encode(), "")
+            reply = Reply(call, 200, json.dumps(answer, default=_base64).encode(), "")
         except ClientError as error:
             status, code = _client_error(error)
             reply = Reply(call, status, b"", code)
@@ -455,6 +455,16 @@ class BotoTransport:
             reply = Reply(call, 0, b"", _boto_code(error))
         finally:  # whatever happened: without a reply, its receiver waits for ever
             self._replies.put(reply)
+
+
+# Binary attributes of messages: bytes for boto3, base64 in the JSON of SQS.
+def _with_bytes(found: dict[str, Any]) -> dict[str, Any]:
+    value = found.get("BinaryValue")
+    return found if value is None else {**found, "BinaryValue": binascii.a2b_base64(value)}
+
+
+def _base64(value: bytes) -> str:
+    return binascii.b2a_base64(value, newline=False).decode()
 
 
 def _refresh_failure() -> "type[BotoCoreError]":

@@ -3,7 +3,8 @@
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 from uuid import UUID, uuid5
 
 import msgspec
@@ -21,6 +22,42 @@ _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12
 _MILLISECONDS = re.compile(r"[0-9]{1,15}")
 
 
+class Asked(NamedTuple):
+    """What SQS sends with each message beside its body: what nobody asks for it leaves out.
+
+    Attributes:
+        attributes: names of message attributes, or All
+        system: names of what SQS itself knows of a message
+    """
+
+    attributes: tuple[str, ...] = (*KEY_ATTRIBUTES, SENT_ATTRIBUTE)
+    system: tuple[str, ...] = ("SentTimestamp", "ApproximateReceiveCount")
+
+    def also(self, attributes: Iterable[str], system: Iterable[str]) -> "Asked":
+        """The same and these, each name once."""
+        return Asked(
+            tuple(dict.fromkeys([*self.attributes, *attributes])),
+            tuple(dict.fromkeys([*self.system, *system])),
+        )
+
+
+USUAL = Asked()  # what every message needs
+EVERYTHING = Asked(("All",), (*USUAL.system, "MessageGroupId"))  # to send the message once more
+
+
+class AttributeValue(msgspec.Struct, gc=False, rename="pascal", omit_defaults=True):
+    """A message attribute; binary ones have no text."""
+
+    data_type: str = ""
+    string_value: str | None = None
+    binary_value: bytes | None = None
+
+    @property
+    def content(self) -> str | bytes | None:
+        """Its text; bytes where it is binary, or no UTF-8 (a lone surrogate as three bytes)."""
+        return self.binary_value if self.string_value is None else _encodable(self.string_value)
+
+
 class Message(msgspec.Struct, gc=False):
     """A message as received.
 
@@ -32,6 +69,9 @@ class Message(msgspec.Struct, gc=False):
         sent_ms: Unix milliseconds of sending; of the first sending if `x-origin-sent-timestamp` says so,
             for a message redriven from a dead-letter queue keeps its day
         receive_count: 1 the first time
+        attributes: its message attributes, of those that were asked for
+        group_id: None where nobody asked, or it has none
+        sequence_number: the same
     """
 
     message_id: str
@@ -39,15 +79,26 @@ class Message(msgspec.Struct, gc=False):
     body: bytes
     sent_ms: int
     receive_count: int
+    attributes: dict[str, AttributeValue] | None = None
+    group_id: str | None = None
+    sequence_number: str | None = None
+
+    def attribute(self, name: str) -> str | bytes | None:
+        """The content of a message attribute; None where it was not sent, or not asked for."""
+        found = self.attributes.get(name) if self.attributes else None
+        return found.content if found else None
+
+    def system(self, name: str) -> str | bytes | None:
+        """What SQS itself knows of the message under that name: its group, or its sequence number."""
+        value = {"MessageGroupId": self.group_id, "SequenceNumber": self.sequence_number}[name]
+        return value and _encodable(value)
 
 
 class _Attributes(msgspec.Struct, gc=False, rename="pascal"):
     sent_timestamp: int = 0
     approximate_receive_count: int = 1
-
-
-class _AttributeValue(msgspec.Struct, gc=False, rename="pascal"):
-    string_value: str | None = None
+    message_group_id: str | None = None
+    sequence_number: str | None = None
 
 
 class Received(msgspec.Struct, gc=False, rename="pascal"):
@@ -58,7 +109,7 @@ class Received(msgspec.Struct, gc=False, rename="pascal"):
     attributes: _Attributes
     body: str = ""
     md5_of_body: str = msgspec.field(name="MD5OfBody", default="")
-    message_attributes: dict[str, _AttributeValue] | None = None
+    message_attributes: dict[str, AttributeValue] | None = None
 
 
 class _ReceiveReply(msgspec.Struct, gc=False, rename="pascal"):
@@ -112,14 +163,14 @@ class BatchRequest(msgspec.Struct, gc=False, rename="pascal"):
 
 
 class ReceiveRequest(msgspec.Struct, gc=False, rename="pascal"):
-    """ReceiveMessage, with everything a `Message` is made of."""
+    """ReceiveMessage, with everything a `Message` is made of; the names are those of an `Asked`."""
 
     queue_url: str
     max_number_of_messages: int
     visibility_timeout: int
     wait_time_seconds: int
-    message_system_attribute_names: tuple[str, ...] = ("SentTimestamp", "ApproximateReceiveCount")
-    message_attribute_names: tuple[str, ...] = (*KEY_ATTRIBUTES, SENT_ATTRIBUTE)
+    message_system_attribute_names: tuple[str, ...] = USUAL.system
+    message_attribute_names: tuple[str, ...] = USUAL.attributes
 
 
 # strict=False: SQS writes numbers as strings.
@@ -171,10 +222,28 @@ def message(one: Received) -> Message | None:
         sent_ms = _first_sent_ms(one.message_attributes, sent_ms)
     if not _UUID.fullmatch(key):
         key = _as_uuid(key)
-    return Message(key, one.receipt_handle, body, sent_ms, one.attributes.approximate_receive_count)
+    return Message(
+        key,
+        one.receipt_handle,
+        body,
+        sent_ms,
+        one.attributes.approximate_receive_count,
+        one.message_attributes,
+        one.attributes.message_group_id,
+        one.attributes.sequence_number,
+    )
 
 
-def _key(attributes: Mapping[str, _AttributeValue]) -> str | None:
+def _encodable(text: str) -> str | bytes:
+    """The text; bytes where it has a lone surrogate, which no file and no table takes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "surrogatepass")
+    return text
+
+
+def _key(attributes: Mapping[str, AttributeValue]) -> str | None:
     found = (attributes[name].string_value for name in KEY_ATTRIBUTES if name in attributes)
     return next((value for value in found if value), None)
 
@@ -187,7 +256,7 @@ def _as_uuid(key: str) -> str:
     return str(uuid5(KEY_NAMESPACE, key.encode("utf-8", "replace").decode()))
 
 
-def _first_sent_ms(attributes: Mapping[str, _AttributeValue], sent_ms: int) -> int:
+def _first_sent_ms(attributes: Mapping[str, AttributeValue], sent_ms: int) -> int:
     """When the origin sent it, if that can be true."""
     value = attributes[SENT_ATTRIBUTE].string_value if SENT_ATTRIBUTE in attributes else None
     if value and _MILLISECONDS.fullmatch(value) and sent_ms - ORIGIN_REACH_MS <= int(value) <= sent_ms:

@@ -3,6 +3,7 @@
 from collections import Counter
 from itertools import compress
 from operator import not_
+from typing import cast
 from uuid import UUID
 
 from msgspec import Struct
@@ -10,7 +11,7 @@ from msgspec import Struct
 from include.queue_etl.contract import Contract, Rejected
 from include.queue_etl.keys.keyset import Keyset
 from include.queue_etl.settings import Settings
-from include.queue_etl.transform import copy_binary, copy_text, partitions
+from include.queue_etl.transform import beside, copy_binary, copy_text, partitions
 from include.queue_etl.transform.batches import MaskedBatch, RawBatch, RejectedBatch, ids_digest
 from include.queue_etl.transform.masking import Masker
 from include.queue_etl.transform.parsing import TOO_MANY_RECEIVES, Parser
@@ -32,6 +33,9 @@ def mask_batch(
     parser, masker = Parser(contract, settings.body_limit_bytes), Masker(contract, keyset)
     days = copy_text.sent_days(raw.sent_ms)
     verdicts = _verdicts(raw, parser, settings.max_receives)
+    for index, bad in beside.rejected(contract, raw.facts).items():
+        if not isinstance(verdicts[index], Rejected):
+            verdicts[index] = bad
     checked = _checked(raw, parser, contract, settings.personal_data_sample, verdicts)
     found = counted(checked.values())
     if contract.personal_data_check == "quarantine":
@@ -92,14 +96,17 @@ def _checked(
 
 def _facts(raw: RawBatch, days: list[str], is_rejected: list[bool]) -> copy_text.Facts:
     """Those of the accepted messages."""
+    # Those that are no text are rejected.
+    texts = cast("dict[str, list[str | None]]", raw.facts)
     if not any(is_rejected):
-        return copy_text.Facts(raw.ids, days, raw.sent_ms, raw.receive_counts)
+        return copy_text.Facts(raw.ids, days, raw.sent_ms, raw.receive_counts, texts)
     is_accepted = list(map(not_, is_rejected))
     return copy_text.Facts(
         ids=list(compress(raw.ids, is_accepted)),
         days=list(compress(days, is_accepted)),
         sent_ms=list(compress(raw.sent_ms, is_accepted)),
         receive_counts=list(compress(raw.receive_counts, is_accepted)),
+        asked_for={field: list(compress(values, is_accepted)) for field, values in texts.items()},
     )
 
 
@@ -119,7 +126,7 @@ def _quarantine_line(
         message_id=message_id,
         run_id=run_id,
         reason=verdict.reason,
-        payload=cipher.encrypt(message_id, Original(body, raw.sent_ms[index])),
+        payload=cipher.encrypt(message_id, Original(body, raw.sent_ms[index], raw.facts_of(index))),
         payload_bytes=len(body),
         receive_count=raw.receive_counts[index],
         shape=shapes.of_rejected(body, verdict.reason),

@@ -39,6 +39,9 @@ class RawBatch(msgspec.Struct):
         sent_ms: SQS SentTimestamp, milliseconds since 1970
         receive_counts: SQS ApproximateReceiveCount
         bodies: UTF-8
+        facts: field of a column that SQS was asked for -> what each message says: None where it says
+            nothing, bytes where it is no text. Empty where the contract has no such column, and in files of
+            versions before
     """
 
     queue_id: int
@@ -46,6 +49,11 @@ class RawBatch(msgspec.Struct):
     sent_ms: list[int]
     receive_counts: list[int]
     bodies: list[bytes]
+    facts: dict[str, list[str | bytes | None]] = {}
+
+    def facts_of(self, index: int) -> dict[str, str | bytes]:
+        """What one message says, of what SQS was asked for."""
+        return {field: value for field, values in self.facts.items() if (value := values[index]) is not None}
 
 
 class RejectedBatch(msgspec.Struct):

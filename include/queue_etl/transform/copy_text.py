@@ -7,8 +7,8 @@ Columns are built one at a time for a whole batch: the loops then run in C (map,
 """
 
 import re
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from enum import Enum
 from functools import lru_cache
@@ -39,12 +39,14 @@ class Facts:
     Attributes:
         days: UTC day of sending, ISO text
         sent_ms: milliseconds since 1970
+        asked_for: field -> texts, of what SQS was asked for; the texts of others are None
     """
 
     ids: Sequence[str]
     days: Sequence[str]
     sent_ms: Sequence[int]
     receive_counts: Sequence[int]
+    asked_for: Mapping[str, Sequence[str | None]] = field(default_factory=dict)
 
 
 @lru_cache(maxsize=64)
@@ -76,9 +78,12 @@ def _lines(lines: Iterable[str]) -> bytes:
 
 
 def _column(column: Column, events: Sequence[msgspec.Struct], facts: Facts, mask: Mask) -> Iterable[str]:
-    if not column.attributes:
+    if column.is_asked_for:
+        values: Sequence[Any] = facts.asked_for.get(column.field) or [None] * len(events)
+    elif column.attributes:
+        values = list(map(value_getter(column), events))
+    else:
         return _OF_MESSAGE[column.form](facts)
-    values = list(map(value_getter(column), events))
     if column.is_token:
         texts = values if column.form is Form.TEXT else list(map(_personal_text, values))
         return mask(column.masked[0], texts, NULL)

@@ -51,7 +51,7 @@ class Parser:
         self._decode_notification = msgspec.json.Decoder(_Notification).decode
         self._derived = [_derivation(column) for column in contract.columns if column.convert]
         self._checks = _checks(contract.columns, _value_check)
-        self._all_checks = [*self._checks, *_checks(contract.columns, _character_check)]
+        self._all_checks = [*self._checks, *_checks(contract.columns, character_check)]
         self._limit = body_limit_bytes
         self._contract = contract
         self._rejects_unknown = contract.unknown_fields == "reject"
@@ -192,8 +192,8 @@ def _decimal_check(column: Column) -> Check:
     return check
 
 
-def _character_check(column: Column) -> Check | None:
-    """For bodies with escapes or other characters than ASCII."""
+def character_check(column: Column) -> Check | None:
+    """What escapes, or other characters than ASCII, may break."""
     if column.form is Form.JSON:
         return json_values.nul_problem
     if column.form not in (Form.TEXT, Form.DERIVED):

@@ -94,10 +94,20 @@ class Original(msgspec.Struct, frozen=True):
     Attributes:
         body: UTF-8
         sent_ms: SQS SentTimestamp; None where it was quarantined by a version that kept the body alone
+        facts: field -> what the message said, of what SQS was asked for; bytes where it is no text
     """
 
     body: bytes
     sent_ms: int | None = None
+    facts: dict[str, str | bytes] = {}
+
+    def facts_as_json(self) -> list[bytes]:
+        """Each fact as a JSON text, to be searched as a body is; bytes are read as UTF-8."""
+        texts = (
+            value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+            for value in self.facts.values()
+        )
+        return [msgspec.json.encode(text) for text in texts]
 
 
 class PayloadCipher:
