@@ -422,7 +422,7 @@ class _Polls:
         if reply.code and reply.code != "OverLimit":
             raise self._place.error(reply.call.action, reply.code, reply.is_transient)
         try:
-            received = [] if reply.code else wire.received(reply.body)
+            received = [] if reply.code else wire.received(reply.body, self._asked)
         except ValueError:
             raise self._place.no_answer(reply.call.action) from None
         self._count(reply.call, len(received))

@@ -43,7 +43,7 @@ def size(message: Message) -> int:
 
 def _own(message: Message) -> dict[str, AttributeValue]:
     origin = (ORIGIN_ATTRIBUTE, SENT_ATTRIBUTE)
-    return {name: value for name, value in (message.attributes or {}).items() if name not in origin}
+    return {name: value for name, value in message.attributes.items() if name not in origin}
 
 
 def _origin(message: Message) -> dict[str, AttributeValue]:

@@ -3,7 +3,6 @@
 from collections import Counter
 from itertools import compress
 from operator import not_
-from typing import cast
 from uuid import UUID
 
 from msgspec import Struct
@@ -96,17 +95,15 @@ def _checked(
 
 def _facts(raw: RawBatch, days: list[str], is_rejected: list[bool]) -> copy_text.Facts:
     """Those of the accepted messages."""
-    # Those that are no text are rejected.
-    texts = cast("dict[str, list[str | None]]", raw.facts)
     if not any(is_rejected):
-        return copy_text.Facts(raw.ids, days, raw.sent_ms, raw.receive_counts, texts)
+        return copy_text.Facts(raw.ids, days, raw.sent_ms, raw.receive_counts, raw.facts)
     is_accepted = list(map(not_, is_rejected))
     return copy_text.Facts(
         ids=list(compress(raw.ids, is_accepted)),
         days=list(compress(days, is_accepted)),
         sent_ms=list(compress(raw.sent_ms, is_accepted)),
         receive_counts=list(compress(raw.receive_counts, is_accepted)),
-        asked_for={field: list(compress(values, is_accepted)) for field, values in texts.items()},
+        asked_for={field: list(compress(values, is_accepted)) for field, values in raw.facts.items()},
     )
 
 

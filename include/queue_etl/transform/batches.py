@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable
+from typing import Any
 
 import msgspec
 
@@ -49,7 +50,8 @@ class RawBatch(msgspec.Struct):
     sent_ms: list[int]
     receive_counts: list[int]
     bodies: list[bytes]
-    facts: dict[str, list[str | bytes | None]] = {}
+    # Any: msgspec has no union of str and bytes.
+    facts: dict[str, list[Any]] = {}
 
     def facts_of(self, index: int) -> dict[str, str | bytes]:
         """What one message says, of what SQS was asked for."""

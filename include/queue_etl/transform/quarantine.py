@@ -2,7 +2,7 @@ r"""Messages in quarantine: the line that COPY reads, and the encrypted payload.
 
 from collections.abc import Iterable
 from datetime import date
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 from uuid import UUID
 
 import msgspec
@@ -99,7 +99,7 @@ class Original(msgspec.Struct, frozen=True):
 
     body: bytes
     sent_ms: int | None = None
-    facts: dict[str, str | bytes] = {}
+    facts: dict[str, Any] = {}  # msgspec has no union of str and bytes
 
     def facts_as_json(self) -> list[bytes]:
         """Each fact as a JSON text, to be searched as a body is; bytes are read as UTF-8."""
