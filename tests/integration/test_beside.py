@@ -73,10 +73,12 @@ def made(project: Project, contract: Contract) -> Iterator[None]:
         for statement in tables.create(contract):
             connection.execute(statement)
         partitions.register(connection, contract)
-        yield
-        connection.execute("DROP TABLE public.clicks")
-        connection.execute("DELETE FROM etl.masked_columns WHERE contract = 'clicks'")
-        connection.execute("DELETE FROM etl.tables WHERE table_name = 'public.clicks'")
+        try:
+            yield
+        finally:
+            connection.execute("DROP TABLE public.clicks")
+            connection.execute("DELETE FROM etl.masked_columns WHERE contract = 'clicks'")
+            connection.execute("DELETE FROM etl.tables WHERE table_name = 'public.clicks'")
 
 
 def send(project: Project, page: str, group: str = "", *, dead: bool = False, **attributes: Any) -> None:

@@ -145,7 +145,7 @@ def test_a_comment_says_where_it_comes_from_and_is_read_again():
     assert masking_in(said["customer_email"]) == frozenset({Masking(EMAIL, Scheme.RECOVERABLE, "email")})
 
 
-def test_the_plan_knows_a_masked_attribute_and_sees_when_one_becomes_personal():
+def test_the_plan_sees_when_an_attribute_becomes_personal():
     found = Found(tables.of_contract(CONTRACT))
     assert table_plan.changes(CONTRACT, found) == []
     sent_at, message_id, _, *others = CONTRACT.message
