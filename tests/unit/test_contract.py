@@ -87,7 +87,7 @@ def test_a_further_contract_is_one_more_file(monkeypatch):
     before = contract_names()
     folder = newsletter_signups.__file__.rpartition("/")[0]
     monkeypatch.setattr(include.contracts, "__path__", [*include.contracts.__path__, folder])
-    assert contract_names() == sorted([*before, "deliveries", "newsletter_signups"])
+    assert contract_names() == sorted([*before, "clicks", "deliveries", "newsletter_signups"])
     assert load_contract("newsletter_signups").queue == "newsletter-signups"
 
 
