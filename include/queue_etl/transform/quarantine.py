@@ -9,11 +9,11 @@ import msgspec
 
 from include.queue_etl.errors import KeysetError
 from include.queue_etl.keys.keyset import Keyset
+from include.queue_etl.transform.payloads import MessageCipher, bytea_of, bytea_text
 
 # Before what is packed; an SQS message cannot begin with it, so that a body alone is told from an original.
 # https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessage.html
 _PACKED = b"\0"
-_BYTEA = r"\\x"  # bytea in hex form, `\x`, as COPY text escapes it
 _NULL = r"\N"
 
 
@@ -42,14 +42,14 @@ class QuarantineLine(NamedTuple):
     def encode(self) -> bytes:
         """The line, with its newline."""
         shape = _NULL if self.shape is None else self.shape
-        fields = self._asdict() | {"payload": _BYTEA + self.payload.hex(), "shape": shape}
+        fields = self._asdict() | {"payload": bytea_text(self.payload), "shape": shape}
         return ("\t".join(map(str, fields.values())) + "\n").encode()
 
     @classmethod
     def decode(cls, line: str) -> Self:
         """The inverse of `encode`, given the line without its newline; older ones have no shape."""
         queue_id, sent_day, message_id, run_id, reason, payload, size, receives, *rest = line.split("\t")
-        body = bytes.fromhex(payload.removeprefix(_BYTEA))
+        body = bytea_of(payload)
         (shape,) = rest or [_NULL]
         return cls(
             int(queue_id), sent_day, message_id, UUID(run_id), reason, body, int(size), int(receives),
@@ -117,17 +117,15 @@ class PayloadCipher:
     """
 
     def __init__(self, keyset: Keyset, contract_name: str) -> None:
-        self._keyset = keyset
-        self._contract_name = contract_name
+        self._cipher = MessageCipher(keyset, contract_name, "quarantine")
 
     def encrypt(self, message_id: str, original: Original) -> bytes:
         """The payload of a message, under the primary key."""
-        packed = _PACKED + msgspec.msgpack.encode(original)
-        return self._keyset.encrypt(packed, self._context(message_id))
+        return self._cipher.encrypt(message_id, _PACKED + msgspec.msgpack.encode(original))
 
     def decrypt(self, message_id: str, payload: bytes) -> Original:
         """The message; raises KeysetError where the keyset lacks the key, or it is another message's."""
-        plain = self._keyset.decrypt(payload, self._context(message_id))
+        plain = self._cipher.decrypt(message_id, payload)
         if not plain.startswith(_PACKED):
             return Original(plain)
         return msgspec.msgpack.decode(plain[len(_PACKED) :], type=Original)
@@ -141,8 +139,4 @@ class PayloadCipher:
 
     def reencrypt(self, message_id: str, payload: bytes) -> bytes | None:
         """The payload under the primary key; None where the keyset does not open it."""
-        original = self.decrypt_or_none(message_id, payload)
-        return None if original is None else self.encrypt(message_id, original)
-
-    def _context(self, message_id: str) -> bytes:
-        return f"queue_etl/{self._contract_name}/quarantine/{message_id}".encode()
+        return self._cipher.reencrypt(message_id, payload)
