@@ -23,7 +23,8 @@ TODAY = datetime.now(UTC).date()
 Message = tuple[date, str, str]  # sent day, id, user id; a user id that begins with "bad" is rejected
 
 CONTENTS = (
-    "public.user_logins, etl.queues, etl.runs, etl.batches, etl.keys, etl.ledger, etl.quarantine, pii.audit"
+    "public.user_logins, etl.queues, etl.runs, etl.batches, etl.keys, etl.ledger, etl.quarantine,"
+    " etl.kept_fields, pii.audit"
 )
 
 

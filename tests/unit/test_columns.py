@@ -237,7 +237,7 @@ REFUSED = [
         "a is to be a date or a datetime that is never null",
     ),
     ([("b", str)], {"partition_by": MONTH}, "partition_by: there is no column a: one of b"),
-    ([("a", str)], {"unknown_fields": "keep"}, "unknown_fields='keep': give one of ignore, reject"),
+    ([("a", str)], {"unknown_fields": "drop"}, "unknown_fields='drop': give one of ignore, reject, keep"),
     (
         [("a", str)],
         {"personal_data_check": "on"},

@@ -19,7 +19,7 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # In lower case: the warehouse's functions look the name up as text, whose capitals Postgres lowers.
 _TABLE = re.compile(r"[a-z_][a-z0-9_]*\.[a-z_][a-z0-9_]*")
 
-UnknownFields = Literal["ignore", "reject"]
+UnknownFields = Literal["ignore", "reject", "keep"]
 PersonalDataCheck = Literal["count", "quarantine", "off"]
 
 
@@ -39,7 +39,8 @@ class Contract:
         indexes: names of the columns of each index
         retain_days: maintenance drops partitions whose last day is longer ago; None: it drops none
         unknown_fields: what becomes of a message with fields that no struct declares: they are counted by
-            name and left out ("ignore"), or it goes to quarantine ("reject")
+            name and left out ("ignore"), or kept encrypted beside the row ("keep"), or the message goes to
+            quarantine ("reject")
         personal_data_check: what becomes of a message with a personal value in a field that is not Personal:
             a sample of the messages is looked at, and such fields are counted ("count"); every message is
             looked at, and such a message goes to quarantine ("quarantine"); or none is looked at ("off")
@@ -139,6 +140,7 @@ class Contract:
         yield from self._token_problems()
         yield from self._key_problems()
         yield from self._partition_problems()
+        yield from self._kept_problems()
         for name in {name for index in self.indexes for name in index}:
             if not self.column(name):
                 yield f"indexes: there is no column {name}: one of {', '.join(self.column_names)}"
@@ -197,6 +199,14 @@ class Contract:
             yield 'key: add SentAt("sent_at") to message, which tells the newer of two messages'
         if self.partition_by:
             yield "key: a table with partition_by cannot be unique by another column: leave one of them out"
+
+    def _kept_problems(self) -> Iterator[str]:
+        masked = self.subject.masked if self.subject and self.unknown_fields == "keep" else ()
+        if any(not one.mark.is_recoverable for one in masked):
+            yield (
+                "unknown_fields: with what is kept stands whose it is, and who opens it reads a one-way "
+                f"{masked[0].field}: mark another field with Subject(), or ignore unknown fields"
+            )
 
     def _partition_problems(self) -> Iterator[str]:
         if self.retain_days is not None and not self.partition_by:

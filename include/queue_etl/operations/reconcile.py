@@ -16,7 +16,7 @@ from include.queue_etl.operations.store import MaintenanceStore
 from include.queue_etl.postgres.runs import RunStore, RunTotals
 from include.queue_etl.resources import Resources
 from include.queue_etl.staging.area import BatchFile, FileList, Kind
-from include.queue_etl.transform import copy_binary
+from include.queue_etl.transform import copy_binary, kept
 from include.queue_etl.transform.batches import MaskedBatch, RejectedBatch
 from include.queue_etl.transform.quarantine import decode_lines, encode_lines
 
@@ -82,6 +82,9 @@ def _reconcile_batch(
     run = RunStore(resources.database).open_run(run_id, contract, masked.run_name, {})
     masked.entries = copy_binary.of_queue(run.queue_id, masked.entries)
     rejected.lines = _of_queue(run.queue_id, rejected.lines)
+    masked.kept = kept.encode_lines(
+        line._replace(queue_id=run.queue_id) for line in kept.decode_lines(masked.kept)
+    )
     counts = RunStore(resources.database).load(run_id, contract, batch, masked, rejected)
     log.info("batch %s of run %s: %s", batch, run_id, counts)
     return Counter(

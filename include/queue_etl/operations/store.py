@@ -158,6 +158,15 @@ class MaintenanceStore:
             if some < EXPIRED_AT_ONCE:
                 return expired, never_redriven
 
+    def expire_kept_fields(self, queue: str, keep_days: int) -> int:
+        """Delete the kept fields of messages that were sent more than `keep_days` ago; returns how many."""
+        expired = 0
+        while some := len(
+            self._database.execute(EXPIRE_KEPT, queue=queue, days=keep_days, at_once=EXPIRED_AT_ONCE)
+        ):
+            expired += some
+        return expired
+
     def idle_runs(self, contracts: Sequence[str], idle_seconds: int) -> list[OpenRun]:
         """Open runs without progress (opened, or a batch committed) for that long, the oldest first."""
         found = self._database.execute(SELECT_IDLE, contracts=list(contracts), seconds=idle_seconds)
@@ -188,6 +197,21 @@ class ShapeGroup(NamedTuple):
     newest_message: UUID
 
 
+class KeptGroup(NamedTuple):
+    """Messages whose undeclared fields are kept and have one shape.
+
+    Attributes:
+        first_day: on which the first of them was sent
+        a_message: id of one of them
+    """
+
+    messages: int
+    first_day: date
+    last_day: date
+    a_message: UUID
+    shape: str
+
+
 class OnCallStore:
     """What role ops_ro may do: read figures and shapes, never a body, sealed or not."""
 
@@ -205,11 +229,16 @@ class OnCallStore:
         found = self._database.execute(SELECT_SHAPES, queue=queue, reason=reason, groups=groups)
         return [ShapeGroup(*line[1:]) for line in found], found[0][0] if found else 0
 
+    def kept_shapes(self, queue: str, groups: int) -> tuple[list[KeptGroup], int]:
+        """The same of the queue's kept fields: the largest groups, and how many there are."""
+        found = self._database.execute(SELECT_KEPT_SHAPES, queue=queue, groups=groups)
+        return [KeptGroup(*line[1:]) for line in found], found[0][0] if found else 0
+
 
 def _redrive(connection: Connection, load: Load) -> Written:
     # Nothing is known of temporary tables, and the planner takes them for small: 10,000 messages took 9 s.
     connection.execute("SET LOCAL enable_nestloop = off")
-    return write_staged(connection, load, REDRIVE, CLAIMED)
+    return write_staged(connection, load, REDRIVE, CLAIMED, sql.Identifier("claimed"))
 
 
 # The statements
@@ -283,7 +312,7 @@ REDRIVE: LiteralString = """
         WHERE (quarantine.queue_id, quarantine.sent_day, quarantine.message_id)
             = (now_staged.queue_id, now_staged.sent_day, now_staged.message_id)
         RETURNING now_staged.reason
-    )
+    ) {keep_fields}
     SELECT (SELECT count(*) FROM claimed),
            (SELECT coalesce(jsonb_object_agg(reason, messages), '{{}}')
             FROM (SELECT reason, count(*) AS messages FROM kept GROUP BY reason) AS reasons)
@@ -299,6 +328,11 @@ SELECT_SHAPES: LiteralString = """
     WHERE queue = %(queue)s AND (%(reason)s::text IS NULL
                                  OR %(reason)s::text IN (reason, split_part(reason, ' ', 1)))
     ORDER BY waiting DESC, reason, shape LIMIT %(groups)s
+"""
+SELECT_KEPT_SHAPES: LiteralString = """
+    SELECT count(*) OVER (), messages, first_day, last_day, a_message, shape
+    FROM etl.kept_summary WHERE queue = %(queue)s
+    ORDER BY messages DESC, shape LIMIT %(groups)s
 """
 SELECT_KNOWN: LiteralString = """
     SELECT message_id::text FROM etl.ledger
@@ -325,6 +359,14 @@ EXPIRE: LiteralString = """
         )) RETURNING redriven_at
     )
     SELECT count(*), count(*) FILTER (WHERE redriven_at IS NULL) FROM expired
+"""
+EXPIRE_KEPT: LiteralString = """
+    DELETE FROM etl.kept_fields WHERE ctid = ANY (ARRAY(
+        SELECT ctid FROM etl.kept_fields
+        WHERE queue_id = (SELECT queue_id FROM etl.queues WHERE name = %(queue)s)
+          AND sent_day < (now() AT TIME ZONE 'UTC')::date - %(days)s::integer
+        LIMIT %(at_once)s
+    )) RETURNING 1
 """
 SELECT_IDLE: LiteralString = """
     SELECT run_id, contract, airflow_run_id, progress_at

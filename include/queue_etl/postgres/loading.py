@@ -17,6 +17,7 @@ from include.queue_etl.postgres.connection import Connection, table_identifier
 from include.queue_etl.transform import copy_binary
 from include.queue_etl.transform.batches import MaskedBatch, RejectedBatch
 from include.queue_etl.transform.copy_binary import LEDGER
+from include.queue_etl.transform.kept import KeptLine
 from include.queue_etl.transform.quarantine import QuarantineLine, columns_of
 
 log = logging.getLogger(__name__)
@@ -56,7 +57,8 @@ class Load:
     @property
     def copied_bytes(self) -> int:
         """What Postgres is sent."""
-        return len(self.masked.entries) + len(self.masked.rows) + len(self.rejected.lines)
+        masked = self.masked
+        return sum(map(len, (masked.entries, masked.rows, masked.kept, self.rejected.lines)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +167,7 @@ def copy_all(connection: Connection, load: Load) -> Written:
     rows = _upsert_all(connection, load) if load.contract.key else _append_all(connection, load)
     sealed = _copy_quarantine(connection, sql.Identifier("etl", "quarantine"), load.rejected.lines)
     _check_counts(load, entries, rows, sealed)
+    _copy(connection, sql.Identifier("etl", "kept_fields"), KeptLine._fields, load.masked.kept)
     return Written(load.masked.accepted, load.masked.rejected)
 
 
@@ -230,6 +233,11 @@ STAGED_QUARANTINE: LiteralString = """
         reason text, payload bytea, payload_bytes integer, receive_count integer, shape text
     ) ON COMMIT DROP
 """
+STAGED_KEPT: LiteralString = """
+    CREATE TEMPORARY TABLE staged_kept (
+        queue_id smallint, sent_day date, message_id uuid, run_id uuid, shape text, payload bytea
+    ) ON COMMIT DROP
+"""
 STAGED_ROWS: LiteralString = """
     CREATE TEMPORARY TABLE staged_rows ({line} integer GENERATED ALWAYS AS IDENTITY, {columns}) ON COMMIT DROP
 """
@@ -260,10 +268,19 @@ INSERT_UNSEEN: LiteralString = """
         INSERT INTO etl.quarantine ({quarantine_columns})
         SELECT {quarantine_columns} FROM sealed ORDER BY queue_id, sent_day, message_id
         ON CONFLICT DO NOTHING
-    )
+    ) {keep_fields}
     SELECT (SELECT count(*) FROM chosen WHERE status = 'L'),
            (SELECT coalesce(jsonb_object_agg(reason, messages), '{{}}')
             FROM (SELECT reason, count(*) AS messages FROM sealed GROUP BY reason) AS reasons)
+"""
+# Of the messages that are new: mask makes a line for an accepted one only, and for the first of copies.
+KEEP_FIELDS: LiteralString = """
+    , fields_kept AS (
+        INSERT INTO etl.kept_fields ({columns})
+        SELECT {staged} FROM staged_kept JOIN {entered} USING (queue_id, sent_day, message_id)
+        ORDER BY queue_id, sent_day, message_id
+        ON CONFLICT DO NOTHING
+    )
 """
 LINE = sql.Identifier("staged line")  # with a blank: no contract has such a column
 # Every name with its table: a contract may have a column `status`.
@@ -313,11 +330,15 @@ def _columns_of(table: str, names: Sequence[str]) -> sql.Composed:
 
 def insert_unseen(connection: Connection, load: Load) -> Written:
     """Insert what the ledger does not know."""
-    return write_staged(connection, load, INSERT_UNSEEN, CHOSEN)
+    return write_staged(connection, load, INSERT_UNSEEN, CHOSEN, sql.Identifier("unseen"))
 
 
 def write_staged(
-    connection: Connection, load: Load, statement: LiteralString, chosen_rows: sql.Composable
+    connection: Connection,
+    load: Load,
+    statement: LiteralString,
+    chosen_rows: sql.Composable,
+    entered: sql.Identifier,
 ) -> Written:
     """Stage the batch in temporary tables, then let the statement make of it what it says.
 
@@ -327,15 +348,24 @@ def write_staged(
         statement: of the form of INSERT_UNSEEN, whose names in braces it may use; gives one line: number of
             rows inserted, number of messages left in quarantine by reason
         chosen_rows: what follows FROM where it inserts rows
+        entered: what has the ledger's keys of those messages whose undeclared fields it keeps
     """
     _stage(connection, load)
     formatted = sql.SQL(statement).format(
         ledger_columns=_list(LEDGER),
         quarantine_columns=_list(QuarantineLine._fields),
         insert_rows=rows_from(chosen_rows, load.contract),
+        keep_fields=_keep_fields(entered) if load.masked.kept else sql.SQL(""),
     )
     loaded, quarantined = connection.execute(formatted).fetchone() or (0, {})
     return Written(loaded, quarantined)
+
+
+def _keep_fields(entered: sql.Identifier) -> sql.Composed:
+    columns = KeptLine._fields
+    return sql.SQL(KEEP_FIELDS).format(
+        columns=_list(columns), staged=_columns_of("staged_kept", columns), entered=entered
+    )
 
 
 def _stage(connection: Connection, load: Load) -> None:
@@ -345,6 +375,9 @@ def _stage(connection: Connection, load: Load) -> None:
     entries = _copy_entries(connection, sql.Identifier("staged_ledger"), load.masked.entries)
     sealed = _copy_quarantine(connection, sql.Identifier("staged_quarantine"), load.rejected.lines)
     _check_counts(load, entries, rows, sealed)
+    if load.masked.kept:
+        connection.execute(STAGED_KEPT)
+        _copy(connection, sql.Identifier("staged_kept"), KeptLine._fields, load.masked.kept)
 
 
 def _stage_rows(connection: Connection, load: Load) -> int:

@@ -10,7 +10,7 @@ from msgspec import Struct
 from include.queue_etl.contract import Contract, Rejected
 from include.queue_etl.keys.keyset import Keyset
 from include.queue_etl.settings import Settings
-from include.queue_etl.transform import beside, copy_binary, copy_text, partitions
+from include.queue_etl.transform import beside, copy_binary, copy_text, kept, partitions
 from include.queue_etl.transform.batches import MaskedBatch, RawBatch, RejectedBatch, ids_digest
 from include.queue_etl.transform.masking import Masker
 from include.queue_etl.transform.parsing import TOO_MANY_RECEIVES, Parser
@@ -63,6 +63,7 @@ def mask_batch(
         partitions=partitions.of_rows(contract, events, facts),
         personal_data_checked=len(checked),
         personal_data_found=found,
+        kept=_kept_lines(raw, days, verdicts, parser, contract, keyset, run_id),
     )
     cipher, shapes = PayloadCipher(keyset, contract.name), Shapes(contract)
     lines = [
@@ -104,6 +105,26 @@ def _facts(raw: RawBatch, days: list[str], is_rejected: list[bool]) -> copy_text
         sent_ms=list(compress(raw.sent_ms, is_accepted)),
         receive_counts=list(compress(raw.receive_counts, is_accepted)),
         asked_for={field: list(compress(values, is_accepted)) for field, values in raw.facts.items()},
+    )
+
+
+def _kept_lines(
+    raw: RawBatch,
+    days: list[str],
+    verdicts: list[Struct | Rejected],
+    parser: Parser,
+    contract: Contract,
+    keyset: Keyset,
+    run_id: UUID,
+) -> bytes:
+    """Those of the accepted messages with undeclared fields, where the contract keeps these."""
+    numbers = parser.unusual(verdicts) if contract.unknown_fields == "keep" else []
+    if not numbers:
+        return b""
+    bodies = parser.with_unknown_fields(raw.bodies, verdicts)
+    events = [verdicts[number] for number in numbers]
+    return kept.lines(
+        raw, days, zip(numbers, bodies, events, strict=True), kept.Keeper(contract, keyset), run_id
     )
 
 

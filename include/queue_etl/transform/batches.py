@@ -70,7 +70,7 @@ class RejectedBatch(msgspec.Struct):
 
 
 class MaskedBatch(msgspec.Struct, rename={"anomalies": "odd", "run_name": "airflow_run_id"}):
-    """A batch ready to load; holds no personal data.
+    """A batch ready to load; holds no personal data but what is encrypted.
 
     Attributes:
         ids_digest: of all messages of the batch
@@ -91,6 +91,8 @@ class MaskedBatch(msgspec.Struct, rename={"anomalies": "odd", "run_name": "airfl
         personal_data_found: path -> kind -> messages of those, also the ones that it sends to quarantine
         partitions: ISO first days of the partitions that the rows go to; empty where the table has none, and
             in files of versions before
+        kept: COPY text of etl.kept_fields (kept.KeptLine), in the order of the entries; every payload is
+            encrypted
     """
 
     ids_digest: bytes
@@ -109,6 +111,7 @@ class MaskedBatch(msgspec.Struct, rename={"anomalies": "odd", "run_name": "airfl
     partitions: list[str] = []
     personal_data_checked: int = 0
     personal_data_found: dict[str, dict[str, int]] = {}
+    kept: bytes = b""
 
 
 def ids_digest(ids: Iterable[str]) -> bytes:

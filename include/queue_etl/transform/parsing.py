@@ -79,12 +79,15 @@ class Parser:
             bodies: as they were parsed
             verdicts: of `parse`, in the order of the bodies
         """
+        found = [bodies[number] for number in self.unusual(verdicts)]
+        return list(map(self._unwrapped, found)) if self._contract.sns_envelope else found
+
+    def unusual(self, verdicts: Sequence[msgspec.Struct | Rejected]) -> list[int]:
+        """Which of the verdicts of `parse` are of accepted bodies with fields that no struct declares."""
         if not self._saw_unknown:  # as usual: then nobody has to look at each
             return []
         usual = (self._strict, Rejected)
-        pairs = zip(bodies, verdicts, strict=True)
-        found = [body for body, verdict in pairs if verdict.__class__ not in usual]
-        return list(map(self._unwrapped, found)) if self._contract.sns_envelope else found
+        return [number for number, verdict in enumerate(verdicts) if verdict.__class__ not in usual]
 
     def event_body(self, body: bytes) -> bytes:
         """The body of an event, without its SNS envelope where the contract expects one."""

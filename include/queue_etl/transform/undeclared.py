@@ -1,10 +1,10 @@
-"""Fields of a message that no struct of the contract declares, by path. Pure.
+"""Fields of a message that no struct of the contract declares: their paths, and what stands there. Pure.
 
 A name that may be data, such as an e-mail address that is a key of a map, is shown as `*`.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_args, get_origin
 
@@ -19,6 +19,7 @@ MAX_PATHS = 100  # of a batch; further ones are counted together, under OTHERS
 OTHERS = "..."
 _decode_object = msgspec.json.Decoder(dict[str, Raw]).decode
 _decode_items = msgspec.json.Decoder(list[Raw]).decode
+_encode = msgspec.json.Encoder().encode
 
 
 @dataclass(slots=True)
@@ -55,6 +56,20 @@ class Undeclared:
         rest = counts.total() - sum(first.values())
         return {**first, **({OTHERS: rest} if rest else {})}
 
+    def of(self, body: bytes) -> bytes:
+        """The undeclared fields of a body that has some, as JSON: each where it stands in the body.
+
+        In a list the items before keep their places, as null. A body that cannot be taken apart is returned
+        whole, so that nothing is lost: its structs are nested too deeply, or stand in a union or a tuple.
+
+        Args:
+            body: accepted by the contract's parser, without its SNS envelope
+        """
+        try:
+            return _picked(Raw(body), self._event) or body
+        except RecursionError:
+            return body
+
 
 def _paths(raw: Raw, declared: _Declared, path: str) -> Iterator[str]:
     """Of every undeclared field, without those inside of another."""
@@ -70,6 +85,33 @@ def _paths(raw: Raw, declared: _Declared, path: str) -> Iterator[str]:
             yield f"{prefix}{name if is_name(name) else OTHER_KEY}"
         elif (inside := declared.fields[name]) and not is_null(value):
             yield from _paths(value, inside, f"{prefix}{name}")
+
+
+def _picked(raw: Raw, declared: _Declared) -> bytes | None:
+    """JSON of what is undeclared in a value; None where nothing is."""
+    if declared.items and declared.is_list:
+        return _list([_inside(value, declared.items) for value in _decode_items(raw)])
+    values = _decode_object(raw).items()
+    if declared.items:
+        return _object({name: _inside(value, declared.items) for name, value in values})
+    fields = declared.fields
+    return _object(
+        {name: _inside(value, fields[name]) if name in fields else bytes(value) for name, value in values}
+    )
+
+
+def _inside(value: Raw, declared: _Declared | None) -> bytes | None:
+    return None if declared is None or is_null(value) else _picked(value, declared)
+
+
+def _list(items: Sequence[bytes | None]) -> bytes | None:
+    length = max((number for number, item in enumerate(items, 1) if item), default=0)
+    return b"[%b]" % b",".join([item or b"null" for item in items[:length]]) if length else None
+
+
+def _object(values: Mapping[str, bytes | None]) -> bytes | None:
+    parts = [b"%b:%b" % (_encode(name), value) for name, value in values.items() if value]
+    return b"{%b}" % b",".join(parts) if parts else None
 
 
 def _declared(kind: Any, known: dict[Any, _Declared]) -> _Declared | None:

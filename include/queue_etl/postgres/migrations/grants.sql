@@ -26,7 +26,8 @@ REVOKE ALL ON SCHEMA etl, pii
 FROM PUBLIC, etl_loader, etl_maintainer, etl_remasker, analyst, pii_officer, ops_ro;
 REVOKE ALL ON
     etl.schema_revision, etl.queues, etl.runs, etl.batches, etl.keys, etl.masked_columns, etl.tables, etl.ledger,
-    etl.quarantine, etl.run_summary, etl.quarantine_summary, etl.quarantine_shapes, pii.audit
+    etl.quarantine, etl.run_summary, etl.quarantine_summary, etl.quarantine_shapes, etl.kept_fields,
+    etl.kept_summary, pii.audit
 FROM PUBLIC, etl_loader, etl_maintainer, etl_remasker, analyst, pii_officer, ops_ro;
 REVOKE ALL ON FUNCTION
     etl.ledger_day_exists, etl.ensure_ledger_partition, etl.drop_ledger_partitions, etl.grant_contract,
@@ -44,7 +45,7 @@ GRANT SELECT ON etl.schema_revision TO etl_loader, etl_remasker, pii_officer, op
 GRANT SELECT, INSERT ON etl.queues, etl.keys TO etl_loader;
 GRANT SELECT, INSERT, UPDATE ON etl.runs, etl.batches TO etl_loader;
 GRANT INSERT, SELECT (queue_id, sent_day, message_id) ON etl.ledger TO etl_loader;
-GRANT INSERT ON etl.quarantine, etl.masked_columns TO etl_loader;
+GRANT INSERT ON etl.quarantine, etl.kept_fields, etl.masked_columns TO etl_loader;
 GRANT SELECT ON etl.run_summary, etl.tables TO etl_loader;
 GRANT EXECUTE ON FUNCTION
     etl.ensure_ledger_partition, etl.drop_ledger_partitions, etl.missing_partitions, etl.ensure_partition
@@ -53,23 +54,26 @@ TO etl_loader;
 GRANT SELECT, UPDATE (status, run_id) ON etl.ledger TO etl_maintainer;
 GRANT SELECT, UPDATE (reason, shape, redriven_at, redriven_run_id), DELETE ON etl.quarantine TO etl_maintainer;
 GRANT SELECT ON etl.quarantine_summary TO etl_maintainer;
+GRANT SELECT (ctid, queue_id, sent_day), DELETE ON etl.kept_fields TO etl_maintainer;  -- by their age
 GRANT EXECUTE ON FUNCTION etl.expired_partitions, etl.drop_partitions TO etl_maintainer;
 
 -- Who moves tokens from one key to another sees tokens, not whose they are: in jsonb columns too, by functions
 -- with the rights of the owner.
 GRANT EXECUTE ON FUNCTION etl.tokens_inside, etl.move_tokens_inside TO etl_remasker;
 GRANT SELECT ON etl.queues, etl.run_summary, etl.masked_columns TO etl_remasker;
-GRANT SELECT (queue_id, sent_day, message_id, payload), UPDATE (payload) ON etl.quarantine TO etl_remasker;
+GRANT SELECT (queue_id, sent_day, message_id, payload), UPDATE (payload)
+ON etl.quarantine, etl.kept_fields TO etl_remasker;
 GRANT SELECT, INSERT, UPDATE (retired_at) ON etl.keys TO etl_remasker;
 
 GRANT SELECT ON
-    etl.queues, etl.keys, etl.run_summary, etl.quarantine_summary, etl.quarantine_shapes, pii.audit
+    etl.queues, etl.keys, etl.run_summary, etl.quarantine_summary, etl.quarantine_shapes, etl.kept_summary,
+    pii.audit
 TO pii_officer;
-GRANT SELECT, DELETE ON etl.quarantine TO pii_officer;
+GRANT SELECT, DELETE ON etl.quarantine, etl.kept_fields TO pii_officer;
 GRANT EXECUTE ON FUNCTION pii.record TO etl_remasker, pii_officer;
 GRANT EXECUTE ON FUNCTION etl.json_steps, etl.json_paths, etl.json_values, etl.json_changed TO pii_officer;
 
 -- Nothing that holds a body, sealed or not.
-GRANT SELECT ON etl.run_summary, etl.quarantine_summary, etl.quarantine_shapes TO ops_ro;
+GRANT SELECT ON etl.run_summary, etl.quarantine_summary, etl.quarantine_shapes, etl.kept_summary TO ops_ro;
 
 RESET ROLE;
