@@ -147,7 +147,7 @@ def test_a_message_that_is_not_there_is_an_error_without_entry(show, project, me
         assert show(other) == 1
         assert capsys.readouterr() == (
             "",
-            f"show: no message {other} of {project.contract.queue} is in quarantine\n",
+            f"show: nothing of a message {other} of {project.contract.queue} is stored\n",
         )
     assert project.audit() == []
 

@@ -29,7 +29,7 @@ from include.queue_etl.resources import Resources
 
 if TYPE_CHECKING:
     from include.queue_etl.privacy.audit import AuditLog, Purpose
-    from include.queue_etl.privacy.officer_store import StoredMessage
+    from include.queue_etl.privacy.officer_store import KeptFields, StoredMessage
     from include.queue_etl.privacy.subjects import Search
     from include.queue_etl.transform.quarantine import Original
     from include.queue_etl.transform.shapes import Shapes
@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 
 MARK = re.compile(r"[1-9][0-9]*:[0-9a-f]{64}")  # Entry.mark
 CSV_HELP = "; a value that begins with = + - @ has ' before it, as spreadsheets take it for a formula"
-FOUND = ("rows", "quarantined", "file_rows", "file_messages")  # what erase counts of the value itself
+# What erase counts of the value itself
+FOUND = ("rows", "quarantined", "kept_fields", "file_rows", "file_messages", "file_kept_fields")
 BY_HELP = (
     "the field that holds the value: user_id, or a personal field of the contract, such as ip, "
     f"items[*].phone or attribute:trace-id; with --all-contracts the kind of value: {', '.join(KINDS)}"
@@ -322,7 +323,7 @@ def mask(arguments: Arguments) -> None:
 
 
 def show_message(arguments: Arguments) -> None:
-    """Look at one quarantined message, as the privacy officer, with an audit entry."""
+    """Look at a quarantined message, or at what is kept of one, as the privacy officer, on record."""
     from include.queue_etl.privacy.officer_store import OfficerStore
     from include.queue_etl.privacy.show import show
     from include.queue_etl.transform.shapes import Shapes
@@ -330,9 +331,9 @@ def show_message(arguments: Arguments) -> None:
     contract = load_contract(arguments.contract)
     with wiring.resources(wiring.OFFICER) as resources, _audited(resources) as audit:
         resources.require_schema()
-        messages = OfficerStore(resources.database).quarantined(contract, arguments.message_id)
+        messages = OfficerStore(resources.database).of_message(contract, arguments.message_id)
         if not messages:
-            raise ValueError(f"no message {arguments.message_id} of {contract.queue} is in quarantine")
+            raise ValueError(f"nothing of a message {arguments.message_id} of {contract.queue} is stored")
         with _destination(arguments.output) as file:
             opened = show(
                 resources, audit, contract, messages, _purpose(arguments), shape_alone=arguments.shape
@@ -344,7 +345,7 @@ def show_message(arguments: Arguments) -> None:
 
 
 def _write_message(
-    message: "StoredMessage", original: "Original", file: TextIO, shapes: "Shapes | None"
+    message: "StoredMessage | KeptFields", original: "Original", file: TextIO, shapes: "Shapes | None"
 ) -> None:
     """Its facts, then its body; in place of values its shape, where `shapes` makes one."""
     facts: dict[str, object] = {name: value for name, value in message._asdict().items() if name != "payload"}

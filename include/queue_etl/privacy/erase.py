@@ -1,6 +1,7 @@
 """The right to erasure: everything kept of one user, or of one personal value, becomes NULL, or goes.
 
-Of a value inside a jsonb column the value becomes null; what is beside it stays.
+Of a value inside a jsonb column the value becomes null; what is beside it stays. Quarantined messages that
+mention it are deleted, and so are kept fields that mention it or are those of its row.
 
 Out of reach, and so to be done again or waited for: messages still on the queues (at most 14 days), staged
 files of runs that are not closed, backups of database and staging (as long as they are kept), and what others
@@ -10,27 +11,33 @@ copied. A repetition finds what has come since.
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from include.queue_etl.contract import Contract
 from include.queue_etl.counts import in_words
+from include.queue_etl.postgres.payloads import PayloadTable, StoredPayload
 from include.queue_etl.privacy.audit import AuditLog, Purpose
 from include.queue_etl.privacy.officer_store import OfficerStore, refuse_problems
 from include.queue_etl.privacy.retained_files import Change, Row, rewrite, with_changes
 from include.queue_etl.privacy.subjects import Place, Search, Subject
 from include.queue_etl.resources import Resources
+from include.queue_etl.transform import kept
 from include.queue_etl.transform.copy_text import unescaped
-from include.queue_etl.transform.quarantine import Original, PayloadCipher, QuarantinedMessage
+from include.queue_etl.transform.payloads import MessageCipher
+from include.queue_etl.transform.quarantine import Original, PayloadCipher
 
-MESSAGES = 100  # quarantined messages in memory at once, of up to 1 MiB each
+MESSAGES = 100  # payloads in memory at once, of up to 1 MiB each
 log = logging.getLogger(__name__)
 COUNTS = (
     "rows",
     "quarantined",
+    "kept_fields",
     "files",
     "file_rows",
     "file_messages",
+    "file_kept_fields",
     "unopened",
     "damaged",
     "open_runs",
@@ -50,10 +57,11 @@ def erase(
         dry_run: only count
 
     Returns:
-        "dry_run"; "rows" of the table, overwritten with NULL; "quarantined" messages, deleted; "files"
-        retained by closed runs, rewritten, and in these "file_rows" and "file_messages"; "unopened":
-        quarantined messages that no key opens, and "damaged" files, which do not open either, and that so
-        could not be looked at; "open_runs" whose files were left alone
+        "dry_run"; "rows" of the table, overwritten with NULL; "quarantined" messages, and the "kept_fields"
+        of messages, deleted; "files" retained by closed runs, rewritten, and in these "file_rows",
+        "file_messages" and "file_kept_fields"; "unopened": quarantined messages and kept fields that no key
+        opens, and "damaged" files, which do not open either, and that so could not be looked at;
+        "open_runs" whose files were left alone
 
     Raises:
         PreflightError: warehouse or keyset are not ready, or the officer lacks a privilege, which it names;
@@ -117,9 +125,10 @@ def _ready(resources: Resources, searches: Sequence[Search]) -> list[tuple[Searc
 def _erase(resources: Resources, search: Search, places: Sequence[Place], dry_run: bool) -> dict[str, int]:
     contract, store = search.contract, OfficerStore(resources.database)
     counts: Counter[str] = Counter(dict.fromkeys(COUNTS, 0))
-    # Files before the quarantine before the table: the way a message goes when it is loaded or redriven.
+    # Files, quarantine, kept fields, table: the way a message goes when it is loaded or redriven.
     _erase_files(resources, search, places, counts, dry_run)
-    _erase_quarantined(resources, search, counts, dry_run)
+    for payloads in _payloads(resources, contract):
+        _erase_payloads(store, payloads, search, counts, dry_run)
     counts["rows"] = (store.count_rows if dry_run else store.overwrite)(contract, places)
     log.info("erase by %s in %s: %s", search.by, contract.name, in_words(counts))
     return dict(counts)
@@ -136,21 +145,54 @@ def _erase_files(
         found = rewrite(
             resources.staging.run(run_id),
             {contract.name: contract},
-            lambda _: _erasing(search, places, PayloadCipher(resources.keyset, contract.name)),
+            lambda _: _erasing(search, places, *_payloads(resources, contract)),
             dry_run=dry_run,
         )
         counts["files"] += found["files"]
         counts["file_rows"] += found["rows"]
         counts["file_messages"] += found["payloads"]
+        counts["file_kept_fields"] += found["kept_fields"]
         counts["damaged"] += found["damaged"]
 
 
-def _erasing(search: Search, places: Sequence[Place], cipher: PayloadCipher) -> Change:
-    def payload(message_id: str, payload: bytes) -> bytes:
-        original = _original(cipher, message_id, payload)
-        return b"" if original is not None and _is_in(search, original) else payload
+@dataclass(frozen=True, slots=True)
+class _Payloads:
+    """The payloads of one kind that a contract has.
 
-    return Change(_row_eraser(search.contract, places), payload)
+    Attributes:
+        table: where they are
+        count: what counts those that are erased
+        opened: message id and payload -> the JSON texts to look at; None where no key opens it
+    """
+
+    table: PayloadTable
+    count: str
+    opened: Callable[[str, bytes], list[bytes] | None]
+
+    def mention(self, search: Search, message_id: str, payload: bytes) -> bool | None:
+        """Whether a payload holds the value; None where no key opens it."""
+        texts = self.opened(message_id, payload)
+        return None if texts is None else any(map(search.is_in, texts))
+
+
+def _payloads(resources: Resources, contract: Contract) -> tuple[_Payloads, _Payloads]:
+    """Those of the quarantine, and those beside rows."""
+    of_messages = PayloadCipher(resources.keyset, contract.name)
+    of_fields = kept.cipher(resources.keyset, contract.name)
+    return (
+        _Payloads(PayloadTable.QUARANTINE, "quarantined", partial(_message, of_messages)),
+        _Payloads(PayloadTable.KEPT_FIELDS, "kept_fields", partial(_fields, of_fields)),
+    )
+
+
+def _erasing(search: Search, places: Sequence[Place], quarantined: _Payloads, beside: _Payloads) -> Change:
+    def eraser(payloads: _Payloads) -> Callable[[str, bytes], bytes]:
+        def payload(message_id: str, payload: bytes) -> bytes:
+            return b"" if payloads.mention(search, message_id, payload) else payload
+
+        return payload
+
+    return Change(_row_eraser(search.contract, places), eraser(quarantined), eraser(beside))
 
 
 def _row_eraser(contract: Contract, places: Sequence[Place]) -> Callable[[Row], Row]:
@@ -180,29 +222,31 @@ def _without(values: set[str], value: object) -> object:
     return None if isinstance(value, str) and value in values else value
 
 
-def _erase_quarantined(resources: Resources, search: Search, counts: Counter[str], dry_run: bool) -> None:
-    contract, store = search.contract, OfficerStore(resources.database)
-    cipher = PayloadCipher(resources.keyset, contract.name)
-    last: QuarantinedMessage | None = None
-    while page := store.quarantined_after(contract, last, MESSAGES):
+def _erase_payloads(
+    store: OfficerStore, payloads: _Payloads, search: Search, counts: Counter[str], dry_run: bool
+) -> None:
+    last: StoredPayload | None = None
+    while page := store.payloads_after(payloads.table, search.contract, last, MESSAGES):
         found = []
-        for message in page:
-            original = _original(cipher, message.message_id, message.payload)
-            if original is None:
+        for stored in page:
+            is_in = payloads.mention(search, stored.message_id, stored.payload)
+            if is_in is None:
                 counts["unopened"] += 1
-            elif _is_in(search, original):
-                found.append(message)
-        counts["quarantined"] += len(found)
+            elif is_in:
+                found.append(stored)
+        counts[payloads.count] += len(found)
         if not dry_run:
-            store.delete_quarantined(contract, found)
+            store.delete_payloads(payloads.table, found)
         last = page[-1]
 
 
-def _original(cipher: PayloadCipher, message_id: str, payload: bytes) -> Original | None:
-    """The message; empty where it was erased before, None where no key opens it."""
-    return cipher.decrypt_or_none(message_id, payload) if payload else Original(b"")
+def _message(cipher: PayloadCipher, message_id: str, payload: bytes) -> list[bytes] | None:
+    """Body and attributes of a message; nothing where it was erased before, None where no key opens it."""
+    original = cipher.decrypt_or_none(message_id, payload) if payload else Original(b"")
+    return None if original is None else [original.body, *original.facts_as_json()]
 
 
-def _is_in(search: Search, original: Original) -> bool:
-    """Whether body or attributes hold the value."""
-    return any(map(search.is_in, [original.body, *original.facts_as_json()]))
+def _fields(cipher: MessageCipher, message_id: str, payload: bytes) -> list[bytes] | None:
+    """The fields that are kept beside a row, with its subject; None where no key opens them."""
+    found = cipher.decrypt_or_none(message_id, payload)
+    return None if found is None else [found]

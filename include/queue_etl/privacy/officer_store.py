@@ -11,11 +11,12 @@ from psycopg.types.json import Jsonb
 
 from include.queue_etl.contract import Contract, MaskedField
 from include.queue_etl.errors import PreflightError
+from include.queue_etl.postgres import payloads
 from include.queue_etl.postgres.checks import table_problems
 from include.queue_etl.postgres.connection import Connection, Database, table_identifier
+from include.queue_etl.postgres.payloads import PayloadTable, StoredPayload
 from include.queue_etl.privacy import place_sql
 from include.queue_etl.privacy.subjects import Place
-from include.queue_etl.transform.quarantine import QuarantinedMessage
 
 # What erasing needs, apart from the contract's table: privilege, object
 ERASE_PRIVILEGES = (
@@ -23,6 +24,8 @@ ERASE_PRIVILEGES = (
     ("SELECT", "etl.run_summary"),
     ("SELECT", "etl.quarantine"),
     ("DELETE", "etl.quarantine"),
+    ("SELECT", "etl.kept_fields"),
+    ("DELETE", "etl.kept_fields"),
 )
 RECORD = "pii.record(text, text, text, jsonb, bigint)"
 # What searching inside jsonb needs, and changing it.
@@ -45,6 +48,16 @@ class StoredMessage(NamedTuple):
     payload: bytes
 
 
+class KeptFields(NamedTuple):
+    """All that is known of the undeclared fields of a message that became a row."""
+
+    message_id: str
+    sent_day: date
+    run_id: UUID
+    run_name: str | None
+    payload: bytes
+
+
 def refuse_problems(problems_of_contracts: Iterable[Sequence[str]]) -> None:
     """Raise PreflightError with the problems of all contracts; each once, as those of the role are of all."""
     if problems := list(dict.fromkeys(chain.from_iterable(problems_of_contracts))):
@@ -52,7 +65,7 @@ def refuse_problems(problems_of_contracts: Iterable[Sequence[str]]) -> None:
 
 
 class OfficerStore:
-    """What role pii_officer may do beside the audit: find tokens, overwrite rows, delete from quarantine.
+    """What role pii_officer may do beside the audit: find tokens, overwrite rows, delete payloads.
 
     To find rows, Postgres reads the whole table, unless the column has an index; inside jsonb none helps. A
     path with one `[*]` took it 11 us a row with five items, and each further `[*]` doubles that.
@@ -96,7 +109,7 @@ class OfficerStore:
         return self._database.transaction(run)
 
     def erase_problems(self, contract: Contract, places: Sequence[Place]) -> list[str]:
-        """Why `overwrite` or `delete_quarantined` would fail, a sentence each with the way to fix it."""
+        """Why `overwrite` or `delete_payloads` would fail, a sentence each with the way to fix it."""
         cleared = [
             *places,
             *(place_sql.everything(contract) if any(place.is_subject for place in places) else ()),
@@ -157,28 +170,34 @@ class OfficerStore:
         ).format(table_identifier(contract.table), sql.SQL(", ").join(changes), place_sql.is_at_any(places))
         return int(self._database.execute(query, **place_sql.values(places))[0][0])
 
-    def quarantined_after(
-        self, contract: Contract, last: QuarantinedMessage | None, messages: int
-    ) -> list[QuarantinedMessage]:
-        """The next messages in quarantine in the order of their key, redriven ones too."""
-        found = self._database.execute(
-            SELECT_QUARANTINED,
-            queue=contract.queue,
-            after_day=last and last.sent_day,
-            after_id=last and last.message_id,
-            messages=messages,
-        )
-        return [QuarantinedMessage(*line) for line in found]
+    def payloads_after(
+        self, table: PayloadTable, contract: Contract, last: StoredPayload | None, messages: int
+    ) -> list[StoredPayload]:
+        """The next payloads in the order of their key, those of redriven messages too."""
+        return payloads.page(self._database, table, contract.queue, last, messages)
 
     def quarantined(self, contract: Contract, message_id: UUID) -> list[StoredMessage]:
         """The messages of that id, the newest first: two, where copies were sent on two days."""
         found = self._database.execute(SELECT_MESSAGE, queue=contract.queue, id=message_id)
         return [StoredMessage(*line) for line in found]
 
-    def delete_quarantined(self, contract: Contract, messages: Iterable[QuarantinedMessage]) -> int:
-        """Delete messages from the quarantine; returns how many were there. The ledger keeps their ids."""
-        ids = [message.message_id for message in messages]
-        return len(self._database.execute(DELETE_QUARANTINED, queue=contract.queue, ids=ids)) if ids else 0
+    def kept_fields(self, contract: Contract, message_id: UUID) -> list[KeptFields]:
+        """What is kept of the messages of that id, the newest first."""
+        found = self._database.execute(SELECT_KEPT, queue=contract.queue, id=message_id)
+        return [KeptFields(*line) for line in found]
+
+    def of_message(self, contract: Contract, message_id: UUID) -> list[StoredMessage | KeptFields]:
+        """What the quarantine and the kept fields have of the messages of that id."""
+        return [*self.quarantined(contract, message_id), *self.kept_fields(contract, message_id)]
+
+    def delete_payloads(self, table: PayloadTable, found: Sequence[StoredPayload]) -> int:
+        """Delete them, all of one queue; returns how many were there. The ledger keeps the messages' ids."""
+        if not found:
+            return 0
+        days = [payload.sent_day for payload in found]
+        ids = [payload.message_id for payload in found]
+        statement = table.named_in(DELETE_PAYLOADS)
+        return len(self._database.execute(statement, queue_id=found[0].queue_id, days=days, ids=ids))
 
     def staged_runs(self, contract: Contract, run_ids: Iterable[UUID]) -> tuple[set[UUID], set[UUID]]:
         """Of runs with staged files: those to look at, and the contract's open ones.
@@ -229,13 +248,6 @@ def _without_null(connection: Connection, contract: Contract, columns: Sequence[
     ]
 
 
-SELECT_QUARANTINED: LiteralString = """
-    SELECT queue_id, sent_day, message_id::text, payload
-    FROM etl.quarantine JOIN etl.queues USING (queue_id)
-    WHERE name = %(queue)s AND (%(after_id)s::uuid IS NULL
-                                OR (sent_day, message_id) > (%(after_day)s::date, %(after_id)s::uuid))
-    ORDER BY sent_day, message_id LIMIT %(messages)s
-"""
 SELECT_MESSAGE: LiteralString = """
     SELECT message_id::text, reason, sent_day, quarantined_at, receive_count, quarantine.run_id,
            run_summary.airflow_run_id, redriven_at, payload_bytes, payload
@@ -244,9 +256,19 @@ SELECT_MESSAGE: LiteralString = """
     WHERE name = %(queue)s AND message_id = %(id)s
     ORDER BY sent_day DESC
 """
-DELETE_QUARANTINED: LiteralString = """
-    DELETE FROM etl.quarantine WHERE message_id = ANY (%(ids)s::uuid[])
-      AND queue_id = (SELECT queue_id FROM etl.queues WHERE name = %(queue)s) RETURNING 1
+SELECT_KEPT: LiteralString = """
+    SELECT message_id::text, sent_day, kept_fields.run_id, run_summary.airflow_run_id, payload
+    FROM etl.kept_fields JOIN etl.queues USING (queue_id)
+    LEFT JOIN etl.run_summary ON run_summary.run_id = kept_fields.run_id
+    WHERE name = %(queue)s AND message_id = %(id)s
+    ORDER BY sent_day DESC
+"""
+DELETE_PAYLOADS: LiteralString = """
+    DELETE FROM {table} AS stored
+    USING unnest(%(days)s::date[], %(ids)s::uuid[]) AS found (sent_day, message_id)
+    WHERE queue_id = %(queue_id)s
+      AND (stored.sent_day, stored.message_id) = (found.sent_day, found.message_id)
+    RETURNING 1
 """
 # USAGE first: without it the functions of DENIED fail.
 DENIED_SCHEMAS: LiteralString = """

@@ -1,6 +1,6 @@
 """Postgres, as role `etl_remasker`: moving tokens and payloads from key to key."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, LiteralString, NamedTuple
 from uuid import UUID
 
@@ -15,14 +15,17 @@ from include.queue_etl.keys.token_format import (
     ciphertext_prefix,
     token_prefixes,
 )
-from include.queue_etl.postgres import masked_columns
+from include.queue_etl.postgres import masked_columns, payloads
 from include.queue_etl.postgres.connection import Connection, Database, table_identifier
 from include.queue_etl.postgres.masked_columns import MaskedColumn
+from include.queue_etl.postgres.payloads import PayloadTable, StoredPayload
 from include.queue_etl.transform.masking import Masker
-from include.queue_etl.transform.quarantine import PayloadCipher, QuarantinedMessage
 
 BLOCKS = 128  # of 8 KiB: about 10,000 rows of user_logins in one transaction
 PAYLOADS = 100  # of up to 1 MiB each
+
+# Message id and payload -> the payload under the primary key; None where the keyset does not open it.
+Reencrypt = Callable[[str, bytes], bytes | None]
 
 
 class Moved(NamedTuple):
@@ -165,35 +168,31 @@ class RemaskStore:
         return int(found[0][0])
 
     def payloads_using(
-        self, contract: Contract, key_ids: Sequence[int], last: QuarantinedMessage | None
-    ) -> list[QuarantinedMessage]:
-        """The next messages in quarantine encrypted with one of these keys, in the order of their key."""
-        found = self._database.execute(
-            SELECT_ENCRYPTED,
-            queue=contract.queue,
-            prefixes=[ciphertext_prefix(key_id) for key_id in key_ids],
-            prefix_bytes=PREFIX_BYTES,
-            after_day=last and last.sent_day,
-            after_id=last and last.message_id,
-            messages=PAYLOADS,
-        )
-        return [QuarantinedMessage(*line) for line in found]
+        self, table: PayloadTable, contract: Contract, key_ids: Sequence[int], last: StoredPayload | None
+    ) -> list[StoredPayload]:
+        """The next payloads encrypted with one of these keys, in the order of the table's key."""
+        return payloads.page(self._database, table, contract.queue, last, PAYLOADS, key_ids)
 
-    def move_payloads(self, cipher: PayloadCipher, messages: Sequence[QuarantinedMessage]) -> Moved:
+    def move_payloads(
+        self, table: PayloadTable, reencrypt: Reencrypt, stored: Sequence[StoredPayload]
+    ) -> Moved:
         """Encrypt these payloads anew; one that was erased or replaced meanwhile stays as it is."""
         done = unopened = 0
-        for message in messages:
-            new = cipher.reencrypt(message.message_id, message.payload)
+        statement = table.named_in(UPDATE_PAYLOAD)
+        for one in stored:
+            new = reencrypt(one.message_id, one.payload)
             if new is None:
                 unopened += 1
             else:
-                done += len(self._database.execute(UPDATE_PAYLOAD, new=new, **message._asdict()))
+                done += len(self._database.execute(statement, new=new, **one._asdict()))
         return Moved(done, unopened)
 
-    def count_payloads(self, key_id: int) -> int:
-        """Messages in quarantine whose payload is encrypted with the key, of all queues."""
+    def count_payloads(self, table: PayloadTable, key_id: int) -> int:
+        """Payloads that are encrypted with the key, of all queues."""
         prefix = ciphertext_prefix(key_id)
-        found = self._database.execute(COUNT_ENCRYPTED, prefix=prefix, prefix_bytes=PREFIX_BYTES)
+        found = self._database.execute(
+            table.named_in(COUNT_ENCRYPTED), prefix=prefix, prefix_bytes=PREFIX_BYTES
+        )
         return int(found[0][0])
 
     def closed(self, run_ids: Mapping[UUID, object]) -> list[UUID]:
@@ -306,20 +305,13 @@ MOVE_TOKENS_INSIDE: LiteralString = """
     SELECT etl.move_tokens_inside(to_regclass(%(table)s), %(column)s, %(paths)s, %(moves)s::jsonb[],
                                   %(from)s::tid, %(to)s::tid)
 """
-SELECT_ENCRYPTED: LiteralString = """
-    SELECT queue_id, sent_day, message_id::text, payload FROM etl.quarantine
-    WHERE queue_id = (SELECT queue_id FROM etl.queues WHERE name = %(queue)s)
-      AND substring(payload FOR %(prefix_bytes)s) = ANY (%(prefixes)s::bytea[])
-      AND (%(after_id)s::uuid IS NULL OR (sent_day, message_id) > (%(after_day)s::date, %(after_id)s::uuid))
-    ORDER BY sent_day, message_id LIMIT %(messages)s
-"""
 UPDATE_PAYLOAD: LiteralString = """
-    UPDATE etl.quarantine SET payload = %(new)s
+    UPDATE {table} SET payload = %(new)s
     WHERE queue_id = %(queue_id)s AND sent_day = %(sent_day)s AND message_id = %(message_id)s::uuid
       AND payload = %(payload)s RETURNING 1
 """
 COUNT_ENCRYPTED: LiteralString = """
-    SELECT count(*) FROM etl.quarantine WHERE substring(payload FOR %(prefix_bytes)s) = %(prefix)s
+    SELECT count(*) FROM {table} WHERE substring(payload FOR %(prefix_bytes)s) = %(prefix)s
 """
 SELECT_CLOSED: LiteralString = """
     SELECT run_id FROM etl.run_summary WHERE state <> 'running' AND run_id = ANY (%(ids)s::uuid[])

@@ -9,7 +9,7 @@ from typing import Any
 from include.queue_etl.contract import Contract
 from include.queue_etl.errors import StagedFileDamaged
 from include.queue_etl.staging.area import RETAINED, BatchFile, Content, Kind, StagedRun
-from include.queue_etl.transform import json_values
+from include.queue_etl.transform import json_values, kept
 from include.queue_etl.transform.batches import MaskedBatch, RejectedBatch
 from include.queue_etl.transform.copy_text import escaped, unescaped
 from include.queue_etl.transform.quarantine import QuarantineLine, decode_lines, encode_lines
@@ -26,10 +26,12 @@ class Change:
     Attributes:
         row: the row as it has to be; itself where nothing is to be done
         payload: message id and payload -> the payload as it has to be; empty where it is erased
+        kept_fields: the same of the payloads beside rows
     """
 
     row: Callable[[Row], Row]
     payload: Callable[[str, bytes], bytes]
+    kept_fields: Callable[[str, bytes], bytes]
 
 
 def with_changes(text: str, path: str, change: Callable[[Any], Any]) -> str:
@@ -64,8 +66,8 @@ def rewrite(
         dry_run: only count
 
     Returns:
-        "files" rewritten, "rows" and "payloads" changed; "damaged" files, which do not open and stay as
-        they are
+        "files" rewritten, "rows", "payloads" and "kept_fields" changed; "damaged" files, which do not open
+        and stay as they are
 
     Raises:
         StagingUnavailable: files rewritten so far stay so; a repetition does the rest
@@ -94,11 +96,12 @@ def _rewrite_batch(
         return counts
     rejected = _open_or_count(staging, BatchFile(batch, Kind.REJECTED), RejectedBatch, counts)
     counts["rows"] = _rows(masked, changes[0], to_key) if masked else 0
+    counts["kept_fields"] = _kept_fields(masked, changes[0]) if masked else 0
     counts["payloads"] = _payloads(rejected, changes) if rejected else 0
     # Rejected first: the masked file stands for the whole of the batch.
     for kind, content, found in (
         (Kind.REJECTED, rejected, counts["payloads"]),
-        (Kind.MASKED, masked, counts["rows"]),
+        (Kind.MASKED, masked, counts["rows"] + counts["kept_fields"]),
     ):
         file = BatchFile(batch, kind)
         if content is None or not (found or (to_key and staging.key_of(file) != to_key)):
@@ -129,6 +132,14 @@ def _rows(masked: MaskedBatch, change: Change, to_key: int | None) -> int:
     masked.rows = "".join(["\t".join(row) + "\n" for row in new]).encode()
     masked.key_id = to_key or masked.key_id
     return sum(before != after for before, after in zip(rows, new, strict=True))
+
+
+def _kept_fields(masked: MaskedBatch, change: Change) -> int:
+    """Change the kept fields of a batch, whose lines go where they are erased; returns how many changed."""
+    lines = kept.decode_lines(masked.kept)
+    new = [line._replace(payload=change.kept_fields(line.message_id, line.payload)) for line in lines]
+    masked.kept = kept.encode_lines(line for line in new if line.payload)
+    return sum(before != after for before, after in zip(lines, new, strict=True))
 
 
 def _payloads(rejected: RejectedBatch, changes: Sequence[Change]) -> int:

@@ -21,15 +21,18 @@ from include.queue_etl.keys.keyset import Keyset
 from include.queue_etl.keys.keyset_document import KeysetDocument
 from include.queue_etl.keys.token_format import token_prefixes
 from include.queue_etl.postgres.masked_columns import MaskedColumn
+from include.queue_etl.postgres.payloads import PayloadTable, StoredPayload
 from include.queue_etl.privacy.audit import AuditLog, Purpose
-from include.queue_etl.privacy.remask_store import RemaskStore, reencrypted
+from include.queue_etl.privacy.remask_store import Reencrypt, RemaskStore, reencrypted
 from include.queue_etl.privacy.retained_files import Change, Row, rewrite, with_changes
 from include.queue_etl.resources import Resources
 from include.queue_etl.staging.area import BatchFile, StagingArea
+from include.queue_etl.transform import kept
 from include.queue_etl.transform.masking import Masker
-from include.queue_etl.transform.quarantine import PayloadCipher, QuarantinedMessage
+from include.queue_etl.transform.quarantine import PayloadCipher
 
 Contracts = Mapping[str, Contract]
+PLACES = {PayloadTable.QUARANTINE: "quarantined messages", PayloadTable.KEPT_FIELDS: "kept fields"}
 log = logging.getLogger(__name__)
 
 
@@ -53,13 +56,14 @@ class Usage:
 
 
 def remask(resources: Resources, audit: AuditLog, contracts: Contracts, purpose: Purpose) -> dict[str, int]:
-    """Move every token, quarantined payload and retained staged file to the keyset's primary key.
+    """Move every token, payload and retained staged file to the keyset's primary key.
 
     While pipelines run, in transactions of their own: stopped at any point, a repetition goes on with what is
     left. Rows that a process with an older keyset loads in the meantime are found by the last look.
 
     Returns:
-        "rows", "payloads" and "files" moved, where a row counts again for each jsonb column; "unopened":
+        "rows", "payloads" (of quarantined messages and kept fields) and "files" moved, where a row counts
+        again for each jsonb column; "unopened":
         those that no key of the keyset opens; "one_way": tokens of other keys, which cannot be moved; "left":
         what else is still encrypted with another key of the keyset: 0, or something did not open, or
         pipelines with an older keyset are at work; "damaged": staged files that do not open and stay until
@@ -78,7 +82,8 @@ def remask(resources: Resources, audit: AuditLog, contracts: Contracts, purpose:
     counts: Counter[str] = Counter(dict.fromkeys(names, 0))
     for contract in contracts.values():
         _remask_table(resources, contract, others, counts)
-        _remask_quarantine(resources, contract, others, counts)
+        for table, reencrypt in _reencryption(contract, resources.keyset).items():
+            _remask_payloads(resources, contract, table, reencrypt, others, counts)
     _remask_files(resources, contracts, primary, counts)
     for key_id in others:
         for used in usage(resources, columns, key_id):
@@ -88,7 +93,7 @@ def remask(resources: Resources, audit: AuditLog, contracts: Contracts, purpose:
 
 
 def usage(resources: Resources, columns: Sequence[MaskedColumn], key_id: int) -> list[Usage]:
-    """What is encrypted with the key: staged files, tokens in these columns, quarantined messages.
+    """What is encrypted with the key: staged files, tokens in these columns, payloads.
 
     Places that hold nothing are left out.
     """
@@ -97,7 +102,7 @@ def usage(resources: Resources, columns: Sequence[MaskedColumn], key_id: int) ->
     found = [
         Usage("staged files", staged_keys(resources.staging)[key_id]),
         *(_usage_of(column, store.count_tokens(column, key_id)) for column in columns),
-        Usage("quarantined messages", store.count_payloads(key_id)),
+        *(Usage(place, store.count_payloads(table, key_id)) for table, place in PLACES.items()),
     ]
     return [used for used in found if used.count]
 
@@ -212,13 +217,26 @@ def _remask_table(
             return
 
 
-def _remask_quarantine(
-    resources: Resources, contract: Contract, others: Sequence[int], counts: Counter[str]
+def _reencryption(contract: Contract, keyset: Keyset) -> dict[PayloadTable, Reencrypt]:
+    """How the payloads of each table are moved to the primary key."""
+    return {
+        PayloadTable.QUARANTINE: PayloadCipher(keyset, contract.name).reencrypt,
+        PayloadTable.KEPT_FIELDS: kept.cipher(keyset, contract.name).reencrypt,
+    }
+
+
+def _remask_payloads(
+    resources: Resources,
+    contract: Contract,
+    table: PayloadTable,
+    reencrypt: Reencrypt,
+    others: Sequence[int],
+    counts: Counter[str],
 ) -> None:
-    last: QuarantinedMessage | None = None
-    cipher, store = PayloadCipher(resources.keyset, contract.name), RemaskStore(resources.database)
-    while page := store.payloads_using(contract, others, last):
-        done = store.move_payloads(cipher, page)
+    last: StoredPayload | None = None
+    store = RemaskStore(resources.database)
+    while page := store.payloads_using(table, contract, others, last):
+        done = store.move_payloads(table, reencrypt, page)
         counts["payloads"] += done.moved
         counts["unopened"] += done.unopened
         last = page[-1]
@@ -241,7 +259,7 @@ def _remask_files(resources: Resources, contracts: Contracts, primary: int, coun
 
 def moving(contract: Contract, keyset: Keyset) -> Change:
     """Move tokens and payloads to the primary key; what does not open stays."""
-    masker, cipher = Masker(contract, keyset), PayloadCipher(keyset, contract.name)
+    masker, reencryption = Masker(contract, keyset), _reencryption(contract, keyset)
     names = contract.column_names
     fields = [(names.index(masked.column), masked) for masked in contract.recoverable]
 
@@ -251,10 +269,14 @@ def moving(contract: Contract, keyset: Keyset) -> Change:
             new[index] = with_changes(new[index], masked.path, partial(_moved, masker, masked))
         return new
 
-    def payload(message_id: str, payload: bytes) -> bytes:
-        return cipher.reencrypt(message_id, payload) or payload
+    def moved(reencrypt: Reencrypt, message_id: str, payload: bytes) -> bytes:
+        return reencrypt(message_id, payload) or payload
 
-    return Change(row, payload)
+    return Change(
+        row,
+        partial(moved, reencryption[PayloadTable.QUARANTINE]),
+        partial(moved, reencryption[PayloadTable.KEPT_FIELDS]),
+    )
 
 
 def _moved(masker: Masker, masked: MaskedField, token: object) -> object:

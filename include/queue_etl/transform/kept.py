@@ -1,6 +1,6 @@
 """Fields that nobody declared, kept beside their row, encrypted. Pure, given the keyset."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, Self
 from uuid import UUID
@@ -95,20 +95,29 @@ class Keeper:
 
     def __init__(self, contract: Contract, keyset: Keyset) -> None:
         self._undeclared = Undeclared(contract.event)
-        self._subject = value_getter(contract.subject) if contract.subject else lambda _: None
+        self._subject = contract.subject
+        in_event = self._subject if self._subject and self._subject.attributes else None
+        self._of_event = in_event and value_getter(in_event)
         self._shapes = Shapes(replace(contract, sns_envelope=False))
         self._cipher = cipher(keyset, contract.name)
 
-    def keep(self, message_id: str, body: bytes, event: Any) -> tuple[str, bytes]:
+    def keep(self, message_id: str, body: bytes, event: Any, facts: Mapping[str, Any]) -> tuple[str, bytes]:
         """The shape of the undeclared fields, and the payload.
 
         Args:
             message_id: to which the payload is bound
             body: without its SNS envelope
             event: what the contract's parser made of it
+            facts: of the message (RawBatch.facts_of)
         """
-        document = Document(to_json(self._subject(event)).encode(), self._undeclared.of(body))
+        document = Document(to_json(self._whose(event, facts)).encode(), self._undeclared.of(body))
         return self._shapes.of(document.fields), self._cipher.encrypt(message_id, document.pack())
+
+    def _whose(self, event: Any, facts: Mapping[str, Any]) -> Any:
+        """The value of the field, or of the attribute, that says whose row it is; None without one."""
+        if self._subject is None:
+            return None
+        return self._of_event(event) if self._of_event else facts.get(self._subject.field)
 
 
 def lines(
@@ -129,7 +138,11 @@ def lines(
     """
     return encode_lines(
         KeptLine(
-            raw.queue_id, days[number], raw.ids[number], run_id, *keeper.keep(raw.ids[number], body, event)
+            raw.queue_id,
+            days[number],
+            raw.ids[number],
+            run_id,
+            *keeper.keep(raw.ids[number], body, event, raw.facts_of(number)),
         )
         for number, body, event in unusual
         if not _is_repeated(raw, days, number)
