@@ -31,6 +31,7 @@ from tests.integration.project import Killed, Project, killed_at, login, project
 __all__ = ["project"]
 NOTHING = {
     "ledger_days_made": 0, "ledger_days_dropped": 0, "partitions_made": 0, "partitions_dropped": 0,
+    "kept_fields_expired": 0,
     "quarantine_expired": 0, "quarantine_never_redriven": 0, "shapes_filled": 0, "shapes_unopened": 0,
     "orphans": 0, "late_receipt_handles": 0, "unsettled": 0, "expired": 0, "tidied": 0, "unknown": 0,
     "unknown_removed": 0,

@@ -434,9 +434,17 @@ def test_a_run_does_not_start_on_a_table_that_is_not_partitioned(
 
 def test_this_month_and_the_next_are_made_ahead_once(project: Project, months: Contract) -> None:
     expected = [f"_p{TODAY:%Y%m}", f"_p{TODAY.replace(day=1) + timedelta(days=31):%Y%m}"]
-    assert maintained(project, months) == {"partitions_made": 2, "partitions_dropped": 0}
+    assert maintained(project, months) == {
+        "partitions_made": 2,
+        "partitions_dropped": 0,
+        "kept_fields_expired": 0,
+    }
     assert parts(project.database, months) == expected
-    assert maintained(project, months) == {"partitions_made": 0, "partitions_dropped": 0}
+    assert maintained(project, months) == {
+        "partitions_made": 0,
+        "partitions_dropped": 0,
+        "kept_fields_expired": 0,
+    }
 
 
 def test_today_and_three_days_are_made_ahead_once(project: Project, make_table: MakeTable) -> None:

@@ -39,9 +39,9 @@ def add_to(commands: Any) -> None:
 
 def _add_shape(commands: Any) -> None:
     parser = add(commands, shape, examples="example: shape --reason 'missing_field ip'")
-    parser.add_argument(
-        "--reason", help="only messages rejected for it: missing_field, or 'missing_field ip'"
-    )
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--reason", help="only messages rejected for it: missing_field, or 'missing_field ip'")
+    what.add_argument("--kept", action="store_true", help="of the undeclared fields kept beside rows instead")
     parser.add_argument(
         "--limit", type=positive, default=20, help="show at most this many groups; default 20"
     )
@@ -51,17 +51,21 @@ def _add_shape(commands: Any) -> None:
 
 def shape(arguments: Arguments) -> None:
     """Group what waits in quarantine by reason and shape: paths and types, never a value."""
-    from include.queue_etl.operations.shapes import waiting_shapes
+    from include.queue_etl.operations.shapes import kept_shapes, waiting_shapes
 
     contract = load_contract(arguments.contract)
     with wiring.database(wiring.ON_CALL) as database:
-        groups, total = waiting_shapes(database, contract, arguments.reason, arguments.limit)
+        if arguments.kept:
+            groups, total = kept_shapes(database, contract, arguments.limit)
+        else:
+            groups, total = waiting_shapes(database, contract, arguments.reason, arguments.limit)
     for group in groups:
         show(group, arguments.json)
         if not arguments.json:
             print()
     if not groups:
-        print(f"nothing of {contract.queue} waits in quarantine for that", file=sys.stderr)
+        nothing = "has kept fields" if arguments.kept else "waits in quarantine for that"
+        print(f"nothing of {contract.queue} {nothing}", file=sys.stderr)
     elif total > len(groups):
         print(f"the largest {len(groups)} of {total} groups; --limit shows more", file=sys.stderr)
 

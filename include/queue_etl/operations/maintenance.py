@@ -43,6 +43,8 @@ def maintain_ledger(resources: Resources) -> dict[str, int]:
 def maintain_partitions(resources: Resources, contracts: Contracts) -> dict[str, int]:
     """Make the partitions that contracts will need next; drop those whose last day `retain_days` is past.
 
+    With them go the kept fields of messages that were sent longer ago than that.
+
     The log names each contract's partitions before they are dropped. The ledger keeps the messages' ids, so
     none of them is loaded again.
 
@@ -50,7 +52,7 @@ def maintain_partitions(resources: Resources, contracts: Contracts) -> dict[str,
         QueueEtlError: of the first contract that failed, after the last; WarehouseUnavailable also when
             somebody kept a table locked for five seconds: try again
     """
-    counts, failures = Counter(partitions_made=0, partitions_dropped=0), []
+    counts, failures = Counter(partitions_made=0, partitions_dropped=0, kept_fields_expired=0), []
     for contract in contracts.values():
         try:
             counts.update(_maintain_table(MaintenanceStore(resources.database), contract))
@@ -70,6 +72,9 @@ def _maintain_table(store: MaintenanceStore, contract: Contract) -> dict[str, in
     if expired := store.expired_partitions(contract.table):
         log.info("%s: its rows are older than %s days: %s", contract.name, contract.retain_days, expired)
         counts["partitions_dropped"] = store.drop_partitions(contract.table)
+    if contract.retain_days:
+        expired_fields = store.expire_kept_fields(contract.queue, contract.retain_days)
+        counts["kept_fields_expired"] = expired_fields
     if any(counts.values()):
         log.info("%s: %s", contract.name, in_words(counts))
     return counts

@@ -7,7 +7,7 @@ from typing import Any
 
 from include.queue_etl.contract import Contract
 from include.queue_etl.errors import PreflightError
-from include.queue_etl.operations.store import MaintenanceStore, OnCallStore, ShapeGroup
+from include.queue_etl.operations.store import KeptGroup, MaintenanceStore, OnCallStore, ShapeGroup
 from include.queue_etl.postgres import checks
 from include.queue_etl.postgres.connection import Database
 from include.queue_etl.resources import Resources
@@ -43,6 +43,30 @@ def waiting_shapes(
     found, total = OnCallStore(database).shapes(contract.queue, reason, groups)
     shapes = Shapes(contract)
     return [_facts(group, shapes) for group in found], total
+
+
+def kept_shapes(database: Database, contract: Contract, groups: int) -> tuple[list[dict[str, Any]], int]:
+    """The undeclared fields that are kept, by shape, the largest groups first; no value of any message.
+
+    Args:
+        database: as role ops_ro
+        contract: whose messages had them
+        groups: at most so many
+
+    Returns:
+        for each group its figures and the "shape"; and how many groups there are
+
+    Raises:
+        PreflightError: the warehouse is of another revision, or does not answer
+    """
+    if problems := checks.schema_problems(database):
+        raise PreflightError(problems)
+    found, total = OnCallStore(database).kept_shapes(contract.queue, groups)
+    return [_kept_facts(group) for group in found], total
+
+
+def _kept_facts(group: KeptGroup) -> dict[str, Any]:
+    return {name: value if name == "messages" else str(value) for name, value in group._asdict().items()}
 
 
 def _facts(group: ShapeGroup, shapes: Shapes) -> dict[str, Any]:
