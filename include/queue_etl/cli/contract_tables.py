@@ -59,14 +59,21 @@ def plan(arguments: Arguments) -> None:
     """Compare a contract with its table, and show the SQL of each change; exit code 3: one is breaking."""
     from include.queue_etl.postgres import table_plan
 
-    contract = load_contract(arguments.contract_name)
-    found = _found(contract)
-    changes = table_plan.changes(contract, found) if found else [table_plan.creation(contract)]
+    planned = []
+    for contract in load_contract(arguments.contract_name).each_table():
+        found = _found(contract)
+        changes = table_plan.changes(contract, found) if found else [table_plan.creation(contract)]
+        planned.append((contract, changes))
     if arguments.json:
-        print(json.dumps({"table": contract.table, "changes": [*map(_facts, changes)]}))
+        own, *others = [
+            {"table": contract.table, "changes": [*map(_facts, changes)]} for contract, changes in planned
+        ]
+        print(json.dumps({**own, **({"replay_tables": others} if others else {})}))
     else:
-        _show(contract, changes)
-    _refuse_breaking(changes, [change.what for change in changes if change.is_breaking])
+        for contract, changes in planned:
+            _show(contract, changes)
+    every = [change for _, changes in planned for change in changes]
+    _refuse_breaking(every, [change.what for change in every if change.is_breaking])
 
 
 def migration(arguments: Arguments) -> None:
@@ -77,15 +84,20 @@ def migration(arguments: Arguments) -> None:
     """
     from include.queue_etl.postgres import revisions, table_plan
 
-    contract = load_contract(arguments.contract_name)
-    found = _found(contract) if revisions.makes_table(contract.table) else None
-    changes = table_plan.changes(contract, found) if found else []
-    _refuse_breaking(changes, [f"{one.what}: {one.instead}" for one in changes if one.is_breaking])
-    if found and not changes:
-        print(f"table {contract.table} is as the contract says: nothing to do")
-        return
-    text = revisions.alteration(contract, changes) if found else revisions.creation(contract)
-    print(f"wrote {shown(revisions.write(contract.name, text))}: read it, then run `migrate`")
+    texts = []
+    for contract in load_contract(arguments.contract_name).each_table():
+        found = _found(contract) if revisions.makes_table(contract.table) else None
+        changes = table_plan.changes(contract, found) if found else []
+        _refuse_breaking(changes, [f"{one.what}: {one.instead}" for one in changes if one.is_breaking])
+        if not found:
+            texts.append(revisions.creation(contract))
+        elif changes:
+            texts.append(revisions.alteration(contract, changes))
+        else:
+            print(f"table {contract.table} is as the contract says: nothing to do")
+    if texts:
+        path = revisions.write(arguments.contract_name, "\n".join(texts))
+        print(f"wrote {shown(path)}: read it, then run `migrate`")
 
 
 def _found(contract: Contract) -> "Found | None":

@@ -314,7 +314,8 @@ def mask(arguments: Arguments) -> None:
         if arguments.count:
             store = OfficerStore(resources.database)
             places = [subjects.Place(column.column, column.path, [masked.token], False) for masked in found]
-            rows = [store.count_rows(contract, [place]) for place in places]
+            tables = contract.each_table()
+            rows = [sum(store.count_rows(table, [place]) for table in tables) for place in places]
             lines = [{**line, "rows": count} for line, count in zip(lines, rows, strict=True)]
     if not arguments.json:
         show_table(lines)

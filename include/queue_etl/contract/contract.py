@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal, get_args
 
@@ -38,6 +38,7 @@ class Contract:
         partition_by: the table has a partition for each month or day
         indexes: names of the columns of each index
         retain_days: maintenance drops partitions whose last day is longer ago; None: it drops none
+        replay_tables: further tables like `table`, which `replay` fills; whatever reaches one reaches all
         unknown_fields: what becomes of a message with fields that no struct declares: they are counted by
             name and left out ("ignore"), or kept encrypted beside the row ("keep"), or the message goes to
             quarantine ("reject")
@@ -61,6 +62,7 @@ class Contract:
     partition_by: Month | Day | None = None
     indexes: tuple[tuple[str, ...], ...] = ()
     retain_days: int | None = None
+    replay_tables: tuple[str, ...] = ()
     unknown_fields: UnknownFields = "ignore"
     personal_data_check: PersonalDataCheck = "count"
     sns_envelope: bool = False
@@ -74,6 +76,11 @@ class Contract:
         problems = list(self._problems())
         if problems:
             raise ValueError(f"contract {self.name}: {'; '.join(problems)}")
+
+    def each_table(self) -> tuple["Contract", ...]:
+        """The contract as it is, then for each of its replay tables as if that were its own."""
+        others = (replace(self, table=table, replay_tables=()) for table in self.replay_tables)
+        return (self, *others)
 
     @cached_property
     def columns(self) -> tuple[Column, ...]:
@@ -128,8 +135,7 @@ class Contract:
         yield from self._choice_problems()
         if self.retries < 0:
             yield f"retries={self.retries}: give 0 or more"
-        if not _TABLE.fullmatch(self.table):
-            yield f"table {self.table!r}: give its schema and its name in lower case, such as public.orders"
+        yield from self._table_problems()
         try:
             columns = self.columns
         except ValueError as error:
@@ -152,6 +158,13 @@ class Contract:
         ):
             if given not in choices:
                 yield f"{name}={given!r}: give one of {', '.join(choices)}"
+
+    def _table_problems(self) -> Iterator[str]:
+        for table, times in Counter([self.table, *self.replay_tables]).items():
+            if not _TABLE.fullmatch(table):
+                yield f"table {table!r}: give its schema and its name in lower case, such as public.orders"
+            if times > 1:
+                yield f"table {table!r} is named {times} times: each is another one"
 
     def _name_problems(self, columns: tuple[Column, ...]) -> Iterator[str]:
         for name, times in Counter(column.name for column in columns).items():

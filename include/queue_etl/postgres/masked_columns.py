@@ -88,7 +88,8 @@ def _problem(column: MaskedColumn, readable: bool, registered: bool, fits: bool)
 
 def _parameters(contracts: Iterable[Contract]) -> dict[str, list[str]]:
     """A list for each fact of the masked columns."""
-    columns = [(contract, column) for contract in contracts for column in contract.personal]
+    tables = [table for contract in contracts for table in contract.each_table()]
+    columns = [(table, column) for table in tables for column in table.personal]
     return {
         "contracts": [contract.name for contract, _ in columns],
         "tables": [contract.table for contract, _ in columns],

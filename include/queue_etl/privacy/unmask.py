@@ -9,7 +9,7 @@ from include.queue_etl.errors import KeysetError
 from include.queue_etl.keys.token_format import is_token
 from include.queue_etl.privacy.audit import AuditLog, Purpose
 from include.queue_etl.privacy.officer_store import OfficerStore, refuse_problems
-from include.queue_etl.privacy.subjects import Search
+from include.queue_etl.privacy.subjects import Place, Search
 from include.queue_etl.resources import Resources
 from include.queue_etl.transform.masking import Masker
 
@@ -47,7 +47,7 @@ def unmask(
 
 
 def find(resources: Resources, searches: Sequence[Search]) -> list[tuple[Contract, Tokens]]:
-    """For each search its contract, and the tokens in all rows of its table that hold the value.
+    """For each search its contract, and the tokens in all rows of its tables that hold the value.
 
     Raises:
         PreflightError: the officer lacks a privilege, or a table is missing, in any of the contracts
@@ -55,8 +55,15 @@ def find(resources: Resources, searches: Sequence[Search]) -> list[tuple[Contrac
     """
     store, document = OfficerStore(resources.database), resources.keyset_document
     places = [(search.contract, search.places(document)) for search in searches]
-    refuse_problems(store.search_problems(contract, where) for contract, where in places)
-    return [(contract, store.tokens_where(contract, where)) for contract, where in places]
+    tables = [(table, where) for contract, where in places for table in contract.each_table()]
+    refuse_problems(store.search_problems(table, where) for table, where in tables)
+    return [(contract, _tokens_where(store, contract, where)) for contract, where in places]
+
+
+def _tokens_where(store: OfficerStore, contract: Contract, where: Sequence[Place]) -> Tokens:
+    """Of all tables of the contract, each token once."""
+    found = (one for table in contract.each_table() for one in store.tokens_where(table, where))
+    return list(dict.fromkeys(found))
 
 
 def unmask_everywhere(

@@ -54,7 +54,8 @@ def upgrade(owner_dsn: str, passwords: Mapping[str, str], contracts: Iterable[Co
     """
     if foreign := set(passwords) - set(ROLES):
         raise ValueError(f"not a role of the warehouse: {', '.join(sorted(foreign))}")
-    revisions, contracts = _revisions(), list(contracts)
+    revisions = _revisions()
+    contracts = [table for contract in contracts for table in contract.each_table()]
     _despite_neighbours(lambda: _migrate(owner_dsn, revisions, contracts))
     _despite_neighbours(lambda: _set_passwords(owner_dsn, passwords))
     with _connect(owner_dsn) as connection:
