@@ -78,7 +78,8 @@ with DAG(
         from include.queue_etl.operations import maintenance
 
         with open_maintenance() as resources:
-            return maintenance.clean_staging(resources, broken=load_contracts().broken)
+            loaded = load_contracts()
+            return maintenance.clean_staging(resources, loaded.good, broken=loaded.broken)
 
     ledger()
     partitions()

@@ -145,6 +145,11 @@ class Resources:
         """The keyset; raises KeysetError, or KeyServiceUnavailable where KMS has to unwrap it."""
         return self.keyset_document.open()
 
+    def archive_days(self, contract: Contract | None) -> int:
+        """How long raw batches of the contract's closed runs are kept; of none: as the settings say."""
+        own = contract.settings if contract else {}
+        return own.get("archive_days", self.settings.archive_days)
+
     @cached_property
     def staging_store(self) -> Store:
         """Where staged files lie."""

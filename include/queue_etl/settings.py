@@ -40,6 +40,7 @@ class Settings:
             that asks for quarantine has all of its messages looked at, whatever this says
         body_limit_bytes: a longer body is quarantined unparsed
         retain_days: how long masked batch files of closed runs are kept for `reconcile`
+        archive_days: how long raw batches of closed runs are kept for `replay`; 0: they go with the run
         quarantine_days: how long a quarantined message waits for a redrive; then maintenance deletes it
         ledger_days: how long the ids of messages are remembered, from the day they were sent
         orphan_margin_seconds: a run without progress for the visibility timeout and this long is given up
@@ -67,6 +68,7 @@ class Settings:
     body_limit_bytes: Annotated[int, Meta(ge=1, le=1_048_576)] = 1_048_576  # SQS: at most 1 MiB
     personal_data_sample: Annotated[int, Meta(ge=0, le=1_000_000)] = 100
     retain_days: Annotated[int, Meta(ge=0, le=14)] = 7  # SQS keeps a message 14 days at most
+    archive_days: Annotated[int, Meta(ge=0, le=3_650)] = 0
     quarantine_days: Annotated[int, Meta(ge=1, le=3_650)] = 30
     ledger_days: Annotated[int, Meta(ge=35, le=3_650)] = 35  # ORIGIN_REACH_MS of sqs/wire.py counts on 35
     orphan_margin_seconds: Annotated[int, Meta(ge=0, le=86_400)] = 900
@@ -123,6 +125,7 @@ OF_A_PIPELINE = (
     "max_receives",
     "body_limit_bytes",
     "personal_data_sample",
+    "archive_days",
 )
 
 

@@ -519,8 +519,11 @@ def _visible(context: RunContext) -> int | None:
 
 
 def _destroy_leftovers(context: RunContext, proven: Mapping[str, bytes]) -> None:
-    """Remove the closed run's files, but keep what `reconcile` could need: masked files of loaded batches."""
-    context.staging.destroy(Kind.RAW, Kind.RECEIPT_HANDLES)
+    """Remove the closed run's files, but those of loaded batches that `reconcile` or `replay` could need."""
+    context.staging.destroy(Kind.RECEIPT_HANDLES)
+    archived = proven if context.resources.archive_days(context.contract) else {}
+    raw = [batch for batch in context.staging.batches(Kind.RAW) if batch not in archived]
+    context.staging.remove([BatchFile(batch, Kind.RAW).name for batch in raw])
     for batch in context.staging.batches(Kind.MASKED):
         if batch not in proven or context.settings.retain_days == 0:
             context.staging.destroy(Kind.MASKED, Kind.REJECTED, batch=batch)

@@ -54,7 +54,7 @@ def settled(project: Project) -> dict[str, int]:
 
 def cleaned(project: Project, now: datetime | None = None) -> dict[str, int]:
     with project.resources() as resources:
-        return clean_staging(resources, now)
+        return clean_staging(resources, contracts(project), now)
 
 
 def extracted(project: Project, name: str) -> list[str]:

@@ -8,6 +8,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 from uuid import UUID
 
 from include.queue_etl import steps
@@ -16,9 +17,10 @@ from include.queue_etl.counts import in_words
 from include.queue_etl.errors import QueueEtlError, RunFailed
 from include.queue_etl.operations.shapes import fill_shapes
 from include.queue_etl.operations.store import KnownRun, MaintenanceStore
+from include.queue_etl.postgres.runs import RunStore
 from include.queue_etl.resources import Resources
 from include.queue_etl.run_context import RunContext
-from include.queue_etl.staging.area import FileList, Kind
+from include.queue_etl.staging.area import RETAINED, BatchFile, FileList, Kind
 from include.queue_etl.transform import partitions
 
 # Folders of runs the warehouse does not know may be all that is left of messages: after a restore,
@@ -53,7 +55,7 @@ def maintain_partitions(resources: Resources, contracts: Contracts) -> dict[str,
             somebody kept a table locked for five seconds: try again
     """
     counts, failures = Counter(partitions_made=0, partitions_dropped=0, kept_fields_expired=0), []
-    for contract in contracts.values():
+    for contract in chain.from_iterable(one.each_table() for one in contracts.values()):
         try:
             counts.update(_maintain_table(MaintenanceStore(resources.database), contract))
         except QueueEtlError as error:
@@ -142,14 +144,19 @@ def close_ended_runs(
 
 
 def clean_staging(
-    resources: Resources, now: datetime | None = None, *, broken: Collection[str] = ()
+    resources: Resources,
+    contracts: Contracts,
+    now: datetime | None = None,
+    *,
+    broken: Collection[str] = (),
 ) -> dict[str, int]:
-    """Remove staged files by the state of their run.
+    """Remove staged files by the state of their run. Their days count from the end of the run.
 
     | run | its files |
     |---|---|
     | open | stay |
-    | closed | raw, receipt handles and half-written files go; masked and rejected after `retain_days` |
+    | closed | raw ones of loaded batches stay for `archive_days`, masked and rejected for `retain_days` |
+    | closed | all others go |
     | unknown to the warehouse | stay for 14 days after the last write: `reconcile` may need them |
     | of a contract in `broken` | stay: nobody can say what they are needed for |
 
@@ -164,7 +171,7 @@ def clean_staging(
         run = known.get(run_id)
         if run is not None and run.contract in broken:
             continue
-        done = _clean(resources, run_id, files, run, now or datetime.now(UTC))
+        done = _clean(resources, contracts, run_id, files, run, now or datetime.now(UTC))
         if done:
             counts[done] += 1
     if counts["unknown"]:
@@ -188,7 +195,7 @@ def maintain(resources: Resources, contracts: Contracts, broken: Collection[str]
         lambda: maintain_partitions(resources, contracts),
         lambda: maintain_quarantine(resources, contracts),
         lambda: settle_runs(resources, contracts),
-        lambda: clean_staging(resources, broken=broken),
+        lambda: clean_staging(resources, contracts, broken=broken),
     )
     counts: dict[str, int] = {}
     failures: list[QueueEtlError] = []
@@ -240,7 +247,14 @@ def _is_finished(resources: Resources, contracts: Contracts, run_id: UUID, run: 
     return True
 
 
-def _clean(resources: Resources, run_id: UUID, files: FileList, run: KnownRun | None, now: datetime) -> str:
+def _clean(
+    resources: Resources,
+    contracts: Contracts,
+    run_id: UUID,
+    files: FileList,
+    run: KnownRun | None,
+    now: datetime,
+) -> str:
     """What was done to the files of one run: a key of the counts, or nothing."""
     staging = resources.staging.run(run_id)
     if run is None:
@@ -250,8 +264,19 @@ def _clean(resources: Resources, run_id: UUID, files: FileList, run: KnownRun | 
         return "unknown_removed"
     if run.closed_at is None:
         return ""
-    if now - run.closed_at >= timedelta(days=resources.settings.retain_days):
-        staging.remove(files.names)
-        return "expired"
-    staging.remove(files.leftovers)
-    return "tidied" if files.leftovers else ""
+    age, kept = now - run.closed_at, set[BatchFile]()
+    if age < timedelta(days=resources.settings.retain_days):
+        kept |= {BatchFile(batch, kind) for kind in RETAINED for batch in files.batches(kind)}
+    if age < timedelta(days=resources.archive_days(contracts.get(run.contract))):
+        kept |= _archived(resources, run_id, files)
+    names = {file.name for file in kept}
+    gone = [name for name in files.names if name not in names]
+    staging.remove(gone)
+    return "expired" if not kept else "tidied" if gone else ""
+
+
+def _archived(resources: Resources, run_id: UUID, files: FileList) -> set[BatchFile]:
+    """Raw files of loaded batches; messages of the others are on the queue again."""
+    raw = files.batches(Kind.RAW)
+    proven = RunStore(resources.database).committed_batches(run_id) if raw else {}
+    return {BatchFile(batch, Kind.RAW) for batch in raw if batch in proven}

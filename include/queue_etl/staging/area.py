@@ -88,12 +88,6 @@ class FileList:
         files = map(BatchFile.parse, self.names)
         return [file.batch for file in files if file is not None and file.kind is kind]
 
-    @property
-    def leftovers(self) -> list[str]:
-        """Names of the files that a closed run has no use for."""
-        kept = [BatchFile(batch, kind).name for kind in RETAINED for batch in self.batches(kind)]
-        return [name for name in self.names if name not in kept]
-
 
 class StagingArea:
     """All staged files: a folder for each run."""
