@@ -18,6 +18,7 @@ from typing import Any
 from include.queue_etl.contract import Contract
 from include.queue_etl.counts import in_words
 from include.queue_etl.postgres.payloads import PayloadTable, StoredPayload
+from include.queue_etl.privacy import archived_files
 from include.queue_etl.privacy.audit import AuditLog, Purpose
 from include.queue_etl.privacy.officer_store import OfficerStore, refuse_problems
 from include.queue_etl.privacy.retained_files import Change, Row, rewrite, with_changes
@@ -57,11 +58,12 @@ def erase(
         dry_run: only count
 
     Returns:
-        "dry_run"; "rows" of the table, overwritten with NULL; "quarantined" messages, and the "kept_fields"
-        of messages, deleted; "files" retained by closed runs, rewritten, and in these "file_rows",
-        "file_messages" and "file_kept_fields"; "unopened": quarantined messages and kept fields that no key
-        opens, and "damaged" files, which do not open either, and that so could not be looked at;
-        "open_runs" whose files were left alone
+        "dry_run"; "rows" of its tables, overwritten with NULL; "quarantined" messages, and the "kept_fields"
+        of messages, deleted; "files" of closed runs, retained or archived, rewritten, and in these
+        "file_rows", "file_messages" and "file_kept_fields"; "unopened": quarantined messages and kept fields
+        that no key opens, and "damaged" files, which do not open either, and that so could not be looked at;
+        "open_runs" whose files were left alone, and replays under way, which may have read the archive
+        before
 
     Raises:
         PreflightError: warehouse or keyset are not ready, or the officer lacks a privilege, which it names;
@@ -118,7 +120,11 @@ def _ready(resources: Resources, searches: Sequence[Search]) -> list[tuple[Searc
     resources.require_schema()
     store, document = OfficerStore(resources.database), resources.keyset_document
     ready = [(search, search.places(document)) for search in searches]
-    refuse_problems(store.erase_problems(search.contract, places) for search, places in ready)
+    refuse_problems(
+        store.erase_problems(table, places)
+        for search, places in ready
+        for table in search.contract.each_table()
+    )
     return ready
 
 
@@ -129,7 +135,8 @@ def _erase(resources: Resources, search: Search, places: Sequence[Place], dry_ru
     _erase_files(resources, search, places, counts, dry_run)
     for payloads in _payloads(resources, contract):
         _erase_payloads(store, payloads, search, counts, dry_run)
-    counts["rows"] = (store.count_rows if dry_run else store.overwrite)(contract, places)
+    deed = store.count_rows if dry_run else store.overwrite
+    counts["rows"] = sum(deed(table, places) for table in contract.each_table())
     log.info("erase by %s in %s: %s", search.by, contract.name, in_words(counts))
     return dict(counts)
 
@@ -148,11 +155,14 @@ def _erase_files(
             lambda _: _erasing(search, places, *_payloads(resources, contract)),
             dry_run=dry_run,
         )
-        counts["files"] += found["files"]
+        archived = archived_files.erase(resources.staging.run(run_id), search.is_in, dry_run=dry_run)
+        counts["files"] += found["files"] + archived["files"]
         counts["file_rows"] += found["rows"]
-        counts["file_messages"] += found["payloads"]
+        counts["file_messages"] += found["payloads"] + archived["messages"]
         counts["file_kept_fields"] += found["kept_fields"]
-        counts["damaged"] += found["damaged"]
+        counts["damaged"] += found["damaged"] + archived["damaged"]
+    # Asked only now: what began later reads the files as they are now, what ended earlier is in the table.
+    counts["open_runs"] += OfficerStore(resources.database).open_replays(contract)
 
 
 @dataclass(frozen=True, slots=True)

@@ -211,6 +211,10 @@ class OfficerStore:
         still_open = {run_id for run_id, _, is_open in known if is_open} - others
         return staged - others - still_open, still_open
 
+    def open_replays(self, contract: Contract) -> int:
+        """How many replays of the contract are under way."""
+        return int(self._database.execute(COUNT_REPLAYS, contract=contract.name)[0][0])
+
 
 # What the role lacks ----------------------------------------------------------------------------------------
 
@@ -290,4 +294,8 @@ NOT_NULL: LiteralString = """
 """
 SELECT_RUNS: LiteralString = """
     SELECT run_id, contract, state = 'running' FROM etl.run_summary WHERE run_id = ANY (%(ids)s::uuid[])
+"""
+COUNT_REPLAYS: LiteralString = """
+    SELECT count(*) FROM etl.run_summary
+    WHERE contract = %(contract)s AND kind = 'replay' AND state = 'running'
 """

@@ -88,13 +88,13 @@ def _rewrite_batch(
     dry_run: bool,
 ) -> Counter[str]:
     counts: Counter[str] = Counter()
-    masked = _open_or_count(staging, BatchFile(batch, Kind.MASKED), MaskedBatch, counts)
+    masked = open_or_count(staging, BatchFile(batch, Kind.MASKED), MaskedBatch, counts)
     # Without the masked file nobody knows whose messages were rejected. A payload opens only as what it is.
     concerned = contracts if masked is None else contracts.keys() & {masked.contract}
     changes = [change_of(contracts[name]) for name in concerned]
     if not changes:
         return counts
-    rejected = _open_or_count(staging, BatchFile(batch, Kind.REJECTED), RejectedBatch, counts)
+    rejected = open_or_count(staging, BatchFile(batch, Kind.REJECTED), RejectedBatch, counts)
     counts["rows"] = _rows(masked, changes[0], to_key) if masked else 0
     counts["kept_fields"] = _kept_fields(masked, changes[0]) if masked else 0
     counts["payloads"] = _payloads(rejected, changes) if rejected else 0
@@ -112,7 +112,7 @@ def _rewrite_batch(
     return counts
 
 
-def _open_or_count(
+def open_or_count(
     staging: StagedRun, file: BatchFile, content_type: type[Content], counts: Counter[str]
 ) -> Content | None:
     """The file's content; None where there is none, or it is damaged, which is counted."""

@@ -22,6 +22,7 @@ from include.queue_etl.keys.keyset_document import KeysetDocument
 from include.queue_etl.keys.token_format import token_prefixes
 from include.queue_etl.postgres.masked_columns import MaskedColumn
 from include.queue_etl.postgres.payloads import PayloadTable, StoredPayload
+from include.queue_etl.privacy import archived_files
 from include.queue_etl.privacy.audit import AuditLog, Purpose
 from include.queue_etl.privacy.remask_store import Reencrypt, RemaskStore, reencrypted
 from include.queue_etl.privacy.retained_files import Change, Row, rewrite, with_changes
@@ -81,7 +82,8 @@ def remask(resources: Resources, audit: AuditLog, contracts: Contracts, purpose:
     names = ("rows", "payloads", "files", "unopened", "one_way", "left", "damaged", "open_runs")
     counts: Counter[str] = Counter(dict.fromkeys(names, 0))
     for contract in contracts.values():
-        _remask_table(resources, contract, others, counts)
+        for one in contract.each_table():
+            _remask_table(resources, one, others, counts)
         for table, reencrypt in _reencryption(contract, resources.keyset).items():
             _remask_payloads(resources, contract, table, reencrypt, others, counts)
     _remask_files(resources, contracts, primary, counts)
@@ -253,6 +255,7 @@ def _remask_files(resources: Resources, contracts: Contracts, primary: int, coun
             lambda contract: moving(contract, resources.keyset),
             to_key=primary,
         )
+        changed += archived_files.reseal(resources.staging.run(run_id), primary)
         counts["files"] += changed["files"]
         counts["damaged"] += changed["damaged"]
 

@@ -1,7 +1,8 @@
 """What a batch is at each stage: the contents of the staged files, one struct a kind."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import compress
 from typing import Any
 
 import msgspec
@@ -117,3 +118,15 @@ class MaskedBatch(msgspec.Struct, rename={"anomalies": "odd", "run_name": "airfl
 def ids_digest(ids: Iterable[str]) -> bytes:
     """SHA-256 over the sorted ids of a batch's messages."""
     return hashlib.sha256("\n".join(sorted(ids)).encode()).digest()
+
+
+def chosen(raw: RawBatch, flags: Sequence[bool]) -> RawBatch:
+    """The batch with the messages that have a flag, in their order."""
+    return RawBatch(
+        raw.queue_id,
+        ids=[*compress(raw.ids, flags)],
+        sent_ms=[*compress(raw.sent_ms, flags)],
+        receive_counts=[*compress(raw.receive_counts, flags)],
+        bodies=[*compress(raw.bodies, flags)],
+        facts={field: [*compress(values, flags)] for field, values in raw.facts.items()},
+    )
