@@ -1,5 +1,6 @@
-"""What operators do: look at shapes, redrive, dead letters, reconcile, maintenance."""
+"""What operators do: look at shapes, redrive, replay, dead letters, reconcile, maintenance."""
 
+import logging
 import sys
 from typing import Any
 
@@ -7,6 +8,7 @@ from include.contracts import load_contract, load_contracts
 from include.queue_etl.cli import wiring
 from include.queue_etl.cli.arguments import (
     Arguments,
+    Parser,
     UsageError,
     add,
     add_contract,
@@ -16,6 +18,12 @@ from include.queue_etl.cli.arguments import (
 )
 from include.queue_etl.cli.output import show
 from include.queue_etl.errors import SettingsError, StagedFileDamaged
+
+REPLAY_EXAMPLES = """
+examples; without --apply they only count:
+  replay --contract orders --since 2026-10-01 --apply           into its own table, which has a key
+  replay --table public.user_logins_again --until 2026-11-01    into one of the contract's replay_tables
+"""
 
 
 def add_to(commands: Any) -> None:
@@ -28,13 +36,27 @@ def add_to(commands: Any) -> None:
     )
     one.add_argument("--until", metavar="TIME", help="only those quarantined before")
     add_run_name(one)
+    again = _add_replay(commands)
     dead = add(commands, dead_letters)
     dead.add_argument("--max", type=positive, help="take at most this many messages")
-    for changing in (one, dead):
+    for changing in (one, again, dead):
         add_contract(changing)
         changing.add_argument("--apply", action="store_true", help="do it")
-    for each in (one, dead, add(commands, reconcile), add(commands, maintain)):
+    for each in (one, again, dead, add(commands, reconcile), add(commands, maintain)):
         add_json(each)
+
+
+def _add_replay(commands: Any) -> Parser:
+    parser = add(commands, replay, examples=REPLAY_EXAMPLES)
+    parser.add_argument(
+        "--table", metavar="SCHEMA.TABLE", help="one of the contract's replay_tables; default: its own table"
+    )
+    parser.add_argument(
+        "--since", metavar="TIME", help="only messages sent then or later: 2026-11-21[T08:30[+01:00]], UTC"
+    )
+    parser.add_argument("--until", metavar="TIME", help="only messages sent before")
+    add_run_name(parser)
+    return parser
 
 
 def _add_shape(commands: Any) -> None:
@@ -81,6 +103,43 @@ def redrive(arguments: Arguments) -> None:
         raise UsageError("; ".join(error.problems)) from None
     with wiring.run_context(arguments, wiring.MAINTAINER) as context:
         show(redrive(context, selected, dry_run=not arguments.apply), arguments.json)
+
+
+def replay(arguments: Arguments) -> None:
+    """Put archived messages through the current contract again; without --apply only count them."""
+    from include.queue_etl.operations import replay as engine
+    from include.queue_etl.operations.redrive import selection
+
+    logging.getLogger(engine.__name__).setLevel(logging.INFO)  # how far it is, without -v too
+    try:
+        contract = load_contract(arguments.contract)
+        chosen = selection(contract, None, arguments.since, arguments.until)
+        request = engine.Request(arguments.table or "", chosen.since, chosen.until)
+        engine.require_table(contract, request.table)
+    except SettingsError as error:
+        raise UsageError("; ".join(error.problems)) from None
+    with wiring.run_context(arguments, wiring.MAINTAINER) as context:
+        if arguments.apply:
+            print(f"after a stop, go on with --run-id {context.run.name}", file=sys.stderr)
+        result = engine.replay(context, request, dry_run=not arguments.apply)
+    if arguments.json:
+        show(result, as_json=True)
+    else:
+        print(engine.in_one_line(result))
+    _refuse_incomplete(result)
+
+
+def _refuse_incomplete(result: dict[str, Any]) -> None:
+    if result["damaged"]:
+        raise StagedFileDamaged(f"{result['damaged']} archived batches could not be read")
+    if result["forgotten"]:
+        raise SettingsError(
+            [
+                f"{result['forgotten']} messages were left out: they were sent so long ago that the ledger "
+                "may forget them, and then they would load twice. Before the first replay into a new table "
+                "raise QUEUE_ETL_LEDGER_DAYS, for maintenance too"
+            ]
+        )
 
 
 def reconcile(arguments: Arguments) -> None:

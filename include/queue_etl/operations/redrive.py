@@ -172,7 +172,7 @@ def _verdicts(masked: MaskedBatch, rejected: RejectedBatch) -> list[str]:
 
 def _open_run(context: RunContext) -> RunState:
     run = context.run
-    return context.store.open_run(run.id, context.contract, run.name, {}, is_redrive=True)
+    return context.store.open_run(run.id, context.contract, run.name, {}, kind="redrive")
 
 
 def _close(context: RunContext, seconds: float) -> None:

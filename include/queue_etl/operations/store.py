@@ -10,7 +10,15 @@ from psycopg import sql
 
 from include.queue_etl.postgres import partitions
 from include.queue_etl.postgres.connection import Connection, Database
-from include.queue_etl.postgres.loading import LINE, BatchCounts, Load, Written, load_batch, write_staged
+from include.queue_etl.postgres.loading import (
+    LINE,
+    BatchCounts,
+    Load,
+    Written,
+    load_batch,
+    replace_rows,
+    write_staged,
+)
 from include.queue_etl.postgres.runs import ENSURE_DAYS
 from include.queue_etl.transform.quarantine import QuarantinedMessage
 
@@ -91,6 +99,15 @@ class MaintenanceStore:
         self._database.execute(ENSURE_DAYS, days=load.masked.sent_days)
         partitions.ensure(self._database, load.contract.table, load.masked.partitions)
         return self._database.transaction(lambda connection: load_batch(connection, load, _redrive))
+
+    # Replay
+
+    def replay(self, load: Load) -> BatchCounts:
+        """Put rows of archived messages into the table of a contract with a key, in one transaction.
+
+        A row that a later message made stays. `duplicates` are the messages that changed nothing.
+        """
+        return self._database.transaction(lambda connection: load_batch(connection, load, replace_rows))
 
     # Shapes
 

@@ -183,6 +183,16 @@ def _upsert_all(connection: Connection, load: Load) -> int:
     return rows
 
 
+def replace_rows(connection: Connection, load: Load) -> Written:
+    """Put rows into the table of a contract with a key where they are newer or say more; no ledger.
+
+    Done again it changes nothing. `loaded` are the rows that were made or changed.
+    """
+    _stage_rows(connection, load)
+    statement = rows_from(sql.SQL("staged_rows"), load.contract, CHANGED)
+    return Written(connection.execute(statement).rowcount, {})
+
+
 def _copy_entries(connection: Connection, ledger: sql.Identifier, entries: bytes) -> int:
     return _copy(connection, ledger, LEDGER, copy_binary.stream(entries), " (FORMAT binary)")
 
@@ -295,16 +305,22 @@ UPSERT: LiteralString = """
     INSERT INTO {table} AS present ({columns})
     SELECT DISTINCT ON (staged_rows.{key}) {staged} FROM {source}
     ORDER BY staged_rows.{key}, staged_rows.{sent_at} DESC, staged_rows.{line}
-    ON CONFLICT ({key}) DO UPDATE SET ({columns}) = ROW ({given}) WHERE present.{sent_at} < excluded.{sent_at}
+    ON CONFLICT ({key}) DO UPDATE SET ({columns}) = ROW ({given}) WHERE {is_replaced}
+"""
+NEWER: LiteralString = "present.{sent_at} < excluded.{sent_at}"
+# A replay brings the message that made the row, of which the contract may make more now.
+CHANGED: LiteralString = """
+    present.{sent_at} <= excluded.{sent_at} AND ROW ({present}) IS DISTINCT FROM ROW ({given})
 """
 
 
-def rows_from(source: sql.Composable, contract: Contract) -> sql.Composed:
+def rows_from(source: sql.Composable, contract: Contract, is_replaced: LiteralString = NEWER) -> sql.Composed:
     """The statement that puts rows into a contract's table, or with a key replaces older ones.
 
     Args:
         source: what follows FROM; it has the columns of `staged_rows`
         contract: names table, columns and key
+        is_replaced: with a key, whether a row that is there is replaced
     """
     names = contract.column_names
     parts: dict[str, sql.Composable] = {
@@ -315,12 +331,16 @@ def rows_from(source: sql.Composable, contract: Contract) -> sql.Composed:
     }
     if not contract.key or not contract.sent_at:  # a contract with a key has both
         return sql.SQL(APPEND).format(**parts)
+    sent_at, given = sql.Identifier(contract.sent_at.name), _columns_of("excluded", names)
     return sql.SQL(UPSERT).format(
         **parts,
         key=sql.Identifier(contract.key),
-        sent_at=sql.Identifier(contract.sent_at.name),
+        sent_at=sent_at,
         line=LINE,
-        given=_columns_of("excluded", names),
+        given=given,
+        is_replaced=sql.SQL(is_replaced).format(
+            sent_at=sent_at, given=given, present=_columns_of("present", names)
+        ),
     )
 
 

@@ -8,7 +8,7 @@ committed stays as it is.
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, LiteralString, NamedTuple
+from typing import Any, Literal, LiteralString, NamedTuple
 from uuid import UUID
 
 from include.queue_etl.contract import Contract
@@ -68,12 +68,12 @@ class RunStore:
         run_name: str,
         depth: Mapping[str, int],
         *,
-        is_redrive: bool = False,
+        kind: Literal["queue", "redrive", "replay"] = "queue",
     ) -> RunState:
         """Enter the run as running; one that is there already, closed or not, is left alone and returned.
 
         `depth` is of the queue before the run: "visible" and "oldest_age_seconds", as far as known. Of a
-        redrive `etl.run_summary` shows the rows it made only: an earlier run counts its messages.
+        redrive or a replay `etl.run_summary` shows its rows only: an earlier run counts its messages.
         """
         found = self.run_state(run_id)
         if found is not None:
@@ -85,7 +85,7 @@ class RunStore:
             contract=contract.name,
             queue=contract.queue,
             run_name=run_name,
-            kind="redrive" if is_redrive else "queue",
+            kind=kind,
             visible_before=depth.get("visible"),
             oldest_age_seconds=depth.get("oldest_age_seconds"),
         )

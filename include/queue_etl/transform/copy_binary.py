@@ -7,6 +7,7 @@ columns are the same for every contract, and none is free text.
 
 from collections.abc import Iterable, Sequence
 from datetime import date
+from itertools import compress
 from struct import Struct
 from uuid import UUID
 
@@ -45,6 +46,13 @@ def entries(
 def statuses(ledger_entries: bytes) -> str:
     """The status of each entry, a letter each."""
     return ledger_entries[_ENTRY_BYTES - 1 :: _ENTRY_BYTES].decode()
+
+
+def of_status(status: str, ledger_entries: bytes) -> bytes:
+    """Those of the entries that have this status, L or Q, in their order."""
+    starts = range(0, len(ledger_entries), _ENTRY_BYTES)
+    chosen = compress(starts, [found == status for found in statuses(ledger_entries)])
+    return b"".join([ledger_entries[start : start + _ENTRY_BYTES] for start in chosen])
 
 
 def of_queue(queue_id: int, ledger_entries: bytes) -> bytes:
