@@ -47,7 +47,7 @@ class Order(Struct):
     items: Annotated[list[dict[str, Any]], Jsonb()]
 {more}
 
-CONTRACT = Contract("evolving", "{queue}", "shop.evolving", Order, message=(SentDay("day"),))
+CONTRACT = Contract("evolving", "{queue}", "shop.evolving", Order, message=(SentDay("day"),){options})
 '''
 EVENT = {"code": "A-1", "total": 12.5, "email": "ann@example.org", "items": [{"sku": "x"}]}
 
@@ -67,9 +67,10 @@ class Evolution:
     queue: str
     command: Callable[..., int]
 
-    def declare(self, length: int = 32, more: str = "") -> None:
+    def declare(self, length: int = 32, more: str = "", options: str = "") -> None:
         """Write the contract's file, and forget how it was."""
-        text = CONTRACT.format(length=length, more=f"    {more}\n" if more else "", queue=self.queue)
+        field = f"    {more}\n" if more else ""
+        text = CONTRACT.format(length=length, more=field, queue=self.queue, options=options)
         (self.folder / "evolving.py").write_text(text)
         sys.modules.pop("include.contracts.evolving", None)
         shutil.rmtree(self.folder / "__pycache__", ignore_errors=True)
@@ -186,6 +187,46 @@ def test_a_contract_grows_while_its_neighbour_loads(evolution, migrate, capsys):
     assert evolution.database.rows(rows) == [(3, None), (3, None), (64, "late")]
     (count,) = evolution.database.rows("SELECT count(*) FROM public.user_logins")[0]
     assert count == neighbour.loaded > 0
+
+
+def test_a_field_that_is_added_later_gets_its_past_in_a_new_table(
+    evolution, migrate, tmp_path, monkeypatch, capsys
+):
+    archive = ', settings={"archive_days": 30}'
+    evolution.declare(options=archive)
+    evolution.command("migration")
+    migrate()
+    evolution.drain({**EVENT, "note": "early"}, {**EVENT, "code": "x" * 33})
+    options = f'{archive}, replay_tables=("shop.evolving_again",)'
+    evolution.declare(length=64, more="note: str | None = None", options=options)
+    assert evolution.command("plan", "--json") == 0
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert [one["what"] for one in told["changes"]] == [
+        "column code is varchar(32), and becomes varchar(64)",
+        "column note is new: text",
+    ]
+    assert [(one["table"], len(one["changes"])) for one in told["replay_tables"]] == [
+        ("shop.evolving_again", 1)
+    ]
+    assert evolution.command("migration") == 0
+    assert len(evolution.revisions()) == 2
+    migrate()
+    capsys.readouterr()
+    assert evolution.command("plan") == 0
+    assert capsys.readouterr().out.count("nothing to do") == 2
+
+    (tmp_path / "keyset.json").write_text(KEYSET)
+    monkeypatch.setenv("QUEUE_ETL_KEYSET_FILE", str(tmp_path / "keyset.json"))
+    monkeypatch.setenv("QUEUE_ETL_STAGING", str(evolution.folder / "staging"))
+    monkeypatch.setenv("QUEUE_ETL_MAINTAINER_DSN", evolution.database.dsn("etl_maintainer"))
+    command = ["replay", "--contract", "evolving", "--table", "shop.evolving_again", "--apply"]
+    assert cli.main(command) == 0
+    assert "messages 2, " in capsys.readouterr().out
+    rows = "SELECT length(code), note FROM {} ORDER BY 1"
+    assert evolution.database.rows(rows.format("shop.evolving")) == [(3, None)]
+    assert evolution.database.rows(rows.format("shop.evolving_again")) == [(3, "early"), (33, None)]
+    joined = "SELECT count(*) FROM shop.evolving JOIN shop.evolving_again USING (email_token)"
+    assert evolution.database.rows(joined) == [(2,)]
 
 
 def test_a_breaking_change_is_refused_and_loads_go_on(evolution, migrate, capsys):

@@ -93,7 +93,7 @@ def shape(arguments: Arguments) -> None:
 
 
 def redrive(arguments: Arguments) -> None:
-    """Replay quarantined messages through the current contract; without --apply only count them."""
+    """Put quarantined messages through the current contract; without --apply only count them."""
     from include.queue_etl.operations.redrive import redrive, selection
 
     try:
@@ -106,7 +106,7 @@ def redrive(arguments: Arguments) -> None:
 
 
 def replay(arguments: Arguments) -> None:
-    """Put archived messages through the current contract again; without --apply only count them."""
+    """Put archived messages through the current contract; without --apply only count them."""
     from include.queue_etl.operations import replay as engine
     from include.queue_etl.operations.redrive import selection
 

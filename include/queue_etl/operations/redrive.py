@@ -66,7 +66,7 @@ class _Tally:
 
 
 def redrive(context: RunContext, selection: Selection, *, dry_run: bool = True) -> dict[str, Any]:
-    """Replay quarantined messages through the current contract, each loaded at most once.
+    """Put quarantined messages through the current contract, each loaded at most once.
 
     Safe beside running pipelines and beside another redrive, and after a crash: it goes on with what is left.
     Of a run that is closed it does nothing.
