@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import boto3
 import pytest
@@ -92,7 +92,7 @@ class Project:
             depth = context.queue.depth()
         return depth.visible, depth.in_flight
 
-    def with_settings(self, **changes: Any) -> "Project":
+    def with_settings(self, **changes: Any) -> Self:
         return replace(self, settings=replace(self.settings, **changes))
 
 

@@ -20,13 +20,15 @@ from include.queue_etl.cli import privacy as privacy_commands
 from include.queue_etl.contract import Contract, Normalization, Personal, SentAt, Subject
 from include.queue_etl.errors import PreflightError, RunFailed, SettingsError
 from include.queue_etl.operations import replay as engine
+from include.queue_etl.operations.maintenance import maintain_partitions
 from include.queue_etl.operations.replay import Request, replay
 from include.queue_etl.operations.store import MaintenanceStore
-from include.queue_etl.postgres import masked_columns, partitions, tables
+from include.queue_etl.postgres import masked_columns, migrations, partitions, tables
 from include.queue_etl.postgres.runs import RunStore, RunTotals
 from include.queue_etl.privacy import rotation, unmask
 from include.queue_etl.privacy.audit import AuditLog
 from include.queue_etl.privacy.erase import erase
+from include.queue_etl.privacy.remask_store import RemaskStore
 from include.queue_etl.privacy.subjects import Search
 from include.queue_etl.privacy.subjects import Subject as Whom
 from tests.integration.privacy import PURPOSE, WHY, PrivacyProject, login, project
@@ -406,6 +408,26 @@ def test_sums_over_the_runs_of_the_queue_count_each_message_once(logins: Privacy
     assert rows == [("queue", 13, 12, 1, 0), ("replay", 0, 12, 0, 0)]
 
 
+def test_maintenance_keeps_the_partitions_of_every_table(logins: PrivacyProject):
+    with logins.resources() as resources:
+        made = maintain_partitions(resources, logins.contracts())["partitions_made"]
+        assert maintain_partitions(resources, logins.contracts())["partitions_made"] == 0
+    count = f"SELECT count(*) FROM pg_inherits WHERE inhparent = '{AGAIN}'::regclass"  # noqa: S608
+    assert logins.database.rows(count) == [(2,)]  # of this month and the next
+    assert made >= 2
+
+
+def test_migrate_renews_the_rights_and_partitions_of_every_table(logins: PrivacyProject):
+    with logins.database.owner() as connection:
+        connection.execute(f"REVOKE ALL ON {AGAIN} FROM etl_loader, pii_officer")
+        connection.execute("DELETE FROM etl.tables WHERE table_name = %s", [AGAIN])
+    migrations.upgrade(logins.database.owner_dsn, {}, [logins.contract])
+    logins.send(login("anna"))
+    logins.drain()
+    assert replayed(logins, table=AGAIN)["rows"] == 1
+    assert erased(logins, "user_id", "anna")["rows"] == 2
+
+
 # Personal data ----------------------------------------------------------------------------------------
 
 
@@ -481,6 +503,8 @@ def test_a_new_key_reaches_every_table(logins: PrivacyProject):
     with logins.remasker() as resources:
         (status, *_) = [key for key in rotation.status(resources, logins.contracts()) if key["key_id"] == old]
         assert status["in_use"][f"{AGAIN}.masked_ip"] == 1
+        columns = RemaskStore(resources.database).masked_columns(logins.contracts().values())
+        assert {used.how_to_move for used in rotation.usage(resources, columns, old)} == {""}
         done = rotation.remask(resources, AuditLog(resources.database), logins.contracts(), PURPOSE)
         assert (done["rows"], done["files"], done["left"]) == (2, 2, 0)
         rotation.retire(resources, AuditLog(resources.database), logins.contracts(), old, PURPOSE)
@@ -553,7 +577,7 @@ class Tomorrow(datetime):
     """A clock that is 40 days ahead."""
 
     @classmethod
-    def now(cls, tz: Any = None) -> datetime:
+    def now(cls, tz: Any = None) -> datetime:  # type: ignore[override]
         return datetime.now(tz) + timedelta(days=40)
 
 
