@@ -377,6 +377,8 @@ def _mask(context: RunContext, batch: str) -> MaskedBatch | None:
         if context.is_closed():
             return None
         raise _gone(context, file)
+    if _is_archived(context, batch):
+        return None
     masked, rejected = mask_batch(raw, context.contract, context.keyset, context.settings, context.run.id)
     masked.contract, masked.run_name = context.run.contract, context.run.name
     masked.mask_seconds = perf_counter() - started
@@ -384,6 +386,13 @@ def _mask(context: RunContext, batch: str) -> MaskedBatch | None:
         context.staging.seal(BatchFile(batch, Kind.REJECTED), rejected)
     context.staging.seal(BatchFile(batch, Kind.MASKED), masked)
     return masked
+
+
+def _is_archived(context: RunContext, batch: str) -> bool:
+    """Whether the raw batch is of a closed run: its receipt handles, which are sealed first, are gone."""
+    if not context.resources.archive_days(context.contract):
+        return False
+    return batch not in context.staging.batches(Kind.RECEIPT_HANDLES)
 
 
 def _rejected(context: RunContext, batch: str, masked: MaskedBatch) -> RejectedBatch:

@@ -123,6 +123,16 @@ def test_a_contract_has_its_own_days_in_maintenance_too(project: PrivacyProject)
     assert cleaned(project, 29.9)["expired"] == 1  # the file of the contract says so no more
 
 
+def test_a_mask_that_is_cleared_masks_nothing_from_the_archive(archiving: PrivacyProject):
+    brief = archiving.with_settings(retain_days=0)
+    brief.send(login("u"))
+    brief.drain("run__1")
+    with brief.open_run("run__1") as context:
+        (batch,) = context.staging.batches(Kind.RAW)
+        assert steps.mask(context, batch) == {"batch": batch, "accepted": 0, "rejected": {}, "anomalies": {}}
+    assert staged(brief) == ["raw"]
+
+
 def test_an_archived_file_says_nothing_without_the_keyset(archiving: PrivacyProject):
     archiving.send(login("somebody", device_id="device-of-somebody"))
     archiving.drain()

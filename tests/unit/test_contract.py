@@ -52,6 +52,28 @@ def test_the_dead_letter_queue_is_named_after_the_queue():
     assert contract().dead_letter_queue == "visits-dlq"
 
 
+def test_a_contract_is_asked_for_each_of_its_tables():
+    own = contract(replay_tables=("public.visits_again", "old.visits"))
+    assert [one.table for one in own.each_table()] == ["public.visits", "public.visits_again", "old.visits"]
+    assert [one.column_names for one in own.each_table()] == [own.column_names] * 3
+    assert [one.replay_tables for one in own.each_table()] == [own.replay_tables, (), ()]
+    alone = contract()
+    assert alone.each_table() == (alone,)
+
+
+@pytest.mark.parametrize(
+    ("tables", "problem"),
+    [
+        (("visits_again",), "table 'visits_again': give its schema and its name"),
+        (("public.visits",), r"table 'public\.visits' is named 2 times"),
+        (("public.a", "public.a"), r"table 'public\.a' is named 2 times"),
+    ],
+)
+def test_a_replay_table_that_is_no_other_table_is_refused(tables, problem):
+    with pytest.raises(ValueError, match=problem):
+        contract(replay_tables=tables)
+
+
 # How contracts are found ------------------------------------------------------------------------------------
 
 

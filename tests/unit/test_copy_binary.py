@@ -36,6 +36,12 @@ def test_entries_of_another_queue_differ_in_nothing_else(before, after, given_me
     assert copy_binary.of_queue(after, made(before, given_messages)) == made(after, given_messages)
 
 
+@given(messages, st.sampled_from("LQ"))
+def test_the_entries_of_a_status_are_those_and_in_their_order(given_messages, status):
+    of_status = [message for message in given_messages if message[2] == status]
+    assert copy_binary.of_status(status, made(7, given_messages)) == made(7, of_status)
+
+
 @pytest.mark.parametrize(("days", "statuses"), [(["2026-01-31"], ""), (["2026-01-31"] * 2, "L")])
 def test_entries_that_do_not_fit_together_are_an_error(days, statuses):
     with pytest.raises(ValueError, match="zip"):
