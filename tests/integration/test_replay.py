@@ -389,7 +389,7 @@ def test_a_table_that_cannot_be_replayed_into_is_refused(logins: PrivacyProject)
         replayed(logins)
     with pytest.raises(SettingsError, match="every row twice"):
         replayed(logins, table=logins.contract.table)
-    with pytest.raises(SettingsError, match=r"add it, then run `contract migration user_logins` and"):
+    with pytest.raises(SettingsError, match=r"add the table, then run `contract migration user_logins` and"):
         replayed(logins, table="public.another")
     without = replace(logins, contract=replace(logins.contract, replay_tables=()))
     with pytest.raises(SettingsError, match="name a new one in its replay_tables"):

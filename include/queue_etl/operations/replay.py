@@ -20,7 +20,7 @@ from include.queue_etl.counts import in_words
 from include.queue_etl.errors import RunFailed, SettingsError, StagedFileDamaged
 from include.queue_etl.operations.store import MaintenanceStore
 from include.queue_etl.postgres.loading import BatchCounts, Load
-from include.queue_etl.postgres.runs import RunState, RunTotals
+from include.queue_etl.postgres.runs import RunState, RunStore, RunTotals
 from include.queue_etl.resources import Resources
 from include.queue_etl.run_context import RunContext
 from include.queue_etl.staging.area import BatchFile, Kind
@@ -198,19 +198,16 @@ def require_table(contract: Contract, table: str) -> Contract:
     own = table in ("", contract.table)
     if own and contract.key:
         return contract
+    add = f"then run `contract migration {contract.name}` and `migrate`"
     names = ", ".join(contract.replay_tables)
     if own:
-        can = f"give --table, one of {names}" if names else "name a new one in its replay_tables"
+        can = f"give --table, one of {names}" if names else f"name a new one in its replay_tables, {add}"
         problem = f"{contract.name} has no key, so its table would have every row twice: {can}"
         raise SettingsError([problem])
     if table not in contract.replay_tables:
-        there = f"one of {names}" if names else "there are none"
-        raise SettingsError(
-            [
-                f"{table} is not in the replay_tables of {contract.name}: {there}; add it, then run "
-                f"`contract migration {contract.name}` and `migrate`"
-            ]
-        )
+        there = f"it has {names}" if names else "it has none"
+        problem = f"{table} is not in the replay_tables of {contract.name}; {there}: add the table, {add}"
+        raise SettingsError([problem])
     # The table first: no queue's name may end as that of a FIFO queue does.
     queue = contract.queue if contract.key else f"replay:{table}:{contract.queue}"
     return replace(contract, table=table, queue=queue, replay_tables=())
@@ -232,16 +229,10 @@ def _archived(resources: Resources, contract: Contract, since: datetime | None) 
     )
     for closed_at, run_id in closed:
         if since is None or closed_at >= since - CLOCKS:
-            proven = _committed(resources, run_id)
+            proven = RunStore(resources.database).committed_batches(run_id)
             yield from (
                 _Batch(run_id, name) for name in sorted(staged[run_id], reverse=True) if name in proven
             )
-
-
-def _committed(resources: Resources, run_id: UUID) -> set[str]:
-    from include.queue_etl.postgres.runs import RunStore
-
-    return set(RunStore(resources.database).committed_batches(run_id))
 
 
 def _replay_batch(
