@@ -166,6 +166,37 @@ def test_a_column_that_is_declared_later_gets_its_past(carts: PrivacyProject):
     assert notes(later) == {f"c{n:02}": ("new", "new!") for n in range(1, 12)} | {"c00": ("paid", "paid!")}
 
 
+def keeping(project: PrivacyProject) -> PrivacyProject:
+    """The project, whose contract keeps what it does not declare."""
+    return replace(project, contract=replace(project.contract, unknown_fields="keep"))
+
+
+def kept(project: PrivacyProject) -> list[tuple]:
+    return project.database.rows("SELECT * FROM etl.kept_fields ORDER BY message_id")
+
+
+def test_a_field_that_was_kept_is_declared_and_gets_its_past(carts: PrivacyProject):
+    before = keeping(carts)
+    before.send(cart(1), cart(2))
+    before.drain()
+    lines = kept(before)
+    assert len(lines) == 2
+    later = noted(before)
+    assert replayed(later)["rows"] == 2
+    assert notes(later) == {"c01": ("new", "new!"), "c02": ("new", "new!")}
+    assert kept(later) == lines
+
+
+def test_a_replay_into_a_new_table_keeps_no_field_twice(logins: PrivacyProject):
+    project = keeping(logins)
+    project.send(login("anna", city="Bonn"), login("ben"))
+    project.drain()
+    lines = kept(project)
+    assert len(lines) == 1
+    assert replayed(project, table=AGAIN)["rows"] == 2
+    assert kept(project) == lines
+
+
 def test_replayed_again_it_changes_nothing(carts: PrivacyProject):
     carts.send(*(cart(number) for number in range(12)))
     carts.drain()

@@ -281,9 +281,12 @@ def _meant(target: RunContext, request: Request, raw: RawBatch, tally: _Tally) -
 
 
 def _load(target: RunContext, batch: _Batch, masked: MaskedBatch) -> BatchCounts:
-    """Load the accepted messages alone: an earlier run has put the others into quarantine, or their rows."""
+    """Load the accepted messages alone: an earlier run has put the others into quarantine, or their rows.
+
+    What nobody declares is kept beside the rows of that run already.
+    """
     masked.entries = copy_binary.of_status(LOADED, masked.entries)
-    masked.rejected = {}
+    masked.rejected, masked.kept = {}, b""
     run_id, contract, name = target.run.id, target.contract, batch.commit_name
     if contract.key:
         load = Load(run_id, contract, name, masked, RejectedBatch(b""))
