@@ -161,6 +161,7 @@ REASONS: list[tuple[dict[str, Any], str]] = [
     ({"items": [{"sku": 1, "price": 1}]}, "bad_type items[*].sku"),
     ({"items": [{"sku": "a\0", "price": 1}]}, "nul_char items"),
     ({"items": [{"sku": "a", "price": "NaN"}]}, "out_of_range items"),
+    ({"items": [{"sku": "a", "price": "-Infinity"}]}, "out_of_range items"),
     ({"levels": {CANARY: 1001}}, "out_of_range levels[*]"),
     ({"levels": [1]}, "bad_type levels"),
     ({"extra": {"x": "\0"}}, "nul_char extra"),
@@ -184,6 +185,7 @@ def test_a_rejection_names_what_is_wrong_and_where(changes, reason):
     [
         ("1e999", ""),
         ("-1E+1000", "out_of_range extra"),
+        ("1e0001000", "out_of_range extra"),
         ("1e-1000", "out_of_range extra"),
         ("1" * 1000, "out_of_range extra"),
         ('"1e1000 in a text, and ' + "1" * 1000 + '"', ""),
@@ -323,6 +325,34 @@ def test_untyped_fields_of_a_contract_may_be_declared_raw(keyset):
     raw = RawBatch(1, [ID], [0], [1], [body])
     batch, _ = mask_batch(raw, contract, keyset, Settings(staging="/staging"), uuid.UUID(ID))
     assert decoded(batch.rows) == [['{"x":  1.0}', None, "1.0", "[1.0]", '{"x":1.0}']]
+
+
+def test_a_line_break_between_what_is_not_declared_shifts_no_row(keyset):
+    event = msgspec.defstruct("Event", [("a", Any), ("b", list[int], [])])
+    contract = Contract(name="p", queue="p", table="p.p", event=event)
+    bodies = [b'{"a": {"x":\n1}}', b'{"a": null, "b": [2]}', b'{"a": "null"}']
+    raw = RawBatch(1, [ID] * 3, [0] * 3, [1] * 3, bodies)
+    batch, _ = mask_batch(raw, contract, keyset, Settings(staging="/staging"), uuid.UUID(ID))
+    assert decoded(batch.rows) == [['{"x":\n1}', "[]"], [None, "[2]"], ['"null"', "[]"]]
+
+
+def test_columns_of_moments_dates_and_uuids_keep_their_nulls_in_place(keyset):
+    kinds = [("moment", datetime), ("local", Annotated[datetime, Zone("Europe/Berlin")]), ("day", date)]
+    event = msgspec.defstruct("Event", [(name, kind | None) for name, kind in [*kinds, ("uid", uuid.UUID)]])
+    contract = Contract(name="p", queue="p", table="p.p", event=event)
+    rows: list[list[str | None]] = [
+        ["0001-01-01T00:00:00.000001-23:59", "1890-01-01T00:00:00", "9999-12-31", ID],
+        [None, None, None, None],
+        ["2026-06-30T23:59:59Z", "2026-07-01T00:00:00+05:30", None, ID.upper()],
+    ]
+    bodies = [json.dumps(dict(zip(contract.column_names, values, strict=True))).encode() for values in rows]
+    raw = RawBatch(1, [ID] * 3, [0] * 3, [1] * 3, bodies)
+    batch, _ = mask_batch(raw, contract, keyset, Settings(staging="/staging"), uuid.UUID(ID))
+    assert decoded(batch.rows) == [
+        [rows[0][0], "1890-01-01T00:00:00+00:53:28", "9999-12-31", ID],
+        rows[1],
+        [*rows[2][:3], ID],
+    ]
 
 
 # Fields that nobody declared -------------------------------------------------------------------------------
