@@ -14,7 +14,7 @@ import re
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -140,7 +140,7 @@ class Shapes:
 
     @cached_property
     def _expected(self) -> "dict[str, _Expected]":
-        return _expected(inspect.type_info(self._contract.event))
+        return _expected(self._contract.event)
 
     @cached_property
     def _names(self) -> frozenset[str]:
@@ -298,10 +298,11 @@ def _is_closed(parent: _Expected | None) -> bool:
     return parent is not None and "object" in parent.types and not parent.is_open
 
 
-def _expected(event: inspect.Type) -> dict[str, _Expected]:
+@lru_cache(maxsize=64)  # each batch asks, for its first message that is rejected
+def _expected(event: type[msgspec.Struct]) -> dict[str, _Expected]:
     """The paths that an event struct names, each with its types; keys that no shape shows are left out."""
     found: dict[str, _Expected] = {}
-    waiting = deque([("$", event, True, 0)])
+    waiting: deque[tuple[str, inspect.Type, bool, int]] = deque([("$", inspect.type_info(event), True, 0)])
     while waiting:
         path, kind, is_required, depth = waiting.popleft()
         members = _members(kind)
