@@ -35,12 +35,15 @@ def entries(
         ids: UUIDs as text
         statuses: L or Q
     """
-    starts = {day: _head(queue_id, day) for day in set(days)}
+    kinds = list(zip(days, statuses, strict=True))
     tails = {status: _TAIL.pack(_UUID_BYTES, run_id.bytes, 1, status.encode()) for status in "LQ"}
+    blank = {kind: _head(queue_id, kind[0]) + bytes(_UUID_BYTES) + tails[kind[1]] for kind in set(kinds)}
+    found = bytearray(b"".join(map(blank.__getitem__, kinds)))
     packed = bytes.fromhex("".join(ids).replace("-", ""))
-    at = range(0, len(packed), _UUID_BYTES)
-    columns = zip(days, at, statuses, strict=True)
-    return b"".join([starts[day] + packed[i : i + _UUID_BYTES] + tails[status] for day, i, status in columns])
+    # A byte of all ids at a time: 16 steps in C, in place of one for each entry.
+    for byte in range(_UUID_BYTES):
+        found[_HEAD.size + byte :: _ENTRY_BYTES] = packed[byte::_UUID_BYTES]
+    return bytes(found)
 
 
 def statuses(ledger_entries: bytes) -> str:

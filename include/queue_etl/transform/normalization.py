@@ -65,7 +65,7 @@ class Normalizer:
             case Normalization.IP:
                 return self._address
             case Normalization.TEXT:
-                return self._text
+                return partial(self._padded, TEXT)
             case Normalization.EMAIL:
                 return self._reading(email, EMAIL, "not_an_email", personal)
             case Normalization.EMAIL_FOLDED:
@@ -93,9 +93,6 @@ class Normalizer:
         if value:
             self.anomalies["not_an_address"] += 1
         return self._padded(OPAQUE, value)
-
-    def _text(self, value: str) -> bytes:
-        return self._padded(TEXT, value)
 
     def _reading(
         self, read: Callable[[str], str | None], kind: bytes, anomaly: str, personal: Personal

@@ -50,7 +50,7 @@ def of_batch(contract: Contract, masked: MaskedBatch) -> list[str]:
 def first_days(partition_by: Month | Day, days: Iterable[str]) -> list[str]:
     """The first days of the partitions in which these days lie, each once, sorted."""
     if isinstance(partition_by, Month):
-        return sorted({f"{day[:7]}-01" for day in days})
+        return sorted({f"{day[:7]}-01" for day in set(days)})
     return sorted(set(days))
 
 
