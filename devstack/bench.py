@@ -33,6 +33,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="instead: seconds of a DAG run under the scheduler, and of drain",
     )
     add(
+        "--partitions",
+        type=_counts,
+        metavar="A,B",
+        help="instead: what a load costs into a table of so many partitions, such as 1,24,400",
+    )
+    add(
         "--baseline",
         type=_checkout,
         metavar="PATH",
@@ -61,6 +67,10 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
     return int(text)
+
+
+def _counts(text: str) -> list[int]:
+    return [positive(count) for count in text.split(",")]
 
 
 def _contenders(text: str) -> list[str]:
@@ -113,6 +123,7 @@ def _bench(settings: Settings, options: argparse.Namespace) -> int:
     arguments = [f"--{name.replace('_', '-')}={getattr(options, name)}" for name in numbers]
     arguments += [f"--only={','.join(options.only)}", *(["--json"] if options.json else [])]
     arguments += [f"--baseline={options.baseline}"] if options.baseline else []
+    arguments += [f"--partitions={','.join(map(str, options.partitions))}"] if options.partitions else []
     command = [str(settings.python), "-m", "tests.bench", *arguments]
     login = postgres.superuser(settings)
     env = {**postgres.psql_environment(login), "QUEUE_ETL_OWNER_DSN": login.url("postgres")}

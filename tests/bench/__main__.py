@@ -18,7 +18,7 @@ import psycopg
 
 from devstack.bench import add_arguments
 from include.queue_etl.errors import QueueEtlError
-from tests.bench import contenders, results, stub_process
+from tests.bench import contenders, mask_cost, partitions, results, stub_process
 from tests.bench.checks import problems_of_bookkeeping, problems_of_rows
 from tests.bench.contenders import CONTENDERS, OURS, ContenderFailed, Race, Used
 from tests.bench.feed import Feed, feed
@@ -56,19 +56,26 @@ def main() -> int:
     found = {name: Result() for name in [*options.only, *(["before"] if options.baseline else [])]}
     try:
         server = Server(os.environ["QUEUE_ETL_OWNER_DSN"])
+        if options.partitions:
+            return partitions.run(
+                server, options.partitions, options.messages, options.rounds, as_json=options.json
+            )
         conditions = Conditions(
             server, options.latency, options.preload, options.preload_today, options.baseline
         )
         for _ in range(options.rounds):
             for name in found:
                 run_once(name, feed(share(name, options.messages)), conditions, found[name])
+        _say("  mask by itself ...\n")
+        mask = mask_cost.measure(options.messages, options.baseline)
     except (ContenderFailed, QueueEtlError, psycopg.Error) as error:
         print(f"\nbench: {error}", file=sys.stderr)
         return 1
     if options.json:
-        print(json.dumps(results.as_json(options.messages, found), indent=2))
+        shown = {**results.as_json(options.messages, found), "mask": mask.as_json()}
+        print(json.dumps(shown, indent=2))
     else:
-        print(results.table(found, options.latency))
+        print(results.table(found, options.latency), mask.table(), sep="\n\n")
     return 0
 
 

@@ -17,6 +17,7 @@ from tests.bench.contenders import CONTENDERS, ROOT, ContenderFailed, Race, Used
 from tests.bench.feed import MALFORMED, Feed, feed
 from tests.bench.results import Result, as_json, table
 from tests.bench.scratch import Server
+from tests.bench.turns import Turns
 
 MESSAGES = 300
 
@@ -33,7 +34,9 @@ def test_every_contender_loads_the_right_rows():
     )
     assert run.returncode == 0, run.stderr
     found = json.loads(run.stdout)
-    assert set(found) == {"messages", "ratios", "before", *NAMES}
+    assert set(found) == {"messages", "ratios", "before", "mask", *NAMES}
+    assert set(found["mask"]) == {"user_logins", "typed", "before"}
+    assert found["mask"]["typed"]["ratio"] > 1 > found["mask"]["user_logins"].get("ratio", 0)
     assert found["messages"] == MESSAGES
     assert set(found["ours"]["stages"]) == {"extract", "mask", "load", "finish"}
     assert set(found["before"]["stages"]) == set(found["ours"]["stages"])
@@ -43,6 +46,28 @@ def test_every_contender_loads_the_right_rows():
 
 def test_the_launcher_names_the_contenders_there_are():
     assert {*NAMES, "before"} == set(CONTENDERS)
+
+
+def test_loads_are_measured_by_the_number_of_partitions():
+    command = [sys.executable, "-m", "tests.bench", "--partitions=1,3", f"--messages={MESSAGES}", "--json"]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    found = json.loads(run.stdout)
+    assert set(found) == {"load", "first_of_a_session"}
+    assert all(set(figures) == {"1 partitions", "3 partitions"} for figures in found.values())
+    assert found["load"]["3 partitions"]["ratio"] > 0
+
+
+def test_a_ratio_is_the_median_of_those_of_single_turns():
+    seconds = {"one": [1.0, 2.0, 3.0, 4.0, 5.0], "two": [2.0, 4.0, 6.6, 8.0, 50.0]}
+    found = Turns("load", "ms", 1_000, seconds).as_json()
+    assert found == {"one": {"ms": 3_000}, "two": {"ms": 6_600, "ratio": 2.0, "between": [2.0, 10.0]}}
+    assert Turns("load", "ms", 1_000, seconds).table().splitlines()[2].split() == [
+        "two",
+        "6600.0",
+        "2.0",
+        "2.000-10.000",
+    ]
 
 
 def test_wrong_rows_are_seen(server):

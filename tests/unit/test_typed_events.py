@@ -337,7 +337,11 @@ def test_a_line_break_between_what_is_not_declared_shifts_no_row(keyset):
 
 
 def test_columns_of_moments_dates_and_uuids_keep_their_nulls_in_place(keyset):
-    kinds = [("moment", datetime), ("local", Annotated[datetime, Zone("Europe/Berlin")]), ("day", date)]
+    kinds: list[tuple[str, Any]] = [
+        ("moment", datetime),
+        ("local", Annotated[datetime, Zone("Europe/Berlin")]),
+        ("day", date),
+    ]
     event = msgspec.defstruct("Event", [(name, kind | None) for name, kind in [*kinds, ("uid", uuid.UUID)]])
     contract = Contract(name="p", queue="p", table="p.p", event=event)
     rows: list[list[str | None]] = [
