@@ -11,7 +11,7 @@ from urllib.parse import quote
 import zstandard
 
 from devstack import postgres
-from tests.faults.bodies import ADDRESS_MARK, DEVICE_MARK
+from tests.faults.bodies import ADDRESS_MARK, DEVICE_MARK, PHONE_MARK
 from tests.faults.servers import Servers
 
 ZSTD_MAGIC, GZIP_MAGIC = b"\x28\xb5\x2f\xfd", b"\x1f\x8b\x08"
@@ -45,8 +45,8 @@ def _base64(raw: bytes) -> Iterator[bytes]:
 def needles() -> list[bytes]:
     """Every form of the marks that all canaries begin with."""
     packed = IPv6Address(f"{ADDRESS_MARK}::").packed[:8]
-    found = [*forms(ADDRESS_MARK), *forms(DEVICE_MARK), packed, packed.hex().encode(), *_base64(packed)]
-    return list(dict.fromkeys(found))
+    texts = [form for mark in (ADDRESS_MARK, DEVICE_MARK, PHONE_MARK) for form in forms(mark)]
+    return list(dict.fromkeys([*texts, packed, packed.hex().encode(), *_base64(packed)]))
 
 
 NEEDLES = needles()
@@ -79,6 +79,13 @@ def _places(content: bytes, magic: bytes) -> Iterator[int]:
     while start >= 0:
         yield start
         start = content.find(magic, start + 1)
+
+
+def in_servers_files(servers: Servers) -> dict[str, int]:
+    """File -> hits: staging with what it keeps of finished runs, logs, output, Postgres's files and WAL."""
+    with servers.owner() as connection:
+        connection.execute("CHECKPOINT")
+    return in_files(searched(servers))
 
 
 def in_files(paths: Iterable[Path]) -> dict[str, int]:
@@ -117,11 +124,13 @@ def in_buckets(servers: Servers) -> dict[str, int]:
     return found
 
 
+# What keeps something of what was received is found by one of these, or gets one.
+PLACES = (in_servers_files, in_tables, in_buckets)
+
+
 def everywhere(servers: Servers) -> dict[str, int]:
-    """Place -> hits: staging, what processes said, tables, Postgres's log, its files with their WAL."""
-    with servers.owner() as connection:
-        connection.execute("CHECKPOINT")
-    return {**in_files(searched(servers)), **in_tables(servers), **in_buckets(servers)}
+    """Place -> hits, of all PLACES."""
+    return {place: hits for search in PLACES for place, hits in search(servers).items()}
 
 
 def searched(servers: Servers) -> list[Path]:

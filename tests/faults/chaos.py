@@ -10,7 +10,6 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from tests.faults import worker
-from tests.faults.bodies import Sent, texts
 from tests.faults.kill_points import random_kill_point
 from tests.faults.servers import QueueUnderTest
 from tests.faults.worker import Ended
@@ -50,19 +49,21 @@ class RunOnQueue:
     """A run as its driver knows it: what Airflow would keep in its own database."""
 
     name: str
+    tested: QueueUnderTest
     batches: list[str] = field(default_factory=list)
     upstream_failed: bool = False
 
 
 @dataclass
 class Chaos:
-    """Drives runs on one tested until enough have been killed.
+    """Drives runs on the queues until enough have been killed.
 
     Attributes:
+        tested: each with a contract of its own
         kills: by step, so far
     """
 
-    tested: QueueUnderTest
+    tested: Sequence[QueueUnderTest]
     plan: Plan
     kills: Counter[str] = field(default_factory=Counter)
     restarts: int = 0
@@ -72,8 +73,8 @@ class Chaos:
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _runs: Iterator[int] = field(default_factory=lambda: iter(range(10**9)))
 
-    def rage(self, sent: Sequence[Sent]) -> None:
-        """Send the messages bit by bit and run, until all are sent and the kills are done."""
+    def rage(self, sent: Sequence[Sequence[bytes]]) -> None:
+        """Send the messages of each queue bit by bit and run, until all are sent and the kills are done."""
         portions = self._portions(sent)
         with ThreadPoolExecutor(1) as restarters, ThreadPoolExecutor(DRIVERS) as drivers:
             driving = [drivers.submit(self._drive, n, portions, restarters) for n in range(DRIVERS)]
@@ -83,10 +84,11 @@ class Chaos:
     def calm(self) -> None:
         """End what was abandoned, then run without faults until the queue is empty."""
         for run in self.abandoned[::2]:  # the others stay as they are: Airflow forgets runs too
-            self._expect_success(self.tested, "step", "finish", "--run-id", run.name)
-        while self.tested.on_queue():
-            worker.wait_until_visible(self.tested)
-            self._expect_success(self.tested, "drain", "--json", visibility="60")
+            self._expect_success(run.tested, "step", "finish", "--run-id", run.name)
+        while left := [tested for tested in self.tested if tested.on_queue()]:
+            for tested in left:
+                worker.wait_until_visible(tested)
+                self._expect_success(tested, "drain", "--json", visibility="60")
 
     @property
     def killed(self) -> int:
@@ -96,20 +98,31 @@ class Chaos:
     def _is_done(self) -> bool:
         return self.killed >= self.plan.kills and self.restarts >= self.plan.restarts
 
-    def _portions(self, sent: Sequence[Sent]) -> Iterator[Sequence[Sent]]:
+    def _portions(self, sent: Sequence[Sequence[bytes]]) -> Iterator[tuple[QueueUnderTest, Sequence[bytes]]]:
+        """Of each queue in turn, in the order of its messages."""
         size = self.plan.messages_a_run
-        return iter([sent[first : first + size] for first in range(0, len(sent), size)])
+        most = max(map(len, sent))
+        rounds = [
+            (tested, bodies[first : first + size])
+            for first in range(0, most, size)
+            for tested, bodies in zip(self.tested, sent, strict=True)
+        ]
+        return iter([(tested, portion) for tested, portion in rounds if portion])
 
-    def _drive(self, number: int, portions: Iterator[Sequence[Sent]], restarters: Executor) -> None:
+    def _drive(
+        self, number: int, portions: Iterator[tuple[QueueUnderTest, Sequence[bytes]]], restarters: Executor
+    ) -> None:
         dice = random.Random(self.plan.seed * DRIVERS + number)
         while True:
+            # One after another: the versions of a key are sent in their order.
             with self._lock:
-                portion = next(portions, [])
+                tested, portion = next(portions, (dice.choice(self.tested), []))
+                if portion:
+                    tested.send(portion)
             if not portion and self._is_done:
                 return
-            self.tested.send(texts(portion))
             self._restart_if_due(restarters)
-            self._one_run(dice)
+            self._one_run(tested, dice)
             if self.closed and dice.random() < 0.2:
                 self._clear(dice.choice(self.closed), dice)
             if self.abandoned and dice.random() < 0.3:
@@ -121,12 +134,12 @@ class Chaos:
             due = self.restarts < int(self.plan.restarts * share + 0.5)
             self.restarts += due
         if due:  # beside the drivers, whose processes are at work meanwhile
-            restarters.submit(self.tested.servers.restart_postgres)
+            restarters.submit(self.tested[0].servers.restart_postgres)
 
-    def _one_run(self, dice: random.Random) -> None:
+    def _one_run(self, tested: QueueUnderTest, dice: random.Random) -> None:
         with self._lock:
-            run = RunOnQueue(f"{self.tested.tag} chaos {next(self._runs)}")
-        extracted = self._step(dice, worker.step("extract", run.name))
+            run = RunOnQueue(f"{tested.tag} chaos {next(self._runs)}", tested)
+        extracted = self._step(run, dice, worker.step("extract", run.name))
         run.upstream_failed = extracted is None
         run.batches = [one["batch"] for one in extracted or []]
         if dice.random() < 0.08:
@@ -142,18 +155,18 @@ class Chaos:
 
     def _batch(self, run: RunOnQueue, batch: str, dice: random.Random) -> None:
         for name in ("mask", "load"):
-            if self._step(dice, worker.step_of_batch(name, run.name, batch)) is None:
+            if self._step(run, dice, worker.step_of_batch(name, run.name, batch)) is None:
                 run.upstream_failed = True
                 return
 
     def _finish(self, run: RunOnQueue, dice: random.Random) -> bool:
         options = ["--upstream-failed"] if run.upstream_failed else []
-        return self._step(dice, worker.step("finish", run.name, *options)) is not None
+        return self._step(run, dice, worker.step("finish", run.name, *options)) is not None
 
     def _clear(self, run: RunOnQueue, dice: random.Random) -> None:
         """Run some tasks of an old run again, as a person does who clears them in Airflow."""
         tasks: list[Callable[[], object]] = [
-            lambda: self._step(dice, worker.step("extract", run.name)),
+            lambda: self._step(run, dice, worker.step("extract", run.name)),
             *(lambda batch=batch: self._batch(run, batch, dice) for batch in run.batches),
             lambda: self._finish(run, dice),
         ]
@@ -161,27 +174,28 @@ class Chaos:
         for task in tasks[first : first + dice.randint(1, len(tasks))]:
             task()
 
-    def _step(self, dice: random.Random, arguments: Sequence[str]) -> "list | dict | None":
+    def _step(self, run: RunOnQueue, dice: random.Random, arguments: Sequence[str]) -> "list | dict | None":
         """Try a step as often as Airflow would; its result, or None when no attempt got through."""
         step = arguments[1]
         for _ in range(dice.choice(ATTEMPTS)):
             if dice.random() < 0.05:  # Airflow believes a live worker dead and starts the task again
-                zombie = self._start(arguments, step, dice)
-                ended = self._end(self._start(arguments, step, dice), step, dice)
+                zombie = self._start(run, arguments, dice)
+                ended = self._end(self._start(run, arguments, dice), step, dice)
                 self._end(zombie, step, dice)
             else:
-                ended = self._end(self._start(arguments, step, dice), step, dice)
+                ended = self._end(self._start(run, arguments, dice), step, dice)
             if ended.code == 0:
                 return json.loads(ended.output)
             if not ended.was_killed:
                 time.sleep(RETRY_DELAY_SECONDS)
         return None
 
-    def _start(self, arguments: Sequence[str], step: str, dice: random.Random) -> worker.Started:
+    def _start(self, run: RunOnQueue, arguments: Sequence[str], dice: random.Random) -> worker.Started:
+        step = arguments[1]
         is_killed = self._is_killed(step, dice)
         kill_point = random_kill_point(step, dice, self.plan.staging == "s3") if is_killed else None
         return worker.start(
-            self.tested, arguments, kill_point, QUEUE_ETL_MAX_MESSAGES=str(self.plan.messages_a_run)
+            run.tested, arguments, kill_point, QUEUE_ETL_MAX_MESSAGES=str(self.plan.messages_a_run)
         )
 
     def _is_killed(self, step: str, dice: random.Random) -> bool:

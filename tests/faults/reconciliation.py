@@ -2,7 +2,8 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from operator import add
 
 from include.queue_etl.transform.masking import Masker
 from include.queue_etl.transform.quarantine import PayloadCipher
@@ -26,12 +27,17 @@ class Balance:
         duplicate: in more than one place, or twice in one
         wrong_kind: good ones in quarantine, bad ones in the table, and rows or reasons that are not theirs
         left_on_queue: visible, in flight or delayed
+        stale: rows that do not hold the newest value of their key
     """
 
     lost: int
     duplicate: int
     wrong_kind: int
     left_on_queue: int
+    stale: int = 0
+
+    def __add__(self, other: "Balance") -> "Balance":
+        return Balance(*map(add, astuple(self), astuple(other)))
 
 
 balances: list[tuple[int, Balance]] = []  # every balance of this process, with its number of messages
@@ -40,16 +46,16 @@ balances: list[tuple[int, Balance]] = []  # every balance of this process, with 
 def balance(tested: QueueUnderTest, sent: Sequence[Sent]) -> Balance:
     """Compare what was sent with the warehouse and the queue; the result is also kept in `balances`."""
     rows = _rows(tested)
-    quarantined = _quarantined(tested)
+    sealed_away = quarantined(tested)
     loaded = Counter(user_id for user_id, _, _ in rows)
-    reasons = Counter(body for body, _ in quarantined)
+    reasons = Counter(body for body, _ in sealed_away)
     places = [loaded[one.user_id] + reasons[one.body] for one in sent]
     wanted = {(one.user_id, one.ip, one.device_id) for one in sent if one.reason is None}
     sealed = {(one.body, one.reason) for one in sent if one.reason is not None}
     result = Balance(
         lost=places.count(0),
         duplicate=sum(count > 1 for count in places),
-        wrong_kind=len(set(rows) - wanted) + len(set(quarantined) - sealed),
+        wrong_kind=len(set(rows) - wanted) + len(set(sealed_away) - sealed),
         left_on_queue=tested.on_queue(),
     )
     balances.append((len(sent), result))
@@ -70,7 +76,7 @@ def _rows(tested: QueueUnderTest) -> list[tuple[str, str, str]]:
     ]
 
 
-def _quarantined(tested: QueueUnderTest) -> list[tuple[bytes, str]]:
+def quarantined(tested: QueueUnderTest) -> list[tuple[bytes, str]]:
     """Body and reason of every quarantined message."""
     cipher = PayloadCipher(tested.keyset(), tested.contract.name)
     return [

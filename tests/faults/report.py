@@ -6,7 +6,7 @@ from operator import add
 
 from tests.faults.reconciliation import Balance
 
-HEAD = ("cases", "messages", "lost", "duplicate", "wrong_kind", "left_on_queue")
+HEAD = ("cases", "messages", "lost", "duplicate", "wrong_kind", "left_on_queue", "stale")
 
 
 @dataclass

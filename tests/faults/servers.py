@@ -113,10 +113,10 @@ class Servers:
         finally:
             self.start_postgres()
 
-    def new_queue(self, queue: str | None = None) -> "QueueUnderTest":
-        """A queue of its own, empty; or the one of that name."""
+    def new_queue(self, queue: str | None = None, contract: Contract = CONTRACT) -> "QueueUnderTest":
+        """A queue of its own, empty, or the one of that name; its messages are of that contract."""
         tag = f"f{secrets.token_hex(4)}"
-        tested = QueueUnderTest(self, tag, queue or f"faults-{tag}")
+        tested = QueueUnderTest(self, tag, queue or f"faults-{tag}", contract)
         if queue is None:
             tested.client().create_queue(QueueName=tested.queue_name)
         return tested
@@ -129,19 +129,21 @@ class QueueUnderTest:
     Attributes:
         tag: every user id on this queue begins with it
         queue_name: of the queue
+        of_contract: whose messages are on it, and whose own queue it replaces
         staging_url: of a bucket, where staging is not a folder
     """
 
     servers: Servers
     tag: str
     queue_name: str
+    of_contract: Contract = CONTRACT
     staging_url: str = ""
     _numbers: Iterator[int] = field(default_factory=itertools.count)
 
     @property
     def contract(self) -> Contract:
-        """`user_logins`, from a queue of its own."""
-        return replace(CONTRACT, queue=self.queue_name)
+        """The contract, from a queue of its own."""
+        return replace(self.of_contract, queue=self.queue_name)
 
     @property
     def staging(self) -> Path:

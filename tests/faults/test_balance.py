@@ -76,10 +76,10 @@ def test_the_table_of_all_faults_sums_up_the_mistakes_of_each() -> None:
     report = Report(pii_hits={"a log": 3})
     for test, lost in (("test_one", 0), ("test_other_one", 2), ("test_one", 5)):
         report.add(test, 10, reconciliation.Balance(lost, duplicate=1, wrong_kind=0, left_on_queue=4))
-    assert [line.split(maxsplit=6) for line in report.lines()[1:4]] == [
-        ["2", "20", "5", "2", "0", "8", "one"],
-        ["1", "10", "2", "1", "0", "4", "other one"],
-        ["3", "30", "7", "3", "0", "12", "all of them"],
+    assert [line.split(maxsplit=7) for line in report.lines()[1:4]] == [
+        ["2", "20", "5", "2", "0", "8", "0", "one"],
+        ["1", "10", "2", "1", "0", "4", "0", "other one"],
+        ["3", "30", "7", "3", "0", "12", "0", "all of them"],
     ]
     assert report.lines()[4:] == [
         "pii_hits in staging, logs, tables and Postgres's files: 3",

@@ -9,10 +9,12 @@ import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from importlib import import_module
 from multiprocessing import connection
 from pathlib import Path
 
-from include.contracts import user_logins
+from devstack.settings import ROOT
+from include import contracts
 from include.queue_etl.cli import app as command_line
 from tests.faults.kill_points import KillPoint
 from tests.faults.servers import QueueUnderTest
@@ -33,6 +35,7 @@ _numbers = itertools.count()
 # multiprocessing asks after all children whenever one is started, and an exit code can be read only once.
 _one_thread = threading.Lock()
 PATIENCE_SECONDS = 300
+TEST_CONTRACTS = ROOT / "tests" / "contracts"  # are contracts of the project to these processes
 ONE_BATCH = "one-batch"  # no command of the engine: tests.support.one_batch
 
 
@@ -99,8 +102,9 @@ def start(
     process = _processes.Process(
         target=_run,
         args=(
-            list(arguments),
+            _of_contract(arguments, tested.contract.name),
             {**tested.environment, **environment},
+            tested.contract.name,
             tested.contract.queue,
             kill_point,
             str(files),
@@ -118,8 +122,20 @@ def run(tested: QueueUnderTest, *arguments: str, **environment: str) -> Ended:
     return start(tested, arguments, None, **environment).wait()
 
 
+def _of_contract(arguments: Sequence[str], name: str) -> list[str]:
+    """The arguments, with the contract where it is not the default one."""
+    if name == contracts.DEFAULT_CONTRACT:
+        return list(arguments)
+    return [*arguments, name] if arguments[0] == ONE_BATCH else [*arguments, "--contract", name]
+
+
 def _run(
-    arguments: list[str], environment: dict[str, str], queue: str, kill_point: KillPoint | None, files: str
+    arguments: list[str],
+    environment: dict[str, str],
+    name: str,
+    queue: str,
+    kill_point: KillPoint | None,
+    files: str,
 ) -> None:
     os.environ.clear()
     os.environ.update(environment)
@@ -127,7 +143,9 @@ def _run(
         os.dup2(os.open(files + suffix, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
     # All that any library would ever say: the search for personal values reads it.
     logging.basicConfig(stream=sys.stderr, level=logging.DEBUG)
-    user_logins.CONTRACT = replace(user_logins.CONTRACT, queue=queue)
+    contracts.__path__.append(str(TEST_CONTRACTS))
+    module = import_module(f"include.contracts.{name}")
+    module.CONTRACT = replace(module.CONTRACT, queue=queue)  # type: ignore[attr-defined]
     if kill_point is not None:
         kill_point.await_it()
     if arguments[0] == ONE_BATCH:

@@ -1,6 +1,7 @@
 """Mask or load one batch in a process of its own, as Airflow's mapped tasks do.
 
-`python -m tests.support.one_batch STEP RUN_NAME BATCH` reads the variables that the engine's commands read.
+`python -m tests.support.one_batch STEP RUN_NAME BATCH [CONTRACT]` reads the variables that the engine's
+commands read.
 """
 
 import json
@@ -17,8 +18,8 @@ STEPS = {"mask": steps.mask, "load": steps.load}
 
 def main(arguments: list[str]) -> int:
     """Print the step's result as JSON; 0 done, 1 failed with one message on stderr."""
-    step, run_name, batch = arguments
-    given = Namespace(contract=DEFAULT_CONTRACT, run_id=run_name)
+    step, run_name, batch, contract = [*arguments, DEFAULT_CONTRACT][:4]
+    given = Namespace(contract=contract, run_id=run_name)
     try:
         # mask does without Postgres
         with wiring.run_context(given, check_dsn=step != "mask") as context:
