@@ -4,6 +4,7 @@ import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 # Every personal value on the queue begins with one of these: a leak of any of them shows.
 ADDRESS_MARK = "2001:db8:cafe:f00d"
@@ -71,5 +72,12 @@ def some(tag: str, count: int, first: int = 0) -> list[Sent]:
     return sent
 
 
-def texts(sent: Sequence[Sent]) -> list[bytes]:
+class HasBody(Protocol):
+    """A message of any contract."""
+
+    @property
+    def body(self) -> bytes: ...
+
+
+def texts(sent: Sequence[HasBody]) -> list[bytes]:
     return [one.body for one in sent]

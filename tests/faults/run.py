@@ -14,7 +14,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tests.faults import canaries, flows, reconciliation
+from tests.faults import bodies, canaries, flows, reconciliation
 from tests.faults.chaos import Chaos, Plan
 from tests.faults.flows import FLOWS
 from tests.faults.reconciliation import Balance
@@ -54,7 +54,7 @@ def kill_run(servers: Servers, plan: Plan) -> tuple[Result, Chaos, dict[str, int
     shares = [plan.messages - 2 * (plan.messages // 3), plan.messages // 3, plan.messages // 3]
     sent = [flow.some(one.tag, share) for flow, one, share in zip(FLOWS, tested, shares, strict=True)]
     chaos = Chaos(tested, plan)
-    chaos.rage([[one.body for one in messages] for messages in sent])
+    chaos.rage([bodies.texts(messages) for messages in sent])
     chaos.calm()
     found = canaries.everywhere(servers)
     parts = [flow.balance(one, messages) for flow, one, messages in zip(FLOWS, tested, sent, strict=True)]

@@ -9,11 +9,11 @@ from urllib.parse import quote
 import pytest
 import zstandard
 
-from tests.faults import bodies, canaries, reconciliation, worker
+from tests.faults import bodies, canaries, documents, flows, reconciliation, worker
 from tests.faults.bodies import ADDRESS_MARK, DEVICE_MARK
 from tests.faults.kill_points import POINTS, STEPS, KillPoint
 from tests.faults.report import Report
-from tests.faults.servers import QueueUnderTest
+from tests.faults.servers import QueueUnderTest, Servers
 
 TEXT = f'{{"ip": "{ADDRESS_MARK}::1", "device_id": "{DEVICE_MARK}-00000001"}}'.encode()
 
@@ -69,6 +69,43 @@ def test_the_balance_shows_each_kind_of_mistake(tested: QueueUnderTest) -> None:
 
     assert reconciliation.balance(tested, sent) == reconciliation.Balance(
         lost=10, duplicate=1, wrong_kind=1, left_on_queue=2
+    )
+
+
+def test_the_balance_of_orders_shows_a_stale_key_and_a_changed_row(servers: Servers) -> None:
+    _, of_orders, _ = flows.FLOWS
+    tested = servers.new_queue(contract=of_orders.contract)
+    sent = documents.some_orders(tested.tag, 40)
+    tested.send(bodies.texts(sent[:30]))
+    assert worker.run(tested, "drain").code == 0
+    tested.send([sent[4].body])  # a bad one is there twice, as another message
+    assert worker.run(tested, "drain").code == 0
+    change = "UPDATE public.orders SET items = jsonb_set(items, '{0,price}', '7') WHERE order_id = %s"
+    assert tested.servers.rows(f"{change} RETURNING 1", sent[11].key)
+
+    # Ten are not sent, two of them bad; the good ones would be the newest of keys, one of which is changed.
+    assert of_orders.balance(tested, sent) == reconciliation.Balance(
+        lost=8 + 2, duplicate=1, wrong_kind=1, left_on_queue=0, stale=7
+    )
+
+
+def test_the_balance_of_deliveries_shows_a_changed_jsonb_column(servers: Servers) -> None:
+    flows.make_tables(servers)
+    _, _, of_deliveries = flows.FLOWS
+    tested = servers.new_queue(contract=of_deliveries.contract)
+    sent = documents.some_deliveries(tested.tag, 15)
+    tested.send(bodies.texts(sent))
+    assert worker.run(tested, "drain").code == 0
+    assert of_deliveries.balance(tested, sent) == reconciliation.Balance(0, 0, 0, 0)
+    for number, change in {
+        1: "UPDATE public.deliveries SET notes = jsonb_set(notes, '{by,0,at}', '2') WHERE parcel = %s",
+        2: "DELETE FROM public.deliveries WHERE parcel = %s",
+        3: "INSERT INTO public.deliveries SELECT * FROM public.deliveries WHERE parcel = %s",
+    }.items():
+        assert tested.servers.rows(f"{change} RETURNING 1", sent[number].key)
+
+    assert of_deliveries.balance(tested, sent) == reconciliation.Balance(
+        lost=1, duplicate=1, wrong_kind=1, left_on_queue=0
     )
 
 
