@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +20,25 @@ from psycopg.conninfo import make_conninfo
 from include.queue_etl import steps
 from include.queue_etl.cli import app as command_line
 from include.queue_etl.errors import WarehouseUnavailable
-from tests.dags.conftest import visible
+from tests.dags.conftest import empty, visible
 from tests.dags.runs import Outcome, run_dag
 from tests.faults import canaries
 from tests.faults.bodies import some
+from tests.faults.documents import some_orders
 from tests.support.wait import wait_until
 
 PROJECT = Path(__file__).resolve().parents[2]
 STATE = Path(os.environ["QUEUE_ETL_STAGING"]).parent
 TAG = f"canary{secrets.token_hex(4)}"
+
+
+@pytest.fixture
+def orders_queue(sqs: Any) -> Iterator[str]:
+    """URL of the queue of `orders`, emptied."""
+    url: str = sqs.get_queue_url(QueueName="orders-queue")["QueueUrl"]
+    empty(sqs, url)
+    yield url
+    empty(sqs, url)
 
 
 def test_the_search_finds_what_it_looks_for(tmp_path: Path) -> None:
@@ -55,6 +65,7 @@ def test_a_thousand_canaries_are_found_nowhere_but_in_the_officers_file(
     dags: Mapping[str, Any],
     sqs: Any,
     login_queue: str,
+    orders_queue: str,
     warehouse: psycopg.Connection[Any],
     run_user_logins: Callable[..., Outcome],
     monkeypatch: pytest.MonkeyPatch,
@@ -63,18 +74,20 @@ def test_a_thousand_canaries_are_found_nowhere_but_in_the_officers_file(
     tmp_path: Path,
 ) -> None:
     began = time.time()
-    sent = some(TAG, 1_000)
+    sent, orders = some(TAG, 800), some_orders(TAG, 200)
     send([one.body for one in sent], login_queue)
-    wait_until(lambda: visible(sqs, "login-queue") == 1_000)
+    send([one.body for one in orders], orders_queue)
+    wait_until(lambda: (visible(sqs, "login-queue"), visible(sqs, "orders-queue")) == (800, 200))
     caplog.set_level(logging.DEBUG)  # not before: at this level boto3 would log what the test itself sends
 
     killed_in_the_middle()
     assert searched(began, caplog, capfd) == {}
-    wait_until(lambda: visible(sqs, "login-queue") == 1_000)
+    wait_until(lambda: visible(sqs, "login-queue") == 800)
     fails_once(monkeypatch)
     outcome = run_user_logins()
     assert outcome.state == "success"
     assert max(outcome.tries.values()) > 1
+    assert run_dag(dags["orders"], {"wait_seconds": 1}).state == "success"
     assert run_dag(dags["queue_etl_redrive"], {"dry_run": False}).state == "success"
     officers_file = unmasked(warehouse, tmp_path)
 
@@ -82,6 +95,11 @@ def test_a_thousand_canaries_are_found_nowhere_but_in_the_officers_file(
         "SELECT count(*) FROM public.user_logins WHERE user_id LIKE %s", [f"{TAG}-%"]
     ).fetchone()
     assert rows == (sum(one.reason is None for one in sent),)
+    # Nested, inside jsonb, and in a field that nobody declared.
+    keys = warehouse.execute(
+        "SELECT count(*) FROM public.orders WHERE order_id LIKE %s", [f"{TAG}-%"]
+    ).fetchone()
+    assert keys == (len({one.key for one in orders if one.reason is None}),)
     assert canaries.in_files([officers_file]) != {}
     assert searched(began, caplog, capfd) == {}
 
@@ -197,7 +215,7 @@ def in_api() -> dict[str, int]:
     paths = ["/api/v2/dags", "/api/v2/assets/events", "/api/v2/eventLogs"]
     found = {}
     with TestClient(app, headers={"Authorization": f"Bearer {token}"}) as client:
-        for dag in ("user_logins", "queue_etl_redrive"):
+        for dag in ("user_logins", "orders", "queue_etl_redrive"):
             runs = client.get(f"/api/v2/dags/{dag}/dagRuns", params={"order_by": "-id", "limit": 5})
             if runs.status_code == 404:  # never run until now: Airflow does not know it yet
                 continue

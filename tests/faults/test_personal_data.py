@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults import canaries, worker
+from include.contracts import user_logins
+from tests.faults import canaries, flows, worker
 from tests.faults.bodies import ADDRESS_MARK, DEVICE_MARK, Sent, login, some, texts
+from tests.faults.flows import Flow
 from tests.faults.kill_points import KillPoint
 from tests.faults.reconciliation import Balance, balance
 from tests.faults.runs import empty_the_queue
-from tests.faults.servers import QueueUnderTest
+from tests.faults.servers import QueueUnderTest, Servers
 
 GOOD = Balance(lost=0, duplicate=0, wrong_kind=0, left_on_queue=0)
 
@@ -101,17 +103,24 @@ def test_what_boto3_would_log_of_messages_stays_out_of_logs(
     assert not canaries.hits(caplog.text.encode())
 
 
-@pytest.mark.parametrize("client", ["pycurl", "boto3"])
+@pytest.mark.parametrize(("client", "flow"), zip(["boto3", "pycurl", "pycurl"], flows.FLOWS, strict=True))
 def test_no_personal_value_is_readable_after_a_run_that_says_all_it_can(
-    tested: QueueUnderTest, messages: list[Sent], client: str
+    servers: Servers, client: str, flow: Flow
 ) -> None:
+    flows.make_tables(servers)
+    tested = servers.new_queue(contract=flow.contract)
+    sent = flow.some(tested.tag, 100)
+    is_login = flow.contract == user_logins.CONTRACT
+    sent = [*sent, *unusual(tested.tag), *hostile(tested.tag)] if is_login else sent
+    tested.send(texts(sent))
     ended = worker.run(tested, "drain", "-v", "--json", QUEUE_ETL_SQS_CLIENT=client)
 
     assert ended.code == 0, ended.errors
     if client == "boto3":
         assert "DEBUG:botocore" in ended.errors, "the log shows less than it could"
-    assert canaries.everywhere(tested.servers) == {}
-    assert balance(tested, messages) == GOOD
+    assert all(canaries.hits(one.body) for one in sent)
+    assert canaries.everywhere(servers) == {}
+    assert flow.balance(tested, sent) == GOOD
 
 
 def test_no_personal_value_is_readable_during_a_run_or_after_it_died(
