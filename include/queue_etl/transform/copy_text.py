@@ -56,7 +56,9 @@ def _day(number: int) -> str:
 
 def sent_days(sent_ms: Iterable[int]) -> list[str]:
     """UTC dates (ISO text) of SQS SentTimestamps (milliseconds since 1970)."""
-    return [_day(milliseconds // MILLISECONDS_A_DAY) for milliseconds in sent_ms]
+    numbers = [milliseconds // MILLISECONDS_A_DAY for milliseconds in sent_ms]
+    days = {number: _day(number) for number in set(numbers)}
+    return [days[number] for number in numbers]
 
 
 def row_lines(contract: Contract, events: Sequence[msgspec.Struct], facts: Facts, mask: Mask) -> bytes:

@@ -57,6 +57,7 @@ class Parser:
         self._checks = _checks(contract.columns, _value_check)
         self._all_checks = [*self._checks, *_checks(contract.columns, character_check)]
         self._limit = body_limit_bytes
+        self._has_envelope = contract.sns_envelope
         self._contract = contract
         self._rejects_unknown = contract.unknown_fields == "reject"
         self._saw_unknown = False
@@ -68,7 +69,7 @@ class Parser:
         if not (body.isascii() or _is_utf8(body)):
             return BAD_JSON  # msgspec does not look into the strings it skips
         try:
-            return self._event(self._unwrapped(body) if self._contract.sns_envelope else body)
+            return self._event(self._unwrapped(body) if self._has_envelope else body)
         except RecursionError:
             return TOO_DEEP
         except (msgspec.DecodeError, UnicodeDecodeError):
