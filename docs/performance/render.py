@@ -1,7 +1,7 @@
 """Renders what `./dev bench --json` wrote: results.svg, and the tables in ../performance.md.
 
-results.json holds a run of all three contenders, sizes-*.json runs of ours alone. Needs nothing installed:
-`python docs/performance/render.py`.
+results.json holds a run of all three contenders, sizes-*.json runs of ours alone, mask.json one with
+--baseline, partitions.json one with --partitions. Needs nothing installed: `python docs/performance/render.py`.
 """
 
 import json
@@ -25,7 +25,14 @@ def main() -> None:
     sizes = sorted([*sizes, results], key=lambda result: result["messages"])
     (HERE / "results.svg").write_text(chart(results))
     page = PAGE.read_text()
-    for name, lines in {"results": _comparison(results), "sizes": _sizes(sizes)}.items():
+    mask, loads = (json.loads((HERE / f"{name}.json").read_text()) for name in ("mask", "partitions"))
+    blocks = {
+        "results": _comparison(results),
+        "sizes": _sizes(sizes),
+        "mask": _turns(mask["mask"], "CPU us a message"),
+        "partitions": _turns(loads["load"], "CPU s for a million rows"),
+    }
+    for name, lines in blocks.items():
         block = "\n".join([f"<!-- {name} -->", *lines, f"<!-- end of {name} -->"])
         page = re.sub(f"<!-- {name} -->.*<!-- end of {name} -->", block, page, flags=re.DOTALL)
     PAGE.write_text(page)
@@ -48,6 +55,16 @@ def _comparison(results: dict[str, Any]) -> list[str]:
 def _sizes(sizes: list[dict[str, Any]]) -> list[str]:
     lines = ["| messages | client | Postgres | messages/s | peak RSS |", "|---|---|---|---|---|"]
     return lines + [f"| {result['messages']:,} | {_figures(result['ours'])} |" for result in sizes]
+
+
+def _turns(found: dict[str, Any], unit: str) -> list[str]:
+    """Contenders that took turns; of all but the first with the ratio to it."""
+    lines = [f"| | {unit} | ratio | 95 % between |", "|---|---|---|---|"]
+    for name, figures in found.items():
+        value, *compared = figures.values()
+        ratio, (low, high) = compared or ("1", ("", ""))
+        lines.append(f"| {name} | {value} | {ratio} | {f'{low} and {high}' if low else ''} |")
+    return lines
 
 
 def _figures(result: dict[str, Any]) -> str:
