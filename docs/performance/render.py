@@ -1,7 +1,8 @@
 """Renders what `./dev bench --json` wrote: results.svg, and the tables in ../performance.md.
 
 results.json holds a run of all three contenders, sizes-*.json runs of ours alone, mask.json one with
---baseline, partitions.json one with --partitions. Needs nothing installed: `python docs/performance/render.py`.
+--baseline, partitions.json one with --partitions. Needs nothing installed:
+`python docs/performance/render.py`.
 """
 
 import json
