@@ -4,16 +4,18 @@ A file that cannot be used stops its own pipeline only: `load_contracts` returns
 """
 
 import logging
+import os
 import pkgutil
 import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
 from include.queue_etl.contract import Contract
-from include.queue_etl.errors import ContractBroken
+from include.queue_etl.errors import ContractBroken, SettingsError
+from include.queue_etl.settings import queue_suffix
 
 DEFAULT_CONTRACT = "user_logins"  # of commands and forms where nobody names one
 PROJECT = Path(__file__).parents[2]
@@ -56,11 +58,11 @@ def contract_names() -> list[str]:
 
 
 def load_contract(name: str) -> Contract:
-    """The contract of that name.
+    """The contract of that name; its queue has the suffix of this environment, as everything else takes it.
 
     Raises:
         KeyError: there is no such contract
-        ContractBroken: its file cannot be used
+        ContractBroken: its file cannot be used, or QUEUE_ETL_QUEUE_SUFFIX does not fit its queue
     """
     if name not in contract_names():
         raise KeyError(f"no contract {name!r}; there are: {', '.join(contract_names())}")
@@ -75,7 +77,7 @@ def load_contract(name: str) -> Contract:
         raise ContractBroken(
             [f"{shown(file)}: its contract has the name {contract.name!r}: give both the same name"]
         )
-    return contract
+    return _in_this_environment(contract)
 
 
 def load_contracts() -> LoadedContracts:
@@ -88,6 +90,16 @@ def load_contracts() -> LoadedContracts:
         except ContractBroken as error:
             broken[name] = error.problems[0]
     return LoadedContracts(good, broken)
+
+
+def _in_this_environment(contract: Contract) -> Contract:
+    try:
+        suffix = queue_suffix(os.environ)
+        return replace(contract, queue=contract.queue + suffix) if suffix else contract
+    except SettingsError as error:
+        raise ContractBroken(error.problems) from None
+    except ValueError as error:
+        raise ContractBroken([f"QUEUE_ETL_QUEUE_SUFFIX={suffix!r}: {error}"]) from None
 
 
 def shown(file: Path) -> str:

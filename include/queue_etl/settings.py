@@ -48,6 +48,7 @@ class Settings:
             together within an hour; counted from the audit
         kms_key_uri: the AWS KMS key that wraps the keyset: aws-kms://arn:...; nothing: it is not wrapped
         sqs_client: `pycurl`, or `boto3` where libcurl is not wanted (about ten times the CPU)
+        queue_suffix: ends the name of every contract's queue, as in `-staging`: one for each environment
     """
 
     staging: Annotated[
@@ -81,6 +82,14 @@ class Settings:
         ),
     ] = ""
     sqs_client: Literal["pycurl", "boto3"] = "pycurl"
+    # `-dlq` ends the names of dead-letter queues: another environment's could have the same name.
+    queue_suffix: Annotated[
+        str,
+        Meta(
+            pattern=r"^([A-Za-z0-9_-]*(?<!-dlq))\Z",
+            description="give letters, digits, - and _, not ending in -dlq, or nothing",
+        ),
+    ] = ""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str], **overrides: int | str) -> "Settings":
@@ -110,6 +119,14 @@ def limits(name: str) -> tuple[int, int]:
     """Smallest and largest allowed value of a setting that is a number."""
     (meta,) = RULES[name].__metadata__
     return meta.ge, meta.le
+
+
+def queue_suffix(environment: Mapping[str, str]) -> str:
+    """The setting of that name alone; raises SettingsError."""
+    values = {"queue_suffix": environment.get(f"{PREFIX}QUEUE_SUFFIX", "")}
+    if problem := _problem("queue_suffix", values):
+        raise SettingsError([problem])
+    return values["queue_suffix"]
 
 
 # What a contract may set for its own pipeline.

@@ -14,10 +14,12 @@ from include.queue_etl.settings import RULES, Settings, limits, read_all
 STAGING = {"QUEUE_ETL_STAGING": "/var/staging"}
 NAMES = [field.name for field in fields(Settings)]
 CHOICES = {name: get_args(rule) for name, rule in RULES.items() if get_origin(rule) is Literal}
-LIMITS = {name: limits(name) for name in NAMES if name not in (*CHOICES, "staging", "kms_key_uri")}
+TEXTS = ("staging", "kms_key_uri", "queue_suffix")
+LIMITS = {name: limits(name) for name in NAMES if name not in (*CHOICES, *TEXTS)}
 GOOD = {
     "staging": st.sampled_from(["/", "/var/my staging", "s3://bucket", "s3://my-bucket.x/a/b"]),
     "kms_key_uri": st.sampled_from(["", "aws-kms://arn:aws:kms:eu-west-1:111122223333:key/1234abcd-12ab"]),
+    "queue_suffix": st.sampled_from(["", "-staging", "_eu-1", "-dlq-2"]),
     **{name: st.sampled_from(choices) for name, choices in CHOICES.items()},
     **{name: st.integers(*least_and_most).map(str) for name, least_and_most in LIMITS.items()},
 }
@@ -29,6 +31,7 @@ BAD = {
     "kms_key_uri": st.sampled_from(
         ["arn:aws:kms:eu-west-1:111122223333:key/1", "aws-kms://key/1", "gcp-kms://x", " "]
     ),
+    "queue_suffix": st.sampled_from(["-dlq", "-staging-dlq", ".fifo", " ", "-a b", "-a\n", "-ä"]),
     **{
         name: st.sampled_from(["", "other", choices[0].upper(), f" {choices[0]}"])
         for name, choices in CHOICES.items()
@@ -52,7 +55,7 @@ def comes_back_too_soon(values) -> bool:
 
 
 def test_each_setting_is_checked():
-    assert set(NAMES) == set(GOOD) == set(BAD) == {"staging", "kms_key_uri", *CHOICES, *LIMITS}
+    assert set(NAMES) == set(GOOD) == set(BAD) == {*TEXTS, *CHOICES, *LIMITS}
 
 
 @given(st.fixed_dictionaries({"staging": GOOD["staging"]}, optional={n: GOOD[n] for n in NAMES[1:]}))

@@ -3,6 +3,7 @@
 import argparse
 import json
 import keyword
+import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,7 @@ from include.queue_etl.cli import contract_tables, wiring
 from include.queue_etl.cli.arguments import Arguments, UsageError, add, positive
 from include.queue_etl.cli.output import show_table
 from include.queue_etl.counts import in_words
+from include.queue_etl.settings import queue_suffix
 
 if TYPE_CHECKING:
     from include.queue_etl.onboarding.draft import Draft, Member, Struct
@@ -67,7 +69,8 @@ def new(arguments: Arguments) -> None:
 
     files = _files(arguments.contract_name)
     _refuse_to_replace(files, arguments.force)
-    bodies = _peek(arguments.queue, arguments.peek) if arguments.peek else _read(arguments.sample)
+    suffixed = arguments.queue + queue_suffix(os.environ)  # as the contract's queue will be
+    bodies = _peek(suffixed, arguments.peek) if arguments.peek else _read(arguments.sample)
     found = survey.survey(bodies[:MOST_BODIES])
     if not found.events:
         raise ValueError(f"no JSON object among {found.bodies} messages: {in_words(found.unusable)}")
