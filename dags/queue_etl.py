@@ -3,7 +3,7 @@
 from datetime import UTC, datetime, timedelta
 
 from airflow.sdk import DAG, Asset, Metadata, TriggerRule, task, task_group
-from queue_etl_connections import open_run, push_note, run_so_far
+from queue_etl_connections import open_run, push_note, queue_to_watch, run_so_far
 from queue_etl_policy import DEFAULT_ARGS, PARAMS
 from sqs_queue_depth import SqsQueueDepthSensor
 
@@ -31,7 +31,7 @@ GROUP = "{{ task.op_kwargs['group']['name'] }}"
 def queue_etl(name: str) -> DAG:
     """The DAG of one contract: sense >> extract >> (mask >> load for each group of batches) >> finish."""
     contract = load_contract(name)
-    table = Asset(name=contract.table, uri=f"x-warehouse://{contract.table}")
+    table = Asset(name=contract.asset, uri=f"x-warehouse://{contract.asset}")
 
     @task
     def extract(depth):
@@ -86,7 +86,7 @@ def queue_etl(name: str) -> DAG:
     ) as dag:
         sense = SqsQueueDepthSensor(
             task_id="sense",
-            sqs_queue=contract.queue,
+            **queue_to_watch(contract),
             min_messages="{{ params.min_messages }}",
             max_age_seconds="{{ params.max_age_seconds }}",
             timeout="{{ params.wait_seconds }}",

@@ -43,43 +43,51 @@ with DAG(
     def ledger():
         """Make the ledger's days to come, drop those long gone."""
         from include.queue_etl.operations import maintenance
+        from include.queue_etl.warehouses import in_each
 
-        with open_maintenance() as resources:
-            return maintenance.maintain_ledger(resources)
+        return in_each(
+            load_contracts().usable(),
+            open_maintenance,
+            lambda resources, _: maintenance.maintain_ledger(resources),
+        )
 
     @task
     def partitions():
         """Make the partitions to come, drop those past their contract's retain_days."""
         from include.queue_etl.operations import maintenance
+        from include.queue_etl.warehouses import in_each
 
-        with open_maintenance() as resources:
-            return maintenance.maintain_partitions(resources, load_contracts().usable())
+        return in_each(load_contracts().usable(), open_maintenance, maintenance.maintain_partitions)
 
     @task
     def quarantine():
         """Delete what is in quarantine for too long; give what an earlier version quarantined its shape."""
         from include.queue_etl.operations import maintenance
+        from include.queue_etl.warehouses import in_each
 
-        with open_maintenance() as resources:
-            return maintenance.maintain_quarantine(resources, load_contracts().usable())
+        return in_each(load_contracts().usable(), open_maintenance, maintenance.maintain_quarantine)
 
     @task
     def runs():
         """Finish the runs that nobody finished."""
         from include.queue_etl.operations import maintenance
+        from include.queue_etl.warehouses import in_each
 
-        with open_maintenance() as resources:
-            return maintenance.settle_runs(resources, load_contracts().usable())
+        return in_each(load_contracts().usable(), open_maintenance, maintenance.settle_runs)
 
     # After `runs`, which closes runs and so frees their files; but not only if that went well.
     @task(trigger_rule=TriggerRule.ALL_DONE)
     def staging():
         """Remove staged files by the state of their run."""
         from include.queue_etl.operations import maintenance
+        from include.queue_etl.warehouses import in_each
 
-        with open_maintenance() as resources:
-            loaded = load_contracts()
-            return maintenance.clean_staging(resources, loaded.good, broken=loaded.broken)
+        loaded = load_contracts()
+        return in_each(
+            loaded.good,
+            open_maintenance,
+            lambda resources, contracts: maintenance.clean_staging(resources, contracts, broken=loaded.broken),
+        )
 
     ledger()
     partitions()

@@ -39,9 +39,13 @@ with DAG(
     def runs():
         """Close the runs that Airflow ended."""
         from include.queue_etl.operations import maintenance
+        from include.queue_etl.warehouses import in_each
 
-        with open_maintenance() as resources:
-            contracts = load_contracts().usable()
-            return maintenance.close_ended_runs(resources, contracts, run_has_ended())
+        has_ended = run_has_ended()
+        return in_each(
+            load_contracts().usable(),
+            open_maintenance,
+            lambda resources, own: maintenance.close_ended_runs(resources, own, has_ended),
+        )
 
     runs()

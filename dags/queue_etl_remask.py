@@ -41,12 +41,10 @@ with DAG(
     @task(execution_timeout=timedelta(hours=4))
     def remask(params=None):
         """Move what is encrypted with an older key."""
-        from include.queue_etl.privacy import rotation
-        from include.queue_etl.privacy.audit import AuditLog, Purpose
+        from include.queue_etl.privacy import everywhere
+        from include.queue_etl.privacy.audit import Purpose
 
-        with open_remask() as resources:
-            purpose = Purpose(params["reason"], params["ticket"])
-            contracts = load_contracts().usable()
-            return rotation.remask(resources, AuditLog(resources.database), contracts, purpose)
+        with open_remask(load_contracts().usable()) as parts:
+            return everywhere.remask(parts, Purpose(params["reason"], params["ticket"]))
 
     remask()

@@ -9,6 +9,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from include.queue_etl.errors import SettingsError
@@ -17,7 +18,10 @@ if TYPE_CHECKING:
     import boto3
     from airflow.sdk import Connection
 
-    from include.queue_etl.resources import Resources
+    from include.queue_etl.contract import Contract
+    from include.queue_etl.contract.contract import QueuePlace
+    from include.queue_etl.privacy.everywhere import Part
+    from include.queue_etl.resources import Aws, Resources
     from include.queue_etl.run_context import RunContext
     from include.queue_etl.sqs.credentials import Access
 
@@ -27,12 +31,13 @@ MAINTENANCE = "postgres_maintenance"
 REMASKER = "postgres_remasker"
 KEYSET = "pii_keyset"
 NOTE = "run_note"  # key of an XCom, as in queue_etl_run_note.py
-# Of the extra of `aws_default`: with anything else there, a role to assume say, boto3 finds the credentials.
+# Of the extra of an AWS connection: with more in it, a role to assume say, boto3 finds the credentials.
 FIXED = {"region_name", "endpoint_url", "service_config", "aws_session_token"}
 # Params of a run's form that stand for the setting of the same name.
 SETTING_PARAMS = ("max_messages", "receive_seconds")
 
 HOW_TO_ADD = {
+    AWS: f"airflow connections add {AWS} --conn-type aws ...",
     WAREHOUSE: f"airflow connections add {WAREHOUSE} --conn-type postgres --conn-login etl_loader ...",
     MAINTENANCE: f"airflow connections add {MAINTENANCE} --conn-type postgres --conn-login etl_maintainer",
     REMASKER: f"airflow connections add {REMASKER} --conn-type postgres --conn-login etl_remasker",
@@ -57,7 +62,7 @@ def open_run(contract_name: str) -> "Iterator[RunContext]":
 
     contract = load_contract(contract_name)
     given = {**contract.settings, **_given_settings(get_current_context()["params"])}
-    opened = _resources(WAREHOUSE, BATCH_SILENCE_SECONDS, without_boto3=True, **given)
+    opened = _of_contract(WAREHOUSE, contract, BATCH_SILENCE_SECONDS, without_boto3=True, **given)
     _exit_on_sigterm()
     with opened as resources:
         yield RunContext(resources, contract, _run_name(contract_name))
@@ -70,18 +75,23 @@ def open_redrive(contract_name: str) -> "Iterator[RunContext]":
     from include.queue_etl.run_context import RunContext
 
     contract = load_contract(contract_name)
-    with _resources(MAINTENANCE, None, without_boto3=False, **contract.settings) as resources:
+    with _of_contract(MAINTENANCE, contract, None, without_boto3=False, **contract.settings) as resources:
         yield RunContext(resources, contract, _run_name(contract_name))
 
 
-def open_maintenance() -> "Resources":
-    """What maintenance works with, as role etl_maintainer: a context manager; raises as `open_run` does."""
-    return _resources(MAINTENANCE)
+def open_maintenance(warehouse: str, contracts: "Mapping[str, Contract]") -> "Resources":
+    """What maintenance works with in a warehouse, as role etl_maintainer; raises as `open_run` does."""
+    return _resources(MAINTENANCE, warehouse, contracts)
 
 
-def open_remask() -> "Resources":
-    """What remask works with, as role etl_remasker: a context manager; raises as `open_run` does."""
-    return _resources(REMASKER)
+@contextmanager
+def open_remask(contracts: "Mapping[str, Contract]") -> "Iterator[list[Part]]":
+    """What remask works with in every warehouse, as role etl_remasker; raises as `open_run` does."""
+    from include.queue_etl.privacy.everywhere import Part
+    from include.queue_etl.warehouses import all_open
+
+    with all_open(contracts, partial(_resources, REMASKER)) as opened:
+        yield [*map(Part.of, opened)]
 
 
 def _given_settings(params: Mapping[str, Any]) -> dict[str, int]:
@@ -117,28 +127,89 @@ def _run_name(contract_name: str) -> str:
     return str(run_id) if dag_id == contract_name else f"{dag_id}__{run_id}"
 
 
-def _resources(
-    conn_id: str, silence_seconds: float | None = None, *, without_boto3: bool = False, **given: int
+def _of_contract(
+    conn_id: str, contract: "Contract", silence_seconds: float | None, *, without_boto3: bool, **given: int
 ) -> "Resources":
     """With `without_boto3` SQS is reached without it where `aws_access` can tell how."""
-    from include.queue_etl.resources import Aws, Resources
-    from include.queue_etl.settings import Settings, read_all
-
-    aws = aws_connection()
-    settings, endpoints, dsn, keyset = read_all(
-        lambda: Settings.from_environment(os.environ, **given),
-        lambda: endpoint_urls(aws),
-        lambda: warehouse_dsn(conn_id),
-        keyset_json,
+    own = {contract.name: contract}
+    return _resources(
+        conn_id, contract.warehouse, own, silence_seconds, without_boto3=without_boto3, queues=True, **given
     )
-    access = aws_access(aws, os.environ) if without_boto3 else None
+
+
+def _resources(
+    conn_id: str,
+    warehouse: str,
+    contracts: "Mapping[str, Contract]",
+    silence_seconds: float | None = None,
+    *,
+    without_boto3: bool = False,
+    queues: bool = False,
+    **given: int,
+) -> "Resources":
+    """What a job works with in a warehouse; `queues`: it cannot do without those of the contracts."""
+    from include.queue_etl.resources import HERE, Resources
+    from include.queue_etl.settings import Settings, read_all
+    from include.queue_etl.warehouses import named, of_warehouse, staging_of
+
+    own, needed_by = of_warehouse(conn_id, warehouse), named(warehouse, contracts)
+    settings, aws, dsn, keyset, _ = read_all(
+        lambda: Settings.from_environment(os.environ, **given),
+        lambda: _aws_at(without_boto3, HERE),
+        lambda: warehouse_dsn(own, needed_by),
+        keyset_json,
+        lambda: _require_aws(contracts if queues else {}),
+    )
     return Resources(
-        settings,
-        Aws(aws_session, endpoints, access),
+        staging_of(settings, warehouse),
+        aws,
         warehouse_dsn=dsn,
         keyset_json=keyset,
         silence_seconds=silence_seconds,
+        warehouse=warehouse,
     )
+
+
+def _require_aws(contracts: "Mapping[str, Contract]") -> None:
+    """Raises SettingsError that names each missing AWS connection, and the contract that needs it."""
+    from include.queue_etl.settings import read_all
+
+    read_all(*(partial(_require_aws_of, contract) for contract in contracts.values()))
+
+
+def _require_aws_of(contract: "Contract") -> None:
+    if contract.aws:
+        endpoint_urls(_required(contract.aws, AWS, f" of contract {contract.name}"), contract.aws)
+
+
+def _aws_at(without_boto3: bool, place: "QueuePlace") -> "Aws":
+    """How AWS is reached for queues of that place, by `aws_default` where it names no connection.
+
+    With `without_boto3` SQS is reached without it where `aws_access` can tell how.
+
+    Raises:
+        SettingsError: the place's connection is missing, or `service_config` is no object
+    """
+    from include.queue_etl.resources import Aws
+
+    conn_id = place.aws or AWS
+    connection = _required(place.aws, AWS) if place.aws else aws_connection()
+    return Aws(
+        partial(aws_session, conn_id, place.region),
+        endpoint_urls(connection, conn_id),
+        aws_access(connection, os.environ, place.region) if without_boto3 else None,
+        partial(_aws_at, without_boto3),
+    )
+
+
+def queue_to_watch(contract: "Contract") -> dict[str, Any]:
+    """The arguments with which the sensor finds the contract's queue."""
+    return {
+        "sqs_queue": contract.queue,
+        "aws_conn_id": contract.aws or AWS,
+        "region_name": contract.region or None,
+        "queue_account": contract.queue_account or None,
+    }
 
 
 def run_so_far() -> dict[str, bool]:
@@ -167,15 +238,17 @@ def run_has_ended() -> Callable[[str, str], bool]:
     )
 
 
-def aws_session() -> "boto3.Session":
+def aws_session(conn_id: str = AWS, region: str = "") -> "boto3.Session":
     """A session with the credentials and region of `aws_default`; without that connection, the machine's own.
+
+    Another connection and another region where they are given.
 
     Assumed roles refresh themselves. Imports boto3, about half a second of CPU: only steps that need AWS call
     it.
     """
     from airflow.providers.amazon.aws.hooks.base_aws import AwsGenericHook
 
-    return AwsGenericHook(aws_conn_id=AWS, client_type="sqs").get_session()
+    return AwsGenericHook(aws_conn_id=conn_id, client_type="sqs", region_name=region or None).get_session()
 
 
 def aws_connection() -> "Connection | None":
@@ -183,10 +256,13 @@ def aws_connection() -> "Connection | None":
     return _connection(AWS)
 
 
-def aws_access(connection: "Connection | None", environment: Mapping[str, str]) -> "Access | None":
+def aws_access(
+    connection: "Connection | None", environment: Mapping[str, str], region: str = ""
+) -> "Access | None":
     """Access to SQS where connection and environment say all there is to say; None where it takes boto3.
 
-    That is: a key with its secret in the connection, and in its extra no more than FIXED; or no connection.
+    They say it with a key and its secret in the connection, and no more than FIXED in its extra; or without a
+    connection. A region that is given wins over theirs.
     """
     from airflow.configuration import conf
 
@@ -195,7 +271,8 @@ def aws_access(connection: "Connection | None", environment: Mapping[str, str]) 
     given = _variables(connection)
     if given is None or conf.get("aws", "session_factory", fallback=None):
         return None
-    return from_environment({**environment, **given})
+    here = {"AWS_DEFAULT_REGION": region} if region else {}
+    return from_environment({**environment, **given, **here})
 
 
 def _variables(connection: "Connection | None") -> dict[str, str] | None:
@@ -222,7 +299,7 @@ def _variables(connection: "Connection | None") -> dict[str, str] | None:
     }
 
 
-def endpoint_urls(connection: "Connection | None") -> dict[str, str]:
+def endpoint_urls(connection: "Connection | None", conn_id: str = AWS) -> dict[str, str]:
     """Endpoints of SQS, S3 and KMS in the connection's extra; a service that is not there is AWS's own.
 
     `{"service_config": {"sqs": {"endpoint_url": ...}}}` wins over `{"endpoint_url": ...}`, as in the provider
@@ -234,12 +311,12 @@ def endpoint_urls(connection: "Connection | None") -> dict[str, str]:
     extra = connection.extra_dejson if connection else {}
     special, general = extra.get("service_config", {}), extra.get("endpoint_url")
     if not isinstance(special, dict):  # a URI can only say text
-        raise SettingsError([f"connection {AWS}: service_config has to be an object; write it as JSON"])
+        raise SettingsError([f"connection {conn_id}: service_config has to be an object; write it as JSON"])
     found = {name: special.get(name, {}).get("endpoint_url") or general for name in ("sqs", "s3", "kms")}
     return {name: url for name, url in found.items() if url}
 
 
-def warehouse_dsn(conn_id: str = WAREHOUSE) -> str:
+def warehouse_dsn(conn_id: str = WAREHOUSE, needed_by: str = "") -> str:
     """Connection string for libpq of a connection, with sslmode and every libpq option of its extra.
 
     Extra keys that libpq does not know are options of Airflow's PostgresHook and have no meaning here; `iam`
@@ -251,7 +328,7 @@ def warehouse_dsn(conn_id: str = WAREHOUSE) -> str:
     from psycopg.conninfo import make_conninfo
     from psycopg.pq import Conninfo
 
-    connection = _required(conn_id)
+    connection = _required(conn_id, conn_id.partition("__")[0], needed_by)
     extra = connection.extra_dejson
     if extra.get("iam"):
         raise SettingsError([f"connection {conn_id}: extra `iam` is not supported; give a password"])
@@ -273,18 +350,19 @@ def keyset_json() -> str:
     Raises:
         SettingsError: the connection is missing or empty
     """
-    connection = _required(KEYSET)
+    connection = _required(KEYSET, KEYSET)
     keyset: str | None = connection.password or connection.extra
     if not keyset:
         raise SettingsError([f"connection {KEYSET} has neither password nor extra: {HOW_TO_ADD[KEYSET]}"])
     return keyset
 
 
-def _required(conn_id: str) -> "Connection":
+def _required(conn_id: str, kind: str, needed_by: str = "") -> "Connection":
+    """The connection; raises SettingsError that says how to add one of that kind, a key of HOW_TO_ADD."""
     connection = _connection(conn_id)
     if connection is None:
-        variable = f"AIRFLOW_CONN_{conn_id.upper()}"
-        raise SettingsError([f"no connection {conn_id}: {HOW_TO_ADD[conn_id]} (or set {variable})"])
+        how, variable = HOW_TO_ADD[kind].replace(kind, conn_id, 1), f"AIRFLOW_CONN_{conn_id.upper()}"
+        raise SettingsError([f"no connection {conn_id}{needed_by}: {how} (or set {variable})"])
     return connection
 
 

@@ -82,6 +82,7 @@ class QueueWatch:
         region_name: wins over the connection's region
         min_messages: met when at least so many messages are visible
         max_age_seconds: met too when the oldest of the visible messages is older; None: never asked
+        account: number of the AWS account that owns the queue; None: that of the credentials
     """
 
     queue: str
@@ -89,6 +90,7 @@ class QueueWatch:
     region_name: str | None
     min_messages: int
     max_age_seconds: float | None
+    account: str | None = None  # a trigger that an earlier version stored has none
 
     def ask(self) -> PokeReturnValue:
         """Ask once: whether the condition holds, and the depth ("oldest_age_seconds" where it was needed).
@@ -130,7 +132,8 @@ class QueueWatch:
 
     @cached_property
     def _url(self) -> str:
-        return str(self._sqs.get_queue_url(QueueName=self.queue)["QueueUrl"])
+        owner = {"QueueOwnerAWSAccountId": self.account} if self.account else {}
+        return str(self._sqs.get_queue_url(QueueName=self.queue, **owner)["QueueUrl"])
 
     @cached_property
     def _sqs(self) -> Any:
@@ -198,6 +201,7 @@ class SqsQueueDepthSensor(BaseSensorOperator):
         sqs_queue: name of the queue. Not `queue`: that is the executor's, in every operator
         aws_conn_id: Airflow connection that gives credentials, region, endpoint; None: those of the machine
         region_name: wins over the connection's region
+        queue_account: number of the AWS account that owns the queue; None: that of the credentials
         min_messages: at least so many visible messages
         max_age_seconds: or a visible message, and CloudWatch says that the oldest is older; None: not asked
         timeout: seconds until the sensor gives up; 0: it asks once and never defers
@@ -211,6 +215,7 @@ class SqsQueueDepthSensor(BaseSensorOperator):
         "sqs_queue",
         "aws_conn_id",
         "region_name",
+        "queue_account",
         "min_messages",
         "max_age_seconds",
         "timeout",
@@ -222,6 +227,7 @@ class SqsQueueDepthSensor(BaseSensorOperator):
         sqs_queue: str,
         aws_conn_id: str | None = "aws_default",
         region_name: str | None = None,
+        queue_account: str | None = None,
         min_messages: int | str = 1,
         max_age_seconds: float | str | None = None,
         timeout: float | str = 60,
@@ -234,6 +240,7 @@ class SqsQueueDepthSensor(BaseSensorOperator):
         self.sqs_queue = sqs_queue
         self.aws_conn_id = aws_conn_id
         self.region_name = region_name
+        self.queue_account = queue_account
         self.min_messages = min_messages
         self.max_age_seconds = max_age_seconds
         self.timeout = timeout  # type: ignore[assignment]  # a template until the task runs
@@ -249,6 +256,7 @@ class SqsQueueDepthSensor(BaseSensorOperator):
             self.region_name,
             int(self.min_messages),
             None if self.max_age_seconds is None else float(self.max_age_seconds),
+            self.queue_account,
         )
 
     def poke(self, context: "Context") -> PokeReturnValue:

@@ -8,7 +8,10 @@ import json
 from typing import Any
 
 from include.contracts import load_contracts
+from include.queue_etl.cli import wiring
 from include.queue_etl.contract import Contract
+from include.queue_etl.contract.contract import QueuePlace
+from include.queue_etl.errors import SettingsError
 
 # As the engine's own `depth` names them.
 ATTRIBUTES = {
@@ -20,33 +23,39 @@ ATTRIBUTES = {
 
 def listing() -> list[dict[str, Any]]:
     """Return an entry a contract: its `name`, its `queues`, and the `error` that came of loading it."""
-    client, loaded = _client(), load_contracts()
+    loaded = load_contracts()
     return [
-        *(_contract(client, contract) for contract in loaded.good.values()),
+        *(_contract(contract) for contract in loaded.good.values()),
         *({"name": name, "error": problem, "queues": []} for name, problem in loaded.broken.items()),
     ]
 
 
-def _client() -> Any:
-    import boto3
+def _client(place: QueuePlace) -> Any:
     from botocore.config import Config
 
     # One attempt: a person waits for the answer, and "does not answer" is one.
     quick = Config(connect_timeout=3, read_timeout=5, retries={"total_max_attempts": 1})
-    return boto3.client("sqs", config=quick)
+    return wiring.session(place).client("sqs", config=quick)
 
 
-def _contract(client: Any, contract: Contract) -> dict[str, Any]:
+def _contract(contract: Contract) -> dict[str, Any]:
     pair = (contract.queue, contract.dead_letter_queue)
-    return {"name": contract.name, "error": None, "queues": [_queue(client, queue) for queue in pair]}
+    try:
+        client = _client(contract.place)
+    except SettingsError as error:
+        queues = [{"name": name, "depth": None, "error": error.problems[0]} for name in pair]
+    else:
+        queues = [_queue(client, name, contract.queue_account) for name in pair]
+    return {"name": contract.name, "error": None, "queues": queues}
 
 
-def _queue(client: Any, name: str) -> dict[str, Any]:
+def _queue(client: Any, name: str, account: str) -> dict[str, Any]:
     """Return the queue's `name`, its `depth` (None where it does not exist), and the `error` of asking."""
     from botocore.exceptions import BotoCoreError, ClientError
 
+    owner = {"QueueOwnerAWSAccountId": account} if account else {}
     try:
-        url = client.get_queue_url(QueueName=name)["QueueUrl"]
+        url = client.get_queue_url(QueueName=name, **owner)["QueueUrl"]
         said = client.get_queue_attributes(QueueUrl=url, AttributeNames=list(ATTRIBUTES.values()))
     except client.exceptions.QueueDoesNotExist:
         return {"name": name, "depth": None, "error": None}

@@ -13,7 +13,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from include.queue_etl.contract import Contract
-from include.queue_etl.errors import KeyServiceUnavailable, KeysetError, PreflightError
+from include.queue_etl.contract.contract import QueuePlace
+from include.queue_etl.errors import KeyServiceUnavailable, KeysetError, PreflightError, SettingsError
 from include.queue_etl.keys.keyset import Keyset
 from include.queue_etl.keys.keyset_document import KeysetDocument, MasterKey
 from include.queue_etl.settings import Settings
@@ -30,6 +31,11 @@ if TYPE_CHECKING:
 
 # Longest silence of Postgres within a statement of a run: a batch takes less than a second.
 BATCH_SILENCE_SECONDS = 120.0
+HERE = QueuePlace()
+
+
+def _nowhere_else(place: QueuePlace) -> "Aws":
+    raise SettingsError([f"AWS is reached in one way alone, and not by {place.aws or place.region}"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,19 +46,30 @@ class Aws:
         session: makes the boto3 session; called only where boto3 is needed
         endpoint_urls: by service (`sqs`, `s3`, `kms`), where boto3 does not find them itself
         access: to SQS, where it needs no boto3 session
+        elsewhere: how it is reached for a contract that names another connection or region; raises
+            SettingsError
     """
 
     session: "Callable[[], Session]"
     endpoint_urls: Mapping[str, str] = field(default_factory=dict)
     access: "Access | None" = None
+    elsewhere: "Callable[[QueuePlace], Aws]" = _nowhere_else
 
-    def queue(self, name: str, settings: Settings) -> "SqsQueue":
-        """The queue of that name; raises QueueRefused or QueueUnavailable."""
+    def at(self, place: QueuePlace) -> "Aws":
+        """How AWS is reached for queues of that place; raises SettingsError."""
+        return self.elsewhere(place) if place.aws or place.region else self
+
+    def queue(self, name: str, settings: Settings, account: str = "") -> "SqsQueue":
+        """The queue of that name, of another account where one is given.
+
+        Raises:
+            QueueRefused, QueueUnavailable: as for `SqsQueue.connect`
+        """
         from include.queue_etl.sqs.client import SqsQueue
 
         if self.access and settings.sqs_client == "pycurl":
-            return SqsQueue.at(self.access, name, settings)
-        return SqsQueue.connect(self.session(), name, settings, self.endpoint_urls.get("sqs"))
+            return SqsQueue.at(self.access, name, settings, account)
+        return SqsQueue.connect(self.session(), name, settings, self.endpoint_urls.get("sqs"), account)
 
     def master_key(self, uri: str) -> MasterKey | None:
         """Makes the KMS key that wraps the keyset; None where the settings name none."""
@@ -86,6 +103,7 @@ class Resources:
         warehouse_dsn: str,
         keyset_json: str | Callable[[], str],
         silence_seconds: float | None = None,
+        warehouse: str = "",
     ) -> None:
         """Connect to nothing yet.
 
@@ -95,13 +113,15 @@ class Resources:
             warehouse_dsn: libpq connection string; its role decides what can be done
             keyset_json: Tink JSON keyset, or what reads it when it is needed (raises KeysetError)
             silence_seconds: of the database, as for `postgres.connect`
+            warehouse: its name; the default one has none
         """
         self.settings = settings
         self.aws = aws
+        self.warehouse = warehouse
         self._warehouse_dsn = warehouse_dsn
         self._given_keyset = keyset_json
         self._silence_seconds = silence_seconds
-        self._queues: dict[str, SqsQueue] = {}
+        self._queues: dict[tuple[str, QueuePlace], SqsQueue] = {}
         self._opened = ExitStack()
 
     def __enter__(self) -> Self:
@@ -122,12 +142,18 @@ class Resources:
         self._opened.callback(database.close)
         return database
 
-    def queue(self, name: str) -> "SqsQueue":
-        """The queue of that name, the same at each call; raises QueueRefused or QueueUnavailable."""
-        if name not in self._queues:
-            queue = self._queues[name] = self.aws.queue(name, self.settings)
+    def queue(self, name: str, place: QueuePlace = HERE) -> "SqsQueue":
+        """The queue of that name in that place, the same at each call.
+
+        Raises:
+            QueueRefused, QueueUnavailable: as for `SqsQueue.connect`
+            SettingsError: the place's connection is missing
+        """
+        if (name, place) not in self._queues:
+            queue = self.aws.at(place).queue(name, self.settings, place.account)
+            self._queues[name, place] = queue
             self._opened.callback(queue.close)
-        return self._queues[name]
+        return self._queues[name, place]
 
     @cached_property
     def stored_keyset(self) -> KeysetDocument:
@@ -205,6 +231,8 @@ class Resources:
             "kms": self.settings.kms_key_uri,
         }
         endpoints = self.aws.endpoints([name for name in used if used[name]])
+        for place in {contract.place for contract in contracts} - {HERE}:
+            endpoints += self.aws.at(place).endpoints(["sqs"])
         try:
             keyset = self.stored_keyset
         except KeysetError:

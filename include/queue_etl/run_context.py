@@ -67,7 +67,7 @@ class RunContext:
     @property
     def queue(self) -> "SqsQueue":
         """The contract's queue; raises QueueRefused or QueueUnavailable."""
-        return self.resources.queue(self.contract.queue)
+        return self.resources.queue(self.contract.queue, self.contract.place)
 
     @cached_property
     def store(self) -> "RunStore":

@@ -23,6 +23,7 @@ ROOMS = (
     "sqs",
     "production",
     "resources",
+    "warehouses",
     "run_context",
     "steps",
     "operations",

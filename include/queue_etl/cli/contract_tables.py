@@ -105,7 +105,7 @@ def _found(contract: Contract) -> "Found | None":
     from include.queue_etl.postgres import catalogue, checks
     from include.queue_etl.postgres.connection import Database
 
-    with Database(wiring.connection_string(*wiring.OWNER)) as database:
+    with Database(wiring.owner_dsn(contract.warehouse, [contract.name])) as database:
         if problems := checks.schema_problems(database):
             raise WarehouseRefused("; ".join(problems))
         return database.transaction(lambda connection: catalogue.find(connection, contract.table))

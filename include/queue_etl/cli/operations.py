@@ -18,6 +18,8 @@ from include.queue_etl.cli.arguments import (
 )
 from include.queue_etl.cli.output import show
 from include.queue_etl.errors import SettingsError, StagedFileDamaged
+from include.queue_etl.resources import Resources
+from include.queue_etl.warehouses import Contracts, in_each
 
 REPLAY_EXAMPLES = """
 examples; without --apply they only count:
@@ -76,7 +78,7 @@ def shape(arguments: Arguments) -> None:
     from include.queue_etl.operations.shapes import kept_shapes, waiting_shapes
 
     contract = load_contract(arguments.contract)
-    with wiring.database(wiring.ON_CALL) as database:
+    with wiring.database(wiring.ON_CALL, contract) as database:
         if arguments.kept:
             groups, total = kept_shapes(database, contract, arguments.limit)
         else:
@@ -146,8 +148,7 @@ def reconcile(arguments: Arguments) -> None:
     """After a restore: load from the retained masked files what the ledger misses, of every contract."""
     from include.queue_etl.operations.reconcile import reconcile
 
-    with wiring.resources(wiring.MAINTAINER) as resources:
-        result = reconcile(resources, load_contracts().usable())
+    result = in_each(load_contracts().usable(), wiring.opening(wiring.MAINTAINER), reconcile)
     show(result, arguments.json)
     if result["damaged"]:
         raise StagedFileDamaged(f"{result['damaged']} batches could not be read; -v names them")
@@ -158,7 +159,7 @@ def dead_letters(arguments: Arguments) -> None:
     from include.queue_etl.operations.dead_letters import redrive_dead_letters
 
     contract = load_contract(arguments.contract)
-    with wiring.resources(wiring.MAINTAINER) as resources:
+    with wiring.of_contract(wiring.MAINTAINER, contract, queues=True) as resources:
         result = redrive_dead_letters(
             resources, contract, max_messages=arguments.max, dry_run=not arguments.apply
         )
@@ -170,5 +171,8 @@ def maintain(arguments: Arguments) -> None:
     from include.queue_etl.operations.maintenance import maintain
 
     contracts = load_contracts()
-    with wiring.resources(wiring.MAINTAINER) as resources:
-        show(maintain(resources, contracts.usable(), contracts.broken), arguments.json)
+
+    def job(resources: Resources, own: Contracts) -> dict[str, int]:
+        return maintain(resources, own, contracts.broken)
+
+    show(in_each(contracts.usable(), wiring.opening(wiring.MAINTAINER), job), arguments.json)

@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from include.queue_etl.cli.arguments import (
 )
 from include.queue_etl.cli.output import show, show_run
 from include.queue_etl.contract import Contract
+from include.queue_etl.contract.contract import QueuePlace
 from include.queue_etl.counts import in_words
 from include.queue_etl.errors import (
     PreflightError,
@@ -30,7 +32,9 @@ from include.queue_etl.errors import (
     RunFailed,
 )
 from include.queue_etl.run_context import RunContext
+from include.queue_etl.settings import read_all
 from include.queue_etl.staging.area import Kind
+from include.queue_etl.warehouses import by_warehouse, of_warehouse
 
 MAX_RECEIVES_BEFORE_DEAD_LETTER = 100  # above max_receives: the quarantine should come first
 RETENTION_SECONDS = 14 * 86_400  # the longest SQS keeps a message
@@ -65,8 +69,9 @@ def check(arguments: Arguments) -> None:
     """Check everything a run needs; receive no messages."""
     from include.queue_etl.postgres import checks
 
-    with wiring.resources(wiring.LOADER) as resources:
-        RunContext(resources, load_contract(arguments.contract), "check").preflight()
+    contract = load_contract(arguments.contract)
+    with wiring.of_contract(wiring.LOADER, contract, queues=True) as resources:
+        RunContext(resources, contract, "check").preflight()
         _warn(checks.log_warnings(resources.database))
     print("ready: queue, warehouse, keyset and staging answer")
 
@@ -149,8 +154,8 @@ def send(arguments: Arguments) -> None:
     if not arguments.file.is_file():
         problem = "is a directory" if arguments.file.is_dir() else "no such file"
         raise ValueError(f"{arguments.file}: {problem}")
-    name = load_contract(arguments.contract).queue
-    with wiring.queue(name) as queue, arguments.file.open("rb") as lines:
+    contract = load_contract(arguments.contract)
+    with wiring.queue(contract.queue, contract.place) as queue, arguments.file.open("rb") as lines:
         sent = queue.send(body for line in lines if (body := line.rstrip(b"\r\n")))
     print(f"sent {sent} messages to {queue.name}")
 
@@ -158,19 +163,21 @@ def send(arguments: Arguments) -> None:
 def depth(arguments: Arguments) -> None:
     """Show how many messages the queue holds; with --all, each queue and each dead-letter queue."""
     if arguments.contract is not None:
-        with wiring.queue(load_contract(arguments.contract).queue) as queue:
+        contract = load_contract(arguments.contract)
+        with wiring.queue(contract.queue, contract.place) as queue:
             show(asdict(queue.depth()), arguments.json)
         return
     contracts = load_contracts().usable().values()
-    depths = {name: _depth(name) for one in contracts for name in (one.queue, one.dead_letter_queue)}
+    pairs = [(name, one.place) for one in contracts for name in (one.queue, one.dead_letter_queue)]
+    depths = {name: _depth(name, place) for name, place in pairs}
     words = {name: in_words(found) if found else "does not exist" for name, found in depths.items()}
     show(depths if arguments.json else words, arguments.json)
 
 
-def _depth(name: str) -> dict[str, int] | None:
+def _depth(name: str, place: QueuePlace) -> dict[str, int] | None:
     """Counts of the queue; None where it does not exist."""
     try:
-        with wiring.queue(name) as queue:
+        with wiring.queue(name, place) as queue:
             return asdict(queue.depth())
     except QueueMissing:
         return None
@@ -190,32 +197,42 @@ def _create_queues(contract: Contract) -> dict[str, str]:
     from botocore.exceptions import BotoCoreError, ClientError
 
     retention = {"MessageRetentionPeriod": str(RETENTION_SECONDS)}
-    queue, dead = contract.queue, contract.dead_letter_queue
+    queue, dead, account = contract.queue, contract.dead_letter_queue, contract.queue_account
     try:
-        client = wiring.session().client("sqs")
-        url, state = _queue_url(client, dead, retention)
+        client = wiring.session(contract.place).client("sqs")
+        url, state = _queue_url(client, dead, account, retention)
         arn = client.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
         redrive = {"deadLetterTargetArn": arn, "maxReceiveCount": MAX_RECEIVES_BEFORE_DEAD_LETTER}
         attributes = {**retention, "RedrivePolicy": json.dumps(redrive)}
-        return {queue: _queue_url(client, queue, attributes)[1], dead: state}
+        return {queue: _queue_url(client, queue, account, attributes)[1], dead: state}
     except ClientError as error:
         raise QueueRefused(f"queue {queue!r}: {error.response['Error']['Code']}") from None
     except BotoCoreError as error:
         raise QueueRefused(f"queue {queue!r}: {type(error).__name__}") from None
 
 
-def _queue_url(client: Any, name: str, attributes: Mapping[str, str]) -> tuple[str, str]:
+def _queue_url(client: Any, name: str, account: str, attributes: Mapping[str, str]) -> tuple[str, str]:
     """URL of the queue, and `there`; or `made` where it was missing and has these attributes now."""
+    owner = {"QueueOwnerAWSAccountId": account} if account else {}
     try:
-        return client.get_queue_url(QueueName=name)["QueueUrl"], "there"
+        return client.get_queue_url(QueueName=name, **owner)["QueueUrl"], "there"
     except client.exceptions.QueueDoesNotExist:
         return client.create_queue(QueueName=name, Attributes=attributes)["QueueUrl"], "made"
 
 
 def migrate(arguments: Arguments) -> None:
-    """Bring the warehouse's schema, roles and grants up to date, and set the roles' passwords."""
+    """Bring schema, roles and grants of every warehouse up to date, and set the roles' passwords."""
     from include.queue_etl.postgres.migrations import upgrade
 
+    groups = by_warehouse(load_contracts().usable())
+    dsns = read_all(*(partial(wiring.owner_dsn, warehouse, own) for warehouse, own in groups.items()))
+    for dsn, (warehouse, contracts) in zip(dsns, groups.items(), strict=True):
+        _warn(upgrade(dsn, _passwords(warehouse), contracts.values()))
+        print(f"warehouse{warehouse and f' {warehouse}'}: schema, roles and grants are up to date")
+
+
+def _passwords(warehouse: str) -> dict[str, str]:
+    """Role -> the password that the environment has for it."""
     variables = {
         "etl_loader": "QUEUE_ETL_LOADER_PASSWORD",
         "etl_maintainer": "QUEUE_ETL_MAINTAINER_PASSWORD",
@@ -224,14 +241,8 @@ def migrate(arguments: Arguments) -> None:
         "pii_officer": "QUEUE_ETL_OFFICER_PASSWORD",
         "ops_ro": "QUEUE_ETL_OPS_PASSWORD",
     }
-    contracts = load_contracts().usable()
-    warnings = upgrade(
-        wiring.connection_string(*wiring.OWNER),
-        {role: os.environ[name] for role, name in variables.items() if os.environ.get(name)},
-        contracts.values(),
-    )
-    _warn(warnings)
-    print("warehouse: schema, roles and grants are up to date")
+    given = {role: os.environ.get(of_warehouse(name, warehouse)) for role, name in variables.items()}
+    return {role: password for role, password in given.items() if password}
 
 
 def _warn(warnings: Iterable[str]) -> None:

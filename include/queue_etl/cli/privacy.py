@@ -26,11 +26,12 @@ from include.queue_etl.contract import KINDS, SUBJECT
 from include.queue_etl.keys.keyset_document import KeysetDocument
 from include.queue_etl.private_files import new_text_file
 from include.queue_etl.resources import Resources
+from include.queue_etl.warehouses import Contracts, all_open, by_warehouse
 
 if TYPE_CHECKING:
     from include.queue_etl.privacy.audit import AuditLog, Purpose
+    from include.queue_etl.privacy.everywhere import Part
     from include.queue_etl.privacy.officer_store import KeptFields, StoredMessage
-    from include.queue_etl.privacy.subjects import Search
     from include.queue_etl.transform.quarantine import Original
     from include.queue_etl.transform.shapes import Shapes
 
@@ -81,6 +82,9 @@ def add_to(commands: Any) -> None:
         type=_mark,
         metavar="ID:HASH",
         help="as a command printed it: that entry must be there",
+    )
+    one.add_argument(
+        "--warehouse", default="", metavar="NAME", help="whose audit; default: the one without a name"
     )
     _add_keys(commands)
 
@@ -199,7 +203,7 @@ def _unmask_tokens(arguments: Arguments) -> None:
     with _usage():
         masked = subjects.require_recoverable(contract, arguments.field)
     tokens = [(masked, token) for token in arguments.tokens or read_lines(arguments.file)]
-    with wiring.resources(wiring.OFFICER) as resources, _audited(resources) as audit:
+    with wiring.of_contract(wiring.OFFICER, contract) as resources, _audited(resources) as audit:
         resources.require_schema()
         with _destination(arguments.output) as file:
             values = recovery.unmask(resources, audit, contract, tokens, _purpose(arguments))
@@ -209,22 +213,37 @@ def _unmask_tokens(arguments: Arguments) -> None:
 
 def _unmask_rows(arguments: Arguments, by: str) -> None:
     """Open all tokens of the rows that hold a value."""
+    value = _one_value(arguments.file) if arguments.user_id is None else arguments.user_id
+    if arguments.contract is None:
+        _unmask_everywhere(arguments, by, value)
+    else:
+        _unmask_in_one(arguments, by, value)
+
+
+def _unmask_in_one(arguments: Arguments, by: str, value: str) -> None:
+    from include.queue_etl.privacy import unmask as recovery
+    from include.queue_etl.privacy.subjects import Search
+
+    contract = load_contract(arguments.contract)
+    search = Search.of_field(contract, by, value)
+    with wiring.of_contract(wiring.OFFICER, contract) as resources, _audited(resources) as audit:
+        resources.require_schema()
+        ((_, tokens),) = recovery.find(resources, [search])
+        with _destination(arguments.output) as file:
+            values = recovery.unmask(resources, audit, contract, tokens, _purpose(arguments))
+            count = recovery.write_csv(values, file)
+    _show_unmasked(arguments, count, contract.table)
+
+
+def _unmask_everywhere(arguments: Arguments, by: str, value: str) -> None:
+    from include.queue_etl.privacy import everywhere
     from include.queue_etl.privacy import unmask as recovery
 
-    value = _one_value(arguments.file) if arguments.user_id is None else arguments.user_id
-    searches, purpose = _searches(arguments.contract, by, value), _purpose(arguments)
-    with wiring.resources(wiring.OFFICER) as resources, _audited(resources) as audit:
-        resources.require_schema()
-        found = recovery.find(resources, searches)
-        with _destination(arguments.output) as file:
-            if arguments.contract is None:
-                everywhere = recovery.unmask_everywhere(resources, audit, by, found, purpose)
-                count = recovery.write_csv(everywhere, file, recovery.NAMES)
-            else:
-                ((contract, tokens),) = found
-                values = recovery.unmask(resources, audit, contract, tokens, purpose)
-                count = recovery.write_csv(values, file)
-    _show_unmasked(arguments, count, searches[0].contract.table if arguments.contract else "no contract")
+    contracts, purpose = load_contracts().complete(), _purpose(arguments)
+    with _everywhere(wiring.OFFICER, contracts) as parts, _destination(arguments.output) as file:
+        values = everywhere.unmask(parts, by, value, purpose)
+        count = recovery.write_csv(values, file, recovery.NAMES)
+    _show_unmasked(arguments, count, "no contract")
 
 
 def _show_unmasked(arguments: Arguments, count: int, where: str) -> None:
@@ -277,15 +296,6 @@ def _require_searchable(contract: str | None, by: str) -> None:
         subjects.require_field(load_contract(contract), by)
 
 
-def _searches(contract: str | None, by: str, value: str) -> "list[Search]":
-    """For the value in one contract, or in every one; raises ContractBroken where one of them is broken."""
-    from include.queue_etl.privacy.subjects import Search
-
-    if contract is None:
-        return [Search.of_kind(one, by, value) for one in load_contracts().complete().values()]
-    return [Search.of_field(load_contract(contract), by, value)]
-
-
 def _one_value(file: Path | None) -> str:
     values = read_lines(file)
     if len(values) != 1:
@@ -307,7 +317,7 @@ def mask(arguments: Arguments) -> None:
     values = arguments.values or read_lines(arguments.file)
     if not values:
         raise ValueError("give a value, each on a line of its own")
-    with wiring.resources(wiring.OFFICER) as resources, _audited(resources) as audit:
+    with wiring.of_contract(wiring.OFFICER, contract) as resources, _audited(resources) as audit:
         resources.require_schema()
         found = masking.mask(resources, audit, contract, column, values, _purpose(arguments))
         lines = [masked._asdict() for masked in found]
@@ -330,7 +340,7 @@ def show_message(arguments: Arguments) -> None:
     from include.queue_etl.transform.shapes import Shapes
 
     contract = load_contract(arguments.contract)
-    with wiring.resources(wiring.OFFICER) as resources, _audited(resources) as audit:
+    with wiring.of_contract(wiring.OFFICER, contract) as resources, _audited(resources) as audit:
         resources.require_schema()
         messages = OfficerStore(resources.database).of_message(contract, arguments.message_id)
         if not messages:
@@ -383,15 +393,37 @@ def _audited(resources: Resources) -> "Iterator[AuditLog]":
     try:
         yield audit
     finally:
-        if entry := audit.last_entry:
-            print(f"audit entry {entry.mark}", file=sys.stderr)
+        _show_mark(resources, audit)
+
+
+@contextmanager
+def _everywhere(role: tuple[str, str], contracts: Contracts) -> "Iterator[list[Part]]":
+    """Every warehouse in this role, with its audit; marks are printed as `_audited` does."""
+    from include.queue_etl.privacy.everywhere import Part
+
+    with all_open(contracts, wiring.opening(role)) as opened:
+        parts = [*map(Part.of, opened)]
+        try:
+            yield parts
+        finally:
+            for part in parts:
+                _show_mark(part.resources, part.audit)
+
+
+def _show_mark(resources: Resources, audit: "AuditLog") -> None:
+    if entry := audit.last_entry:
+        where = f" of warehouse {resources.warehouse}" if resources.warehouse else ""
+        print(f"audit entry {entry.mark}{where}", file=sys.stderr)
 
 
 def verify_audit(arguments: Arguments) -> None:
-    """Follow the audit's chain of hashes; fail at the first entry that was changed, removed or put in."""
+    """Follow an audit's chain of hashes; fail at the first entry that was changed, removed or put in."""
     from include.queue_etl.privacy import audit
 
-    with wiring.resources(wiring.OFFICER) as resources:
+    groups = by_warehouse(load_contracts().usable())
+    if arguments.warehouse not in groups:
+        raise UsageError(f"no contract names a warehouse {arguments.warehouse!r}")
+    with wiring.resources(wiring.OFFICER, arguments.warehouse, groups[arguments.warehouse]) as resources:
         last = audit.verify(audit.AuditLog(resources.database).entries(), arguments.mark)
     print(f"the audit is whole; last entry {last.mark}" if last else "the audit is empty")
 
@@ -413,7 +445,7 @@ def _erase_in_one(arguments: Arguments, value: str) -> None:
 
     contract = load_contract(arguments.contract)
     subject = Subject(contract, arguments.by, value)
-    with wiring.resources(wiring.OFFICER) as resources, _audited(resources) as audit:
+    with wiring.of_contract(wiring.OFFICER, contract) as resources, _audited(resources) as audit:
         result = erase(resources, audit, subject, _purpose(arguments), dry_run=not arguments.apply)
     show(result, arguments.json)
     if not any(result[kind] for kind in FOUND):
@@ -421,11 +453,14 @@ def _erase_in_one(arguments: Arguments, value: str) -> None:
 
 
 def _erase_everywhere(arguments: Arguments, value: str) -> None:
-    from include.queue_etl.privacy.erase import COUNTS, erase_everywhere
+    from include.queue_etl.privacy import everywhere
+    from include.queue_etl.privacy.erase import COUNTS
+    from include.queue_etl.privacy.subjects import Search
 
-    searches, dry_run = _searches(None, arguments.by, value), not arguments.apply
-    with wiring.resources(wiring.OFFICER) as resources, _audited(resources) as audit:
-        counts = erase_everywhere(resources, audit, searches, _purpose(arguments), dry_run=dry_run)
+    contracts, dry_run = load_contracts().complete(), not arguments.apply
+    searches = [Search.of_kind(contract, arguments.by, value) for contract in contracts.values()]
+    with _everywhere(wiring.OFFICER, contracts) as parts:
+        counts = everywhere.erase(parts, arguments.by, value, _purpose(arguments), dry_run=dry_run)
     total = {name: sum(one[name] for one in counts.values()) for name in COUNTS}
     if arguments.json:
         show({"dry_run": dry_run, "contracts": counts, "total": total}, as_json=True)
@@ -439,12 +474,10 @@ def _erase_everywhere(arguments: Arguments, value: str) -> None:
 
 def remask(arguments: Arguments) -> None:
     """Move everything, of every contract, to the keyset's primary key; pipelines may run."""
-    from include.queue_etl.privacy import rotation
+    from include.queue_etl.privacy import everywhere
 
-    with wiring.resources(wiring.REMASKER) as resources, _audited(resources) as audit:
-        show(
-            rotation.remask(resources, audit, load_contracts().usable(), _purpose(arguments)), arguments.json
-        )
+    with _everywhere(wiring.REMASKER, load_contracts().usable()) as parts:
+        show(everywhere.remask(parts, _purpose(arguments)), arguments.json)
 
 
 def create_key(arguments: Arguments) -> None:
@@ -479,10 +512,10 @@ def wrap_keys(arguments: Arguments) -> None:
 
 def key_status(arguments: Arguments) -> None:
     """Show each key, and what is encrypted with it."""
-    from include.queue_etl.privacy import rotation
+    from include.queue_etl.privacy import everywhere
 
-    with wiring.resources(wiring.REMASKER) as resources:
-        keys = rotation.status(resources, load_contracts().usable())
+    with _everywhere(wiring.REMASKER, load_contracts().usable()) as parts:
+        keys = everywhere.status(parts)
     if arguments.json:
         for key in keys:
             show(key, as_json=True)
@@ -492,17 +525,10 @@ def key_status(arguments: Arguments) -> None:
 
 def destroy_key(arguments: Arguments) -> None:
     """Remove a key for good; refused while anything is encrypted with it."""
-    from include.queue_etl.privacy import rotation
+    from include.queue_etl.privacy import everywhere
 
-    with wiring.resources(wiring.REMASKER) as resources, _audited(resources) as audit:
-        document = rotation.retire(
-            resources,
-            audit,
-            load_contracts().complete(),
-            arguments.key_id,
-            _purpose(arguments),
-            arguments.abandon_one_way,
-        )
+    with _everywhere(wiring.REMASKER, load_contracts().complete()) as parts:
+        document = everywhere.retire(parts, arguments.key_id, _purpose(arguments), arguments.abandon_one_way)
     _keep_keyset(arguments, document, f"key {arguments.key_id} is gone: give the keyset to every process")
 
 

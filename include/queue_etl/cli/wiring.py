@@ -2,19 +2,23 @@
 
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from include.contracts import load_contract
 from include.queue_etl.cli.arguments import Arguments
+from include.queue_etl.contract import Contract
+from include.queue_etl.contract.contract import QueuePlace
 from include.queue_etl.errors import KeysetError, SettingsError
-from include.queue_etl.resources import BATCH_SILENCE_SECONDS, Aws, Resources
+from include.queue_etl.resources import BATCH_SILENCE_SECONDS, HERE, Aws, Resources
 from include.queue_etl.run_context import RunContext
 from include.queue_etl.settings import Settings, read_all
 from include.queue_etl.sqs.credentials import from_environment
+from include.queue_etl.warehouses import Contracts, Opening, named, of_warehouse, staging_of
 
 if TYPE_CHECKING:
     from boto3 import Session
@@ -40,63 +44,137 @@ def run_context(
     contract = load_contract(arguments.contract)
     moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
     name = arguments.run_id or f"{arguments.name}__{moment}-{secrets.token_hex(2)}"
-    with resources(role, check_dsn=check_dsn, **{**contract.settings, **overrides}) as opened:
+    given = {**contract.settings, **overrides}
+    with of_contract(role, contract, queues=True, check_dsn=check_dsn, **given) as opened:
         yield RunContext(opened, contract, name)
 
 
-def resources(role: tuple[str, str], *, check_dsn: bool = True, **overrides: int) -> Resources:
+def of_contract(
+    role: tuple[str, str],
+    contract: Contract,
+    *,
+    queues: bool = False,
+    check_dsn: bool = True,
+    **overrides: int,
+) -> Resources:
+    """What a job works with for one contract; arguments and errors as for `resources`."""
+    own = {contract.name: contract}
+    return resources(role, contract.warehouse, own, queues=queues, check_dsn=check_dsn, **overrides)
+
+
+def opening(role: tuple[str, str]) -> Opening:
+    """Opens any warehouse in this role."""
+    return partial(resources, role)
+
+
+def resources(
+    role: tuple[str, str],
+    warehouse: str,
+    contracts: Contracts,
+    *,
+    queues: bool = False,
+    check_dsn: bool = True,
+    **overrides: int,
+) -> Resources:
     """What a job works with.
 
     Args:
         role: the variable that holds its connection string, and its name
+        warehouse: its name
+        contracts: of that warehouse
+        queues: the job cannot do without their queues
         check_dsn: look at the connection string now, which takes the import of psycopg, 0.1 s of CPU
         overrides: of settings
 
     Raises:
         SettingsError: names everything that is missing or wrong, and how to fix it
     """
-    variable, name = role
     dsn_of = connection_string if check_dsn else required_variable
-    dsn, file, settings = read_all(
-        lambda: dsn_of(variable, f"libpq connection string of role {name}"),
+    dsn, file, settings, _ = read_all(
+        lambda: dsn_of(*variable_of(role, warehouse, contracts)),
         _keyset_file,
         lambda: Settings.from_environment(os.environ, **overrides),
+        lambda: _require_profiles(contracts if queues else {}),
     )
     return Resources(
-        settings,
-        Aws(session, access=from_environment(os.environ)),
+        staging_of(settings, warehouse),
+        _aws(),
         warehouse_dsn=dsn,
         keyset_json=lambda: _keyset_json(file),
         silence_seconds=BATCH_SILENCE_SECONDS if role == LOADER else None,
+        warehouse=warehouse,
     )
 
 
+def variable_of(role: tuple[str, str], warehouse: str, contracts: Iterable[str]) -> tuple[str, str]:
+    """The variable that holds the role's connection string for a warehouse, and what it means."""
+    variable, name = role
+    meaning = name if role == OWNER else f"libpq connection string of role {name}"
+    return of_warehouse(variable, warehouse), f"{meaning}{named(warehouse, contracts)}"
+
+
+def owner_dsn(warehouse: str, contracts: Iterable[str]) -> str:
+    """Connection string of who migrates the warehouse; raises SettingsError."""
+    return connection_string(*variable_of(OWNER, warehouse, contracts))
+
+
 @contextmanager
-def database(role: tuple[str, str]) -> "Iterator[Database]":
-    """The warehouse alone, for a role that needs no keyset; raises SettingsError."""
+def database(role: tuple[str, str], contract: Contract) -> "Iterator[Database]":
+    """The contract's warehouse alone, for a role that needs no keyset; raises SettingsError."""
     from include.queue_etl.postgres.connection import Database
 
-    variable, name = role
-    with Database(connection_string(variable, f"libpq connection string of role {name}")) as opened:
+    with Database(connection_string(*variable_of(role, contract.warehouse, [contract.name]))) as opened:
         yield opened
 
 
 @contextmanager
-def queue(name: str, **overrides: int) -> "Iterator[SqsQueue]":
+def queue(name: str, place: QueuePlace = HERE, **overrides: int) -> "Iterator[SqsQueue]":
     """The queue of that name alone; `overrides` are of settings."""
     settings = _settings_of_no_run(**overrides)
-    queue = Aws(session, access=from_environment(os.environ)).queue(name, settings)
+    queue = _aws().at(place).queue(name, settings, place.account)
     try:
         yield queue
     finally:
         queue.close()
 
 
-def session() -> "Session":
-    """A boto3 session, by everything boto3 reads itself."""
-    import boto3
+def _aws() -> Aws:
+    return Aws(session, access=from_environment(os.environ), elsewhere=_aws_at)
 
-    return boto3.Session()
+
+def _aws_at(place: QueuePlace) -> Aws:
+    """AWS by another profile, or in another region."""
+    region = {"AWS_DEFAULT_REGION": place.region} if place.region else {}
+    access = None if place.aws else from_environment({**os.environ, **region})
+    return Aws(lambda: session(place), access=access)
+
+
+def session(place: QueuePlace = HERE) -> "Session":
+    """A boto3 session, by everything boto3 reads itself, or by the profile that a contract names.
+
+    Raises:
+        SettingsError: there is no such profile
+    """
+    import boto3
+    from botocore.exceptions import ProfileNotFound
+
+    try:
+        return boto3.Session(profile_name=place.aws or None, region_name=place.region or None)
+    except ProfileNotFound:
+        raise SettingsError([_no_profile(place.aws)]) from None
+
+
+def _require_profiles(contracts: Contracts) -> None:
+    """Raises SettingsError that names each profile which is missing, and the contract that needs it."""
+    using = {name: contract.aws for name, contract in contracts.items() if contract.aws}
+    there = session().available_profiles if using else []
+    problems = [f"contract {name}: {_no_profile(aws)}" for name, aws in using.items() if aws not in there]
+    if problems:
+        raise SettingsError(problems)
+
+
+def _no_profile(name: str) -> str:
+    return f"no profile {name!r} of AWS: add [profile {name}] to the file of AWS_CONFIG_FILE (~/.aws/config)"
 
 
 def keyset_file() -> "KeysetFile":

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import msgspec
 
@@ -19,8 +19,31 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # In lower case: the warehouse's functions look the name up as text, whose capitals Postgres lowers.
 _TABLE = re.compile(r"[a-z_][a-z0-9_]*\.[a-z_][a-z0-9_]*")
 
+# Of SQS, less the four characters that name the dead-letter queue:
+# https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/quotas-queues.html
+_QUEUE = re.compile(r"[A-Za-z0-9_-]{1,76}")
+_AWS = re.compile(r"[A-Za-z0-9_.:/-]{1,200}")
+_REGION = re.compile(r"[a-z]{2}(-[a-z]+)+-[0-9]+")
+_ACCOUNT = re.compile(r"[0-9]{12}")
+# It becomes the end of variables and of ids of connections, and a folder of staging that is no UUID.
+_WAREHOUSE = re.compile(r"[a-z]([a-z0-9]|_(?!_)){0,29}(?<!_)")
+
 UnknownFields = Literal["ignore", "reject", "keep"]
 PersonalDataCheck = Literal["count", "quarantine", "off"]
+
+
+class QueuePlace(NamedTuple):
+    """Where a contract's two queues are; what is empty is the deployment's own.
+
+    Attributes:
+        aws: Airflow connection, outside Airflow a profile of boto3: credentials, region, endpoint
+        region: wins over that of `aws`
+        account: of AWS, which owns the queues
+    """
+
+    aws: str = ""
+    region: str = ""
+    account: str = ""
 
 
 @dataclass(frozen=True)
@@ -51,6 +74,11 @@ class Contract:
         tags: of the DAG, behind those that all have
         retries: how often a task is tried again
         settings: of this pipeline alone; they win over the environment, and a run's form wins over them
+        aws: Airflow connection with the credentials for the queue, outside Airflow a profile of boto3; "":
+            those of the deployment
+        region: of the queue; "": that of the credentials
+        queue_account: number of the AWS account that owns the queue; "": that of the credentials
+        warehouse: name of a warehouse that has connections of its own; "": that of the deployment
     """
 
     name: str
@@ -71,6 +99,10 @@ class Contract:
     tags: tuple[str, ...] = ()
     retries: int = 4
     settings: Mapping[str, int] = field(default_factory=dict, hash=False)
+    aws: str = ""
+    region: str = ""
+    queue_account: str = ""
+    warehouse: str = ""
 
     def __post_init__(self) -> None:
         problems = list(self._problems())
@@ -126,11 +158,21 @@ class Contract:
         """Name of the queue's dead-letter queue."""
         return f"{self.queue}-dlq"
 
+    @property
+    def place(self) -> QueuePlace:
+        """Where both queues are."""
+        return QueuePlace(self.aws, self.region, self.queue_account)
+
+    @property
+    def asset(self) -> str:
+        """The table, told from one of the same name in another warehouse."""
+        return f"{self.warehouse}.{self.table}" if self.warehouse else self.table
+
     # Is it sound?
 
     def _problems(self) -> Iterator[str]:
-        if self.queue.endswith(".fifo"):
-            yield f"{self.queue} is a FIFO queue, which is not supported: give it a standard queue"
+        yield from self._queue_problems()
+        yield from self._connection_problems()
         yield from pipeline_problems(self.settings)
         yield from self._choice_problems()
         if self.retries < 0:
@@ -165,6 +207,28 @@ class Contract:
                 yield f"table {table!r}: give its schema and its name in lower case, such as public.orders"
             if times > 1:
                 yield f"table {table!r} is named {times} times: each is another one"
+
+    def _queue_problems(self) -> Iterator[str]:
+        if self.queue.endswith(".fifo"):
+            yield f"{self.queue} is a FIFO queue, which is not supported: give it a standard queue"
+        elif not _QUEUE.fullmatch(self.queue):
+            yield (
+                f"queue {self.queue!r}: give letters, digits, - and _, at most 76 with "
+                "QUEUE_ETL_QUEUE_SUFFIX: SQS takes 80, and the dead-letter queue ends in -dlq"
+            )
+
+    def _connection_problems(self) -> Iterator[str]:
+        if self.aws and not _AWS.fullmatch(self.aws):
+            yield f"aws={self.aws!r}: give the id of an Airflow connection, such as orders_aws"
+        if self.region and not _REGION.fullmatch(self.region):
+            yield f"region={self.region!r}: give one such as eu-west-1"
+        if self.queue_account and not _ACCOUNT.fullmatch(self.queue_account):
+            yield f"queue_account={self.queue_account!r}: give the 12 digits of an AWS account, as text"
+        if self.warehouse and not _WAREHOUSE.fullmatch(self.warehouse):
+            yield (
+                f"warehouse={self.warehouse!r}: give lower-case letters, digits and single _, "
+                "at most 30, such as orders"
+            )
 
     def _name_problems(self, columns: tuple[Column, ...]) -> Iterator[str]:
         for name, times in Counter(column.name for column in columns).items():

@@ -45,7 +45,7 @@ def redrive_dead_letters(
     """
     counts = Counter(dict.fromkeys(COUNTS, 0))
     held: set[str] = set()  # receipt handles of messages that stay
-    dead_letters = resources.queue(contract.dead_letter_queue)
+    dead_letters = resources.queue(contract.dead_letter_queue, contract.place)
     settings = resources.settings
     most = settings.max_messages if max_messages is None else max_messages
     # Then what is held must be released, before it comes back by itself and is counted twice.
@@ -63,6 +63,13 @@ def redrive_dead_letters(
     return result
 
 
+def _send_back(resources: Resources, contract: Contract, messages: Sequence[Message]) -> list[str]:
+    """Receipt handles of the messages that are on the queue again."""
+    queue = resources.queue(contract.queue, contract.place)
+    needed = [column.message_attribute for column in contract.asked_for]
+    return [message.receipt_handle for message in queue.resend(messages, needed)]
+
+
 def _redrive(
     resources: Resources,
     contract: Contract,
@@ -78,12 +85,10 @@ def _redrive(
     counts.update(messages=len(messages), committed=len(committed), others=len(others))
     if dry_run:
         return set()
-    dead_letters = resources.queue(contract.dead_letter_queue)
+    dead_letters = resources.queue(contract.dead_letter_queue, contract.place)
     if committed:
         counts["deleted"] += dead_letters.delete(committed).done
-    needed = [column.message_attribute for column in contract.asked_for]
-    taken = resources.queue(contract.queue).resend(others, needed) if others else []
-    sent = [message.receipt_handle for message in taken]
+    sent = _send_back(resources, contract, others) if others else []
     if sent:
         dead_letters.delete(sent)
     counts["redriven"] += len(sent)

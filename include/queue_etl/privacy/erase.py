@@ -71,7 +71,7 @@ def erase(
         WarehouseUnavailable, WarehouseRefused, StagingUnavailable: a repetition does the rest
     """
     search = Search.of_field(subject.contract, subject.field, subject.value)
-    [(search, places)] = _ready(resources, [search])
+    [(search, places)] = ready(resources, [search])
     # Before the deed, as nothing may happen that is not on record: a count tells whether somebody is there.
     details = {"contract": subject.contract.name, "field": subject.field}
     audit.record("erase dry run" if dry_run else "erase", purpose, details)
@@ -105,27 +105,29 @@ def erase_everywhere(
         PreflightError: as `erase` does, with the problems of all contracts; nothing was done
         WarehouseUnavailable, WarehouseRefused, StagingUnavailable: a repetition does the rest
     """
-    ready = _ready(resources, searches)
+    places_of = ready(resources, searches)
     by = {search.by for search in searches}
     details = {"by": ", ".join(by), "contracts": {search.contract.name: search.fields for search in searches}}
     audit.record("erase dry run" if dry_run else "erase", purpose, details)
-    counts = {search.contract.name: _erase(resources, search, places, dry_run) for search, places in ready}
+    counts = {
+        search.contract.name: _erase(resources, search, places, dry_run) for search, places in places_of
+    }
     if not dry_run:
         audit.record("erased", purpose, {**details, "counts": counts})
     return counts
 
 
-def _ready(resources: Resources, searches: Sequence[Search]) -> list[tuple[Search, list[Place]]]:
+def ready(resources: Resources, searches: Sequence[Search]) -> list[tuple[Search, list[Place]]]:
     """Each search with where its value may stand; raises PreflightError where something is not ready."""
     resources.require_schema()
     store, document = OfficerStore(resources.database), resources.keyset_document
-    ready = [(search, search.places(document)) for search in searches]
+    found = [(search, search.places(document)) for search in searches]
     refuse_problems(
         store.erase_problems(table, places)
-        for search, places in ready
+        for search, places in found
         for table in search.contract.each_table()
     )
-    return ready
+    return found
 
 
 def _erase(resources: Resources, search: Search, places: Sequence[Place], dry_run: bool) -> dict[str, int]:

@@ -9,8 +9,9 @@ fields cannot be moved, as nobody knows what they stand for.
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -106,7 +107,8 @@ def usage(resources: Resources, columns: Sequence[MaskedColumn], key_id: int) ->
         *(_usage_of(column, store.count_tokens(column, key_id)) for column in columns),
         *(Usage(place, store.count_payloads(table, key_id)) for table, place in PLACES.items()),
     ]
-    return [used for used in found if used.count]
+    where = f"warehouse {resources.warehouse}: " if resources.warehouse else ""
+    return [replace(used, place=f"{where}{used.place}") for used in found if used.count]
 
 
 def _usage_of(column: MaskedColumn, count: int) -> Usage:
@@ -170,6 +172,20 @@ def retire(
         KeysetError: it is the primary key, or not there
     """
     resources.require_schema()
+    with retiring(resources, contracts, key_id, abandon_one_way=abandon_one_way) as rest:
+        audit.record("destroy key", purpose, {"key_id": key_id})
+    return rest
+
+
+@contextmanager
+def retiring(
+    resources: Resources, contracts: Contracts, key_id: int, *, abandon_one_way: bool
+) -> Iterator[KeysetDocument]:
+    """The keyset without this key, which is retired in the warehouse unless something fails meanwhile.
+
+    Raises:
+        KeyInUse, KeysetError: as `retire` does
+    """
     document, store = resources.keyset_document, RemaskStore(resources.database)
     rest = document.remove_key(key_id)
     check_value = document.only_key(key_id).check_value()
@@ -177,11 +193,10 @@ def retire(
     store.set_retired(key_id, check_value, retired=True)
     try:
         _require_unused(resources, contracts, key_id, abandon_one_way)
-        audit.record("destroy key", purpose, {"key_id": key_id})
+        yield rest
     except BaseException:
         store.set_retired(key_id, check_value, retired=False)
         raise
-    return rest
 
 
 # What that is made of -----------------------------------------------------------------------------
@@ -190,7 +205,8 @@ def retire(
 def _require_unused(resources: Resources, contracts: Contracts, key_id: int, abandon_one_way: bool) -> None:
     problems = []
     if runs := RemaskStore(resources.database).count_open_runs():
-        problems.append(f"{runs} runs are open: try again when they are finished")
+        where = f" in warehouse {resources.warehouse}" if resources.warehouse else ""
+        problems.append(f"{runs} runs are open{where}: try again when they are finished")
     columns = RemaskStore(resources.database).masked_columns(contracts.values())
     for used in usage(resources, columns, key_id):
         if not (abandon_one_way and used.is_one_way):

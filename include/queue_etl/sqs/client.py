@@ -127,25 +127,37 @@ class SqsQueue:
         open_transport: given the long poll in seconds, a transport
         name: of the queue
         settings: see Settings
+        account: that owns the queue; "": that of the credentials
 
     Raises:
         QueueRefused, QueueUnavailable: as for `connect`
     """
 
     def __init__(
-        self, access: Access, open_transport: Callable[[int], Transport], name: str, settings: Settings
+        self,
+        access: Access,
+        open_transport: Callable[[int], Transport],
+        name: str,
+        settings: Settings,
+        account: str = "",
     ) -> None:
         self.name = name
         self._open_transport = open_transport
         self._settings = settings
         self._batches: Exchange | None = None
         self._place = _Place(name, access.region, access.endpoint)
-        url = self._ask("GetQueueUrl", wire.UrlReply, {"QueueName": name}).queue_url
+        owner = {"QueueOwnerAWSAccountId": account} if account else {}
+        url = self._ask("GetQueueUrl", wire.UrlReply, {"QueueName": name, **owner}).queue_url
         self._place = _Place(name, access.region, access.endpoint, url)
 
     @classmethod
     def connect(
-        cls, session: "Session", name: str, settings: Settings, endpoint_url: str | None = None
+        cls,
+        session: "Session",
+        name: str,
+        settings: Settings,
+        endpoint_url: str | None = None,
+        account: str = "",
     ) -> "SqsQueue":
         """The queue of that name, by the credentials and region of a boto3 session.
 
@@ -167,12 +179,16 @@ class SqsQueue:
         access = Access(meta.endpoint_url, meta.region_name, credentials, _ca_bundle())
         if settings.sqs_client == "boto3":
             return cls(
-                access, lambda _wait_seconds: BotoTransport(client, settings.transfers), name, settings
+                access,
+                lambda _wait_seconds: BotoTransport(client, settings.transfers),
+                name,
+                settings,
+                account,
             )
-        return cls.at(access, name, settings)
+        return cls.at(access, name, settings, account)
 
     @classmethod
-    def at(cls, access: Access, name: str, settings: Settings) -> "SqsQueue":
+    def at(cls, access: Access, name: str, settings: Settings, account: str = "") -> "SqsQueue":
         """The queue of that name, through libcurl, without boto3.
 
         Raises:
@@ -185,7 +201,7 @@ class SqsQueue:
                 access.endpoint, access.region, access.credentials, access.ca_bundle, longest
             )
 
-        return cls(access, open_transport, name, settings)
+        return cls(access, open_transport, name, settings, account)
 
     def depth(self) -> Depth:
         """How many messages there are now.
