@@ -5,7 +5,7 @@ import os
 import re
 from pathlib import Path
 
-from devstack import emulator, ports, postgres
+from devstack import emulator, ports, postgres, warehouses
 from devstack.credentials import fernet_key, secret, signing_key, write_private
 from devstack.postgres import AIRFLOW, WAREHOUSE, Login
 from devstack.settings import Settings
@@ -41,6 +41,7 @@ def build(settings: Settings) -> dict[str, str]:
         **_engine(settings),
         **_airflow(settings),
         **_connections(settings),
+        **_other_warehouses(settings),
         "NO_PROXY": "127.0.0.1,localhost",
         "no_proxy": "127.0.0.1,localhost",
     }
@@ -104,14 +105,31 @@ def _aws(settings: Settings) -> dict[str, str]:
     }
 
 
+def _dsns(settings: Settings, database: str) -> dict[str, str]:
+    return {
+        "QUEUE_ETL_WAREHOUSE_DSN": login(settings, "etl_loader").url(database),
+        "QUEUE_ETL_MAINTAINER_DSN": login(settings, "etl_maintainer").url(database),
+        "QUEUE_ETL_REMASKER_DSN": login(settings, "etl_remasker").url(database),
+        "QUEUE_ETL_OWNER_DSN": postgres.superuser(settings).url(database),
+        "QUEUE_ETL_OFFICER_DSN": login(settings, "pii_officer").url(database),
+        "QUEUE_ETL_OPS_DSN": login(settings, "ops_ro").url(database),
+    }
+
+
+def _other_warehouses(settings: Settings) -> dict[str, str]:
+    """Those that contracts name, on the same server: the roles are its own, and so are their passwords."""
+    found: dict[str, str] = {}
+    for name in warehouses.names(settings):
+        database = warehouses.database(name)
+        connections = _warehouse_connections(settings, database)
+        texts = {variable: json.dumps(connection) for variable, connection in connections.items()}
+        found |= warehouses.variables(name, {**_dsns(settings, database), **texts})
+    return found
+
+
 def _engine(settings: Settings) -> dict[str, str]:
     return {
-        "QUEUE_ETL_WAREHOUSE_DSN": login(settings, "etl_loader").url(WAREHOUSE),
-        "QUEUE_ETL_MAINTAINER_DSN": login(settings, "etl_maintainer").url(WAREHOUSE),
-        "QUEUE_ETL_REMASKER_DSN": login(settings, "etl_remasker").url(WAREHOUSE),
-        "QUEUE_ETL_OWNER_DSN": postgres.superuser(settings).url(WAREHOUSE),
-        "QUEUE_ETL_OFFICER_DSN": login(settings, "pii_officer").url(WAREHOUSE),
-        "QUEUE_ETL_OPS_DSN": login(settings, "ops_ro").url(WAREHOUSE),
+        **_dsns(settings, WAREHOUSE),
         "QUEUE_ETL_KEYSET_FILE": str(keyset_file(settings)),
         "QUEUE_ETL_STAGING": str(settings.state / "staging"),
         "QUEUE_ETL_LOADER_PASSWORD": login(settings, "etl_loader").password,
@@ -165,15 +183,21 @@ def _connections(settings: Settings) -> dict[str, str]:
             "password": aws["AWS_SECRET_ACCESS_KEY"],
             "extra": {"endpoint_url": aws["AWS_ENDPOINT_URL"], "region_name": aws["AWS_DEFAULT_REGION"]},
         },
-        "AIRFLOW_CONN_POSTGRES_DEFAULT": _warehouse(settings, "etl_loader"),
-        "AIRFLOW_CONN_POSTGRES_MAINTENANCE": _warehouse(settings, "etl_maintainer"),
-        "AIRFLOW_CONN_POSTGRES_REMASKER": _warehouse(settings, "etl_remasker"),
+        **_warehouse_connections(settings, WAREHOUSE),
         "AIRFLOW_CONN_PII_KEYSET": {"conn_type": "generic", "password": _keyset(settings)},
     }
     return {name: json.dumps(connection) for name, connection in connections.items()}
 
 
-def _warehouse(settings: Settings, role: str) -> dict[str, object]:
+def _warehouse_connections(settings: Settings, database: str) -> dict[str, dict[str, object]]:
+    return {
+        "AIRFLOW_CONN_POSTGRES_DEFAULT": _warehouse(settings, "etl_loader", database),
+        "AIRFLOW_CONN_POSTGRES_MAINTENANCE": _warehouse(settings, "etl_maintainer", database),
+        "AIRFLOW_CONN_POSTGRES_REMASKER": _warehouse(settings, "etl_remasker", database),
+    }
+
+
+def _warehouse(settings: Settings, role: str, database: str) -> dict[str, object]:
     user = login(settings, role)
     return {
         "conn_type": "postgres",
@@ -181,7 +205,7 @@ def _warehouse(settings: Settings, role: str) -> dict[str, object]:
         "port": user.port,
         "login": user.user,
         "password": user.password,
-        "schema": WAREHOUSE,
+        "schema": database,
     }
 
 

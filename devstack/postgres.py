@@ -6,6 +6,7 @@ import pwd
 import shutil
 import signal
 import subprocess
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
@@ -35,6 +36,10 @@ select 'create database warehouse'
  where not exists (select from pg_database where datname = 'warehouse') \\gexec
 select 'create database airflow owner airflow'
  where not exists (select from pg_database where datname = 'airflow') \\gexec
+"""
+PROVISION_WAREHOUSE = """
+select format('create database %I', :'name')
+ where not exists (select from pg_database where datname = :'name') \\gexec
 """
 
 
@@ -118,10 +123,15 @@ def require_port(settings: Settings) -> None:
     ports.require_free(settings.postgres_port, "DEV_PG_PORT", "Postgres", settings.ports.values())
 
 
-def provision(settings: Settings) -> None:
-    """Create the two databases and Airflow's role where they are missing; a re-run changes nothing."""
+def provision(settings: Settings, warehouses: Iterable[str]) -> None:
+    """Create the databases and Airflow's role where they are missing; a re-run changes nothing.
+
+    `warehouses` are the databases of those that contracts name, beside the default one.
+    """
     password = secret(settings.state / "secrets", "airflow_db_password")
     query(settings, PROVISION, database="postgres", variables={"password": password})
+    for name in warehouses:
+        query(settings, PROVISION_WAREHOUSE, database="postgres", variables={"name": name})
 
 
 def query(

@@ -19,6 +19,7 @@ from devstack import (
     processes,
     queues,
     virtualenvs,
+    warehouses,
 )
 from devstack.console import Console
 from devstack.credentials import write_private
@@ -215,7 +216,7 @@ def _prepare(settings: Settings, console: Console) -> None:
     wanted = _schema_digest(settings)
     if not stamp.exists() or stamp.read_text() != wanted:
         with console.step("prepare the warehouse"):
-            postgres.provision(settings)
+            postgres.provision(settings, map(warehouses.database, warehouses.names(settings)))
             engine.output(settings, "migrate")
         stamp.write_text(wanted)
 

@@ -7,8 +7,9 @@ import json
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
-from devstack import dag_history, emulator, postgres, queues, stack
+from devstack import dag_history, emulator, postgres, queues, stack, warehouses
 from devstack.console import Console
 from devstack.dag_history import DagRun
 from devstack.errors import StackError
@@ -200,7 +201,9 @@ def _show_import_failures(report: Report, settings: Settings) -> None:
 
 
 def _show_pipeline_runs(report: Report, settings: Settings) -> None:
-    runs = json.loads(postgres.query(settings, PIPELINE_RUNS))
+    databases = [warehouses.database(name) for name in ("", *warehouses.names(settings))]
+    found = [json.loads(postgres.query(settings, PIPELINE_RUNS, database)) for database in databases]
+    runs = sorted(chain.from_iterable(found), key=lambda run: run["started"], reverse=True)[:5]
     counts = ("received", "loaded", "quarantined", "duplicates", "deleted", "seconds")
     headings = ("run", "contract", "state", "started", *counts)
     names = ("airflow_run_id", "contract", "state", "started", *counts)
