@@ -89,7 +89,26 @@ def load_contracts() -> LoadedContracts:
             good[name] = load_contract(name)
         except ContractBroken as error:
             broken[name] = error.problems[0]
-    return LoadedContracts(good, broken)
+    taken = _taken(good)
+    return LoadedContracts(
+        {name: one for name, one in good.items() if name not in taken}, {**broken, **taken}
+    )
+
+
+def _taken(good: Mapping[str, Contract]) -> dict[str, str]:
+    """Contracts with a queue that another one has where there is no suffix, and what to do."""
+    suffix = queue_suffix(os.environ) if good else ""
+    if not suffix:
+        return {}
+    plain = {name: replace(one, queue=one.queue.removesuffix(suffix)) for name, one in good.items()}
+    owners = {queue: name for name, one in plain.items() for queue in (one.queue, one.dead_letter_queue)}
+    return {
+        name: f"QUEUE_ETL_QUEUE_SUFFIX={suffix!r}: {one.queue} is the queue of contract {owners[queue]} "
+        "without a suffix: give another suffix"
+        for name, one in good.items()
+        for queue in (one.queue, one.dead_letter_queue)
+        if queue in owners
+    }
 
 
 def _in_this_environment(contract: Contract) -> Contract:

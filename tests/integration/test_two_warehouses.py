@@ -149,7 +149,7 @@ def test_maintenance_works_in_every_warehouse(two: Two, answer: Command) -> None
     assert [each.quarantined() for each in (two.one, two.other)] == [[], []]
 
 
-def test_one_warehouse_out_of_reach_does_not_keep_maintenance_from_the_other(
+def test_maintenance_goes_on_where_one_warehouse_is_out_of_reach(
     two: Two, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     two.fill()
