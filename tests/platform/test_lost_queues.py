@@ -17,7 +17,9 @@ from tests.platform.test_compose import SERVICES
 
 CONTRACTS = [load_contract(name) for name in contract_names()]
 QUEUES = [name for contract in CONTRACTS for name in (contract.queue, contract.dead_letter_queue)]
-HEALTH: list[str] = SERVICES["ministack"]["healthcheck"]["test"]
+SUFFIX = "${QUEUE_ETL_QUEUE_SUFFIX-}"
+GIVEN: list[str] = SERVICES["ministack"]["healthcheck"]["test"]
+HEALTH = [argument.removesuffix(SUFFIX) for argument in GIVEN]
 
 
 def names(settings: Settings) -> set[str]:
@@ -136,7 +138,7 @@ def health(settings: Settings, log: Path) -> tuple[int, str]:
 def test_the_healthcheck_is_given_the_queue_of_every_contract() -> None:
     assert HEALTH[:2] == ["CMD", "python"]
     assert HEALTH[3:5] == ["--log", "/proc/1/fd/2"]
-    assert HEALTH[5:] == [contract.queue for contract in CONTRACTS]
+    assert GIVEN[5:] == [f"{contract.queue}{SUFFIX}" for contract in CONTRACTS]
 
 
 def test_a_new_container_is_healthy_at_once_and_has_its_queues(server: Settings, tmp_path: Path) -> None:
