@@ -7,7 +7,6 @@ from devstack.demo import DEMOS
 from include.contracts import contract_names, load_contract
 from tests.platform.dev_command import Launcher, sqs
 
-SUFFIX = {"QUEUE_ETL_QUEUE_SUFFIX": "-staging"}
 SAMPLE = DEMOS["user_logins"].sample
 PLAIN = [
     name
@@ -21,8 +20,8 @@ STAGING = [
 ]
 
 
-def result(launcher: Launcher, *arguments: str, **changed: str) -> dict:
-    done = launcher.run(*arguments, "--json", **changed)
+def result(launcher: Launcher, *arguments: str, suffix: str = "") -> dict:
+    done = launcher.run(*arguments, "--json", QUEUE_ETL_QUEUE_SUFFIX=suffix)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -30,23 +29,23 @@ def result(launcher: Launcher, *arguments: str, **changed: str) -> dict:
 def test_each_environment_drains_its_own_queue_and_no_other(running: Launcher) -> None:
     sent = len(SAMPLE.read_text().splitlines())
     assert running.run("send", str(SAMPLE)).returncode == 0
-    first = running.run("send", str(SAMPLE), **SUFFIX)
+    first = running.run("send", str(SAMPLE), QUEUE_ETL_QUEUE_SUFFIX="-staging")
     assert first.returncode == 0, first.stderr
     assert f"made the queues {', '.join(STAGING)}" in first.stderr
     names = {url.rpartition("/")[2] for url in sqs(running.settings).list_queues()["QueueUrls"]}
     assert names == {*PLAIN, *STAGING}
 
-    drained = result(running, "drain", **SUFFIX)
+    drained = result(running, "drain", suffix="-staging")
     assert (drained["received"], drained["deleted"]) == (sent, sent)
     assert result(running, "run", "depth")["visible"] == sent
-    assert result(running, "run", "depth", **SUFFIX)["visible"] == 0
+    assert result(running, "run", "depth", suffix="-staging")["visible"] == 0
     queues = postgres.query(running.settings, "select name from etl.queues")
     assert queues.splitlines() == ["login-queue-staging"]
 
-    status = running.run("status", **SUFFIX)
+    status = running.run("status", QUEUE_ETL_QUEUE_SUFFIX="-staging")
     shown = {line.split()[0] for line in status.stdout.splitlines() if line.strip()}
     assert shown >= set(STAGING)
     assert not shown & set(PLAIN)
-    everywhere = result(running, "run", "depth", "--all", **SUFFIX)
+    everywhere = result(running, "run", "depth", "--all", suffix="-staging")
     assert set(everywhere) == set(STAGING)
     assert result(running, "drain")["received"] == sent
