@@ -65,16 +65,16 @@ def test_the_sensor_looks_where_the_contract_says(declare: Declare, monkeypatch:
     monkeypatch.setenv("QUEUE_ETL_QUEUE_SUFFIX", "-staging")
     declare(aws="partner_aws", region="eu-west-1", queue_account=ACCOUNT, warehouse="partner")
     dag = dag_of("queue_etl.py", "user_logins")
-    watch = dag.get_task("sense").watch
-    assert (watch.queue, watch.aws_conn_id) == ("login-queue-staging", "partner_aws")
-    assert (watch.region_name, watch.account) == ("eu-west-1", ACCOUNT)
+    sense = dag.get_task("sense")
+    assert (sense.sqs_queue, sense.aws_conn_id) == ("login-queue-staging", "partner_aws")
+    assert (sense.region_name, sense.queue_account) == ("eu-west-1", ACCOUNT)
     assert [asset.name for asset in dag.get_task("finish").outlets] == ["partner.public.user_logins"]
 
 
 def test_without_connections_of_its_own_the_sensor_looks_where_it_always_did() -> None:
-    watch = dag_of("queue_etl.py", "user_logins").get_task("sense").watch
-    assert (watch.queue, watch.aws_conn_id) == ("login-queue", "aws_default")
-    assert (watch.region_name, watch.account) == (None, None)
+    sense = dag_of("queue_etl.py", "user_logins").get_task("sense")
+    assert (sense.sqs_queue, sense.aws_conn_id) == ("login-queue", "aws_default")
+    assert (sense.region_name, sense.queue_account) == (None, None)
 
 
 def test_a_trigger_that_an_earlier_version_stored_still_starts() -> None:
@@ -187,6 +187,7 @@ def test_a_run_moves_messages_from_that_queue_to_that_warehouse(
         assert run_dag(dag_of(f"{dag_id}.py", dag_id), {}).state == "success"
     staging = Path(os.environ["QUEUE_ETL_STAGING"]) / "partner"
     assert [path for path in staging.rglob("*.*") if path.is_file()] == []
-    assert run_dag(dag_of("queue_etl_remask.py", "queue_etl_remask"), {"ticket": "DPO-2"}).state == "success"
+    remask = dag_of("queue_etl_remask.py", "queue_etl_remask").test(run_conf={"ticket": "DPO-2"})
+    assert remask.state.value == "success"
     audit = "SELECT action FROM pii.audit"
     assert partner_warehouse.execute(audit).fetchall() == [("remask",)]

@@ -159,9 +159,18 @@ def session(place: QueuePlace = HERE) -> "Session":
     from botocore.exceptions import ProfileNotFound
 
     try:
-        return boto3.Session(profile_name=place.aws or None, region_name=place.region or None)
+        region = place.region or (_region_of(place.aws) if place.aws else None)
+        return boto3.Session(profile_name=place.aws or None, region_name=region)
     except ProfileNotFound:
         raise SettingsError([_no_profile(place.aws)]) from None
+
+
+def _region_of(profile: str) -> str | None:
+    """The profile's own region: boto3 would take AWS_DEFAULT_REGION, which is that of the deployment."""
+    import botocore.session
+
+    found = botocore.session.Session(profile=profile).get_scoped_config().get("region")
+    return str(found) if found else None
 
 
 def _require_profiles(contracts: Contracts) -> None:
