@@ -71,7 +71,7 @@ def test_the_sensor_looks_where_the_contract_says(declare: Declare, monkeypatch:
     assert [asset.name for asset in dag.get_task("finish").outlets] == ["partner.public.user_logins"]
 
 
-def test_without_connections_of_its_own_the_sensor_looks_where_it_always_did() -> None:
+def test_by_default_the_sensor_looks_where_it_always_did() -> None:
     sense = dag_of("queue_etl.py", "user_logins").get_task("sense")
     assert (sense.sqs_queue, sense.aws_conn_id) == ("login-queue", "aws_default")
     assert (sense.region_name, sense.queue_account) == (None, None)

@@ -148,7 +148,8 @@ def test_the_trigger_survives_storage_with_its_deadline(queue: str) -> None:
     assert path == "sqs_queue_depth.SqsQueueDepthTrigger"
     assert again.serialize() == (path, arguments)
     assert arguments.keys() == {
-        "queue", "aws_conn_id", "region_name", "min_messages", "max_age_seconds", "poke_interval", "deadline",
+        "queue", "account", "aws_conn_id", "region_name", "min_messages", "max_age_seconds", "poke_interval",
+        "deadline",
     }  # fmt: skip
     assert (arguments["min_messages"], arguments["max_age_seconds"]) == (7, 900.0)
 
