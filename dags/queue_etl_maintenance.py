@@ -86,7 +86,7 @@ with DAG(
         return in_each(
             loaded.good,
             open_maintenance,
-            lambda resources, contracts: maintenance.clean_staging(resources, contracts, broken=loaded.broken),
+            lambda resources, own: maintenance.clean_staging(resources, own, broken=loaded.broken),
         )
 
     ledger()

@@ -208,9 +208,7 @@ def require_table(contract: Contract, table: str) -> Contract:
         there = f"it has {names}" if names else "it has none"
         problem = f"{table} is not in the replay_tables of {contract.name}; {there}: add the table, {add}"
         raise SettingsError([problem])
-    # The table first: no queue's name may end as that of a FIFO queue does.
-    queue = contract.queue if contract.key else f"replay:{table}:{contract.queue}"
-    return replace(contract, table=table, queue=queue, replay_tables=())
+    return replace(contract, table=table, replay_tables=())
 
 
 def _archived(resources: Resources, contract: Contract, since: datetime | None) -> Iterator[_Batch]:
@@ -295,8 +293,9 @@ def _load(target: RunContext, batch: _Batch, masked: MaskedBatch) -> BatchCounts
 
 
 def _open_run(target: RunContext) -> RunState:
-    run = target.run
-    return target.store.open_run(run.id, target.contract, run.name, {}, kind="replay")
+    run, contract = target.run, target.contract
+    queue = contract.queue if contract.key else f"replay:{contract.table}:{contract.queue}"
+    return target.store.open_run(run.id, contract, run.name, {}, kind="replay", queue=queue)
 
 
 def _close(target: RunContext, seconds: float, state: str) -> None:

@@ -69,21 +69,24 @@ class RunStore:
         depth: Mapping[str, int],
         *,
         kind: Literal["queue", "redrive", "replay"] = "queue",
+        queue: str = "",
     ) -> RunState:
         """Enter the run as running; one that is there already, closed or not, is left alone and returned.
 
         `depth` is of the queue before the run: "visible" and "oldest_age_seconds", as far as known. Of a
-        redrive or a replay `etl.run_summary` shows its rows only: an earlier run counts its messages.
+        redrive or a replay `etl.run_summary` shows its rows only: an earlier run counts its messages. `queue`
+        is the entry by which the ledger knows them, where it is not the contract's queue.
         """
         found = self.run_state(run_id)
         if found is not None:
             return found
-        self._database.execute(INSERT_QUEUE, queue=contract.queue)
+        queue = queue or contract.queue
+        self._database.execute(INSERT_QUEUE, queue=queue)
         self._database.execute(
             INSERT_RUN,
             run_id=run_id,
             contract=contract.name,
-            queue=contract.queue,
+            queue=queue,
             run_name=run_name,
             kind=kind,
             visible_before=depth.get("visible"),
