@@ -108,7 +108,8 @@ def test_the_tables_comment_names_the_queue():
 
 def test_a_queue_that_no_docstring_can_hold_is_left_out_of_it():
     text = source.contract_source(drafted(ORDER), "orders", 'a"""\\', "public.orders")
-    assert comments.first_paragraph(loaded(text).event) == "A message of the queue."
+    ast.parse(text)
+    assert '"""A message of the queue."""' in text
 
 
 def test_the_source_of_an_order_is_as_expected():

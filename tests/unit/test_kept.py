@@ -1,6 +1,7 @@
 """Fields that nobody declared are kept: all of them, and readable for the keyset alone."""
 
 import json
+from dataclasses import replace
 from datetime import date
 from typing import Annotated, Any
 from uuid import UUID
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Struct
 
-from include.queue_etl.contract import Contract, Jsonb, Normalization, Personal, Scheme, Subject
+from include.queue_etl.contract import Attribute, Contract, Jsonb, Normalization, Personal, Scheme, Subject
 from include.queue_etl.errors import KeysetError
 from include.queue_etl.keys.keyset_document import KeysetDocument
 from include.queue_etl.settings import Settings
@@ -216,3 +217,23 @@ def test_a_contract_whose_person_is_one_way_cannot_keep():
     with pytest.raises(ValueError, match="reads a one-way member: mark another field with Subject"):
         _with(event=OneWay, unknown_fields="keep")
     assert _with(event=OneWay, unknown_fields="ignore").subject
+
+
+class Reading(Struct):
+    value: int
+
+
+READINGS = Contract(name="readings", queue="q", table="public.r", event=Reading, unknown_fields="keep")
+
+
+def test_without_a_subject_the_fields_are_kept_alone():
+    assert kept_of(b'{"value": 1, "unit": "C"}', contract=READINGS)[0][1:] == (None, {"unit": "C"})
+
+
+def test_a_subject_that_is_an_attribute_is_kept_too():
+    contract = replace(READINGS, message=(Attribute("owner", subject=True),))
+    raw = RawBatch(7, IDS[:1], [DAY_MS], [1], [b'{"value": 1, "unit": "C"}'], {"attribute:owner": ["anna"]})
+    masked_batch = mask_batch(raw, contract, KEYSET, Settings(staging=""), RUN)[0]
+    (line,) = kept.decode_lines(masked_batch.kept)
+    opened = Document.unpack(kept.cipher(KEYSET, contract.name).decrypt(line.message_id, line.payload))
+    assert opened == (b'"anna"', b'{"unit":"C"}')
