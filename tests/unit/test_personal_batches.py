@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from msgspec import Struct
 
-from include.queue_etl.contract import Contract, NotPersonal, Personal
+from include.queue_etl.contract import Attribute, Contract, NotPersonal, Personal
 from include.queue_etl.keys.keyset import Keyset
 from include.queue_etl.keys.keyset_document import KeysetDocument
 from include.queue_etl.settings import Settings
@@ -120,3 +120,23 @@ def test_a_masked_batch_of_a_version_without_the_check_still_opens():
     earlier = {name: value for name, value in fields.items() if not name.startswith("personal_data")}
     opened = msgspec.msgpack.decode(msgspec.msgpack.encode(earlier), type=MaskedBatch)
     assert (opened.rows, opened.personal_data_checked, opened.personal_data_found) == (batch.rows, 0, {})
+
+
+# Attributes of the message ------------------------------------------------------------------------
+
+ATTRIBUTES: tuple[Attribute, ...] = (
+    Attribute("reply-to"),
+    Attribute("owner", personal=Personal()),
+    Attribute("via", not_personal=True),
+)
+
+
+@pytest.mark.parametrize("mode", ["count", "quarantine"])
+def test_attributes_that_nobody_calls_personal_are_looked_at(mode):
+    contract = replace(COUNTING, message=ATTRIBUTES, personal_data_check=mode)
+    raw = raw_batch(note(1), note(2))
+    raw.facts = {one.path: [EMAIL, None] for one in ATTRIBUTES}
+    batch, _ = masked(contract, raw)
+    assert batch.personal_data_found == {"attribute:reply-to": {"email": 1}}
+    rejected = {"personal_data attribute:reply-to": 1} if mode == "quarantine" else {}
+    assert batch.rejected == rejected

@@ -51,7 +51,7 @@ CHECK = PersonalCheck(CONTRACT)
 
 
 def findings(event: dict[str, Any]) -> list[tuple[str, str]]:
-    return CHECK.findings(json.dumps(event).encode())
+    return CHECK.findings(json.dumps(event).encode(), {})
 
 
 def paths(event: dict[str, Any]) -> list[str]:
@@ -129,13 +129,13 @@ def test_each_path_and_kind_counts_once_for_a_message():
 @pytest.mark.parametrize("number", ["9" * 5_000, "-" + "9" * 5_000, "1e999", "-0.0e-7"])
 def test_a_number_that_python_does_not_take_hides_nothing(number):
     body = f'{{"new": {{"n": [{number}, "{EMAIL}"]}}, "note": "{EMAIL}"}}'.encode()
-    assert set(CHECK.findings(body)) == {("note", "email"), ("new.n[*]", "email")}
+    assert set(CHECK.findings(body, {})) == {("note", "email"), ("new.n[*]", "email")}
 
 
 def test_a_deeply_nested_message_is_looked_at_to_the_bottom():
     depth = 900
     body = b'{"new": ' + b"[" * depth + f'"{EMAIL}"'.encode() + b"]" * depth + b"}"
-    assert CHECK.findings(body) == [(f"new{'[*]' * 66}...", "email")]
+    assert CHECK.findings(body, {}) == [(f"new{'[*]' * 66}...", "email")]
 
 
 def test_a_path_of_long_names_is_cut():

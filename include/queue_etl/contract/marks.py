@@ -240,6 +240,7 @@ class Attribute:
         column: its name; without it, the attribute's in small letters, with `_` for `-` and `.`
         max_length: in characters; a message with a longer value is rejected
         personal: the table holds a token in place of the value
+        not_personal: somebody decided that nothing in it is personal: the personal data check leaves it out
         subject: it says whose row it is
         description: begins the column's comment
     """
@@ -248,6 +249,7 @@ class Attribute:
     column: str = ""
     max_length: int | None = None
     personal: Personal | None = None
+    not_personal: bool = False
     subject: bool = False
     description: str = ""
 

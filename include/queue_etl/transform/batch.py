@@ -91,7 +91,9 @@ def _checked(
     chosen = sampled(raw.ids, 1 if contract.personal_data_check == "quarantine" else one_in)
     accepted = [index for index in chosen if verdicts[index].__class__ is not Rejected]
     check = PersonalCheck(contract)
-    return {index: check.findings(parser.event_body(raw.bodies[index])) for index in accepted}
+    return {
+        index: check.findings(parser.event_body(raw.bodies[index]), raw.facts_of(index)) for index in accepted
+    }
 
 
 def _facts(raw: RawBatch, days: list[str], is_rejected: list[bool]) -> copy_text.Facts:

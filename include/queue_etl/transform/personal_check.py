@@ -1,7 +1,7 @@
 """The personal data check: are there personal values where the contract says that there are none? Pure.
 
-It looks at undeclared fields, at texts of columns and jsonb that no mark calls personal, and at keys that may
-be data. It tells paths, kinds and counts, never a value. The mark NotPersonal() leaves a field out.
+It looks at undeclared fields, at texts of columns and jsonb that no mark calls personal, at such attributes of the
+message, and at keys that may be data. It tells paths, kinds and counts, never a value. The mark NotPersonal() leaves a field out.
 """
 
 import re
@@ -14,7 +14,7 @@ from typing import Any, Union, get_args, get_origin
 import msgspec
 from msgspec import Raw, Struct
 
-from include.queue_etl.contract import Contract, Derived, Jsonb, NotPersonal, Personal
+from include.queue_etl.contract import Attribute, Contract, Derived, Jsonb, NotPersonal, Personal
 from include.queue_etl.contract.event_types import Annotation, fields_of, is_struct
 from include.queue_etl.transform.batches import MaskedBatch
 from include.queue_etl.transform.json_values import Step, steps_of
@@ -64,14 +64,25 @@ class PersonalCheck:
 
     def __init__(self, contract: Contract) -> None:
         self._event = _of_struct(contract.event, {})
+        self._attributes = [
+            fact
+            for fact in contract.message
+            if isinstance(fact, Attribute) and not (fact.personal or fact.not_personal)
+        ]
 
-    def findings(self, body: bytes) -> list[Finding]:
+    def findings(self, body: bytes, facts: Mapping[str, str | bytes]) -> list[Finding]:
         """What is found in a message, each path and kind once; in its order, what is nested later.
 
         Args:
             body: accepted by the contract's parser, without its SNS envelope
+            facts: of the message (RawBatch.facts_of)
         """
-        return list(dict.fromkeys(_findings(Raw(body), self._event)))
+        beside = [
+            (one.path, kind)
+            for one in self._attributes
+            for kind in kinds_in(_text(facts.get(one.path)), one.name)
+        ]
+        return list(dict.fromkeys([*_findings(Raw(body), self._event), *beside]))
 
 
 def sampled(ids: Sequence[str], one_in: int) -> list[int]:
