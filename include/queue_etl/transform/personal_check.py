@@ -1,7 +1,8 @@
 """The personal data check: are there personal values where the contract says that there are none? Pure.
 
-It looks at undeclared fields, at texts of columns and jsonb that no mark calls personal, at such attributes of the
-message, and at keys that may be data. It tells paths, kinds and counts, never a value. The mark NotPersonal() leaves a field out.
+It looks at undeclared fields, at texts of columns, of jsonb and of attributes that no mark calls personal, and
+at keys that may be data. It tells paths, kinds and counts, never a value. The mark NotPersonal() leaves a field
+out.
 """
 
 import re
