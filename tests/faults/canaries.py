@@ -13,6 +13,7 @@ import zstandard
 from devstack import postgres
 from tests.faults.bodies import ADDRESS_MARK, DEVICE_MARK, PHONE_MARK
 from tests.faults.servers import Servers
+from tests.integration.scratch import Database
 
 ZSTD_MAGIC, GZIP_MAGIC = b"\x28\xb5\x2f\xfd", b"\x1f\x8b\x08"
 TABLES = """
@@ -101,7 +102,7 @@ def in_files(paths: Iterable[Path]) -> dict[str, int]:
     return found
 
 
-def in_tables(servers: Servers) -> dict[str, int]:
+def in_tables(servers: Servers | Database) -> dict[str, int]:
     """Table -> hits, read as text, of those that have any."""
     found = {}
     with servers.owner() as connection:

@@ -1,7 +1,7 @@
 """The personal data check: are there personal values where the contract says that there are none? Pure.
 
-It looks at undeclared fields, at texts of columns, of jsonb and of attributes that no mark calls personal, and
-at keys that may be data. It tells paths, kinds and counts, never a value. The mark NotPersonal() leaves a field
+It looks at undeclared fields, at texts of columns, jsonb and attributes that no mark calls personal, and at
+keys that may be data. It tells paths, kinds and counts, never a value. The mark NotPersonal() leaves a field
 out.
 """
 
