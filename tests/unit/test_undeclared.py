@@ -1,12 +1,15 @@
 """Fields that a contract does not declare: counted by path, and no data in any path."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Struct
 
+from include.queue_etl.contract import Contract, Rejected
+from include.queue_etl.transform.parsing import Parser
 from include.queue_etl.transform.undeclared import MAX_PATHS, OTHERS, Undeclared
 
 
@@ -52,6 +55,24 @@ def test_each_undeclared_field_is_counted_by_its_path():
         "by_name[*].new": 1,
         "by_name[*].parts[*].deep": 1,
     }
+
+
+DEEP = b'{"inner": {"sku": "x", "parts": [{"sku": "y", "parts": [{"sku": "z", "new": 1}]}]}}'
+
+
+def test_at_every_depth_of_a_struct_that_holds_itself_they_are_seen():
+    contract = Contract(name="c", queue="q", table="public.c", event=Event)
+    parser = Parser(contract, len(DEEP))
+    assert parser.with_unknown_fields([DEEP], [parser.parse(DEEP)]) == [DEEP]
+    rejecting = Parser(replace(contract, unknown_fields="reject"), len(DEEP))
+    assert rejecting.parse(DEEP) == Rejected("unknown_field")
+    assert not isinstance(rejecting.parse(DEEP.replace(b', "new": 1', b"")), Rejected)
+
+
+def test_types_are_looked_at_at_every_depth_too():
+    bad = DEEP.replace(b'"z", "new": 1', b"3")
+    parser = Parser(Contract(name="c", queue="q", table="public.c", event=Event), len(bad))
+    assert parser.parse(bad) == Rejected("bad_type inner.parts[*].parts[*].sku")
 
 
 def test_what_is_declared_as_anything_has_no_undeclared_fields():

@@ -152,7 +152,7 @@ class _Rewriting:
 
     Attributes:
         strict: no struct accepts a field that it does not declare
-        done: struct -> its decoding type; itself while it is being made, so that a struct may hold itself
+        done: struct -> its decoding type
     """
 
     strict: bool
@@ -160,19 +160,21 @@ class _Rewriting:
 
     def struct(self, given: type[Struct]) -> type[Struct]:
         if given not in self.done:
-            self.done[given] = given
-            self.done[given] = self._struct(given)
+            # Entered before its types are known: a struct may hold itself. msgspec reads them when it decodes.
+            made = self.done[given] = self._like_it(given)
+            hints = get_type_hints(given, include_extras=True)
+            types = {one.name: self.type(hints[one.name]) for one in msgspec.structs.fields(given)}
+            if any(new != hints[name] for name, new in types.items()):
+                made.__annotations__ = types
+            elif not self.strict:
+                self.done[given] = given
         return self.done[given]
 
-    def _struct(self, given: type[Struct]) -> type[Struct]:
-        hints = get_type_hints(given, include_extras=True)
-        fields = [(one.name, self.type(hints[one.name]), _like(one)) for one in msgspec.structs.fields(given)]
-        is_changed = any(new != hints[name] for name, new, _ in fields)
-        if not is_changed and not self.strict:
-            return given
+    def _like_it(self, given: type[Struct]) -> type[Struct]:
         return msgspec.defstruct(
             given.__name__,
-            fields if is_changed else [],  # all of them, so that they keep their order
+            # All fields, so that they keep their order.
+            [(one.name, one.type, _like(one)) for one in msgspec.structs.fields(given)],
             bases=(given,),
             forbid_unknown_fields=self.strict,
             kw_only=True,
