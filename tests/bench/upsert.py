@@ -3,7 +3,9 @@
     QUEUE_ETL_OWNER_DSN=... python -m tests.bench.upsert [--rounds 5] [--present 1000000] [--rows 100000]
 
 Both tables hold the same rows before, and get the same rows in batches of 10,000: half of them have a key
-that is there already. The table of the append has no index, as user_logins has none.
+that is there already. These are spread over the whole table, so that nearly each is on a page of its own;
+with --recent they are the last that were inserted, as with orders that change while they are new. The table
+of the append has no index, as user_logins has none.
 
 `least` is no upsert: it copies the new rows, and changes one column of each old row, which it finds by its
 address, in the order of the table. It looks no key up, stages nothing, sorts nothing. What it costs, Postgres
@@ -14,6 +16,7 @@ import argparse
 import os
 import statistics
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
@@ -70,13 +73,14 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5, help="both run so often, in turn")
     parser.add_argument("--present", type=int, default=1_000_000, help="rows in the table before")
     parser.add_argument("--rows", type=int, default=100_000, help="rows to load")
+    parser.add_argument("--recent", action="store_true", help="replaced are the last rows of the table")
     options = parser.parse_args()
     server = Server(os.environ["QUEUE_ETL_OWNER_DSN"])
     found: dict[str, list[float]] = {"append": [], "upsert": [], "least": []}
     for number in range(options.rounds):
         contenders = list(found)
         for name in contenders if number % 2 else reversed(contenders):
-            found[name].append(measure(server, name, options.present, options.rows))
+            found[name].append(measure(server, name, options.present, options.rows, options.recent))
             print(".", end="", file=sys.stderr, flush=True)
     medians = {name: statistics.median(used) * 1e6 / options.rows for name, used in found.items()}
     print("\n        Postgres   ratio  (medians; CPU seconds for a million rows)")
@@ -85,13 +89,14 @@ def main() -> int:
     return 0
 
 
-def measure(server: Server, name: str, present: int, rows: int) -> float:
+def measure(server: Server, name: str, present: int, rows: int, recent: bool) -> float:
     """Loads the rows; CPU seconds of the server."""
     contract = APPEND if name == "append" else UPSERT
     with server.database() as database:
         make_table(database, contract, present)
         run_id = uuid4()
-        batches = [batch(run_id, present, first, rows) for first in range(0, rows, BATCH)]
+        replaced = replaced_numbers(present, rows, recent)
+        batches = [batch(run_id, present, first, replaced) for first in range(0, rows, BATCH)]
         with Connected(database.loader_dsn) as connected:
             RunStore(connected).open_run(run_id, contract, "bench", {})
         parts = [part(database, masked, present) for masked in batches]
@@ -150,14 +155,22 @@ def load_least(connected: Connected, load: Load, new: bytes, addresses: list[str
     return connected.transaction(lambda connection: load_batch(connection, load, write))
 
 
-def batch(run_id: UUID, present: int, first: int, rows: int) -> MaskedBatch:
-    """A masked batch, sent now; every second row has a key that is in the table, spread over all of it."""
+def replaced_numbers(present: int, rows: int, recent: bool) -> Sequence[int]:
+    """Numbers of the rows in the table that are replaced, one for every second row that comes."""
+    count = rows // 2
+    if recent:
+        return range(present - count + 1, present + 1)
+    step = max(1, present // count)
+    return [1 + number * step % present for number in range(count)]
+
+
+def batch(run_id: UUID, present: int, first: int, replaced: Sequence[int]) -> MaskedBatch:
+    """A masked batch, sent now; every second row has a key that is in the table."""
     now = datetime.now(UTC)
     today = str(now.date())
     ids = sorted(str(uuid4()) for _ in range(BATCH))
-    step = max(1, 2 * present // rows)
     numbers = [
-        1 + number // 2 * step % present if number % 2 else present + 1 + number
+        replaced[number // 2] if number % 2 else present + 1 + number
         for number in range(first, first + BATCH)
     ]
     line = "key-{}\tios\t" + "x" * 52 + "\t" + "y" * 52 + f"\t2\t{now.isoformat()}\n"
