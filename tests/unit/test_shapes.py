@@ -224,6 +224,22 @@ def test_any_body_has_a_bounded_shape_that_copy_text_need_not_escape(text):
     assert found == LOGINS.of(text)
 
 
+flat = st.dictionaries(st.sampled_from(["a", "b", "user_id", "x9y"]), leaves, max_size=3)
+
+
+@given(st.lists(st.one_of(flat, events), max_size=8))
+def test_no_message_has_the_shape_of_one_before(several):
+    shared = Shapes(CONTRACT)
+    assert [shared.of(body(one)) for one in several] == [Shapes(CONTRACT).of(body(one)) for one in several]
+
+
+def test_more_shapes_than_are_remembered_are_told_too(monkeypatch):
+    monkeypatch.setattr(engine, "MAX_REMEMBERED", 2)
+    one_by_one = Shapes(CONTRACT)
+    told = [one_by_one.of(body({name: 1})) for name in ("a", "b", "c", "a")]
+    assert told == ["$: object, a: integer", "$: object, b: integer", "$: object, c: integer", told[0]]
+
+
 # How large it may be ----------------------------------------------------------------------------------------
 
 

@@ -160,7 +160,7 @@ class _Rewriting:
 
     def struct(self, given: type[Struct]) -> type[Struct]:
         if given not in self.done:
-            # Entered before its types are known: a struct may hold itself. msgspec reads them when it decodes.
+            # Entered before its types are known, as a struct may hold itself; msgspec reads them later.
             made = self.done[given] = self._like_it(given)
             hints = get_type_hints(given, include_extras=True)
             types = {one.name: self.type(hints[one.name]) for one in msgspec.structs.fields(given)}

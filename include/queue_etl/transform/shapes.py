@@ -27,6 +27,7 @@ MAX_CHARS = 2_000
 MAX_PATHS = 60
 MAX_DEPTH = 8
 MAX_ITEMS = 20  # of an array that are looked at
+MAX_REMEMBERED = 100  # shapes of flat messages
 MAX_VALUES = 2_000  # of a message that are looked at: what a hostile one may cost
 CUT = "..."
 OTHER_KEY = "*"
@@ -97,6 +98,7 @@ class Shapes:
 
     def __init__(self, contract: Contract) -> None:
         self._contract = contract
+        self._flat: dict[tuple[object, ...], str] = {}
 
     def of_rejected(self, body: bytes, reason: str) -> str:
         """The shape of a message that was rejected for `reason`; it is not parsed where that said so."""
@@ -104,13 +106,25 @@ class Shapes:
 
     def of(self, body: bytes) -> str:
         """The shape of a body: at most MAX_CHARS, and no character that COPY text would have to escape."""
-        walk = self._walk(body)
-        return walk if isinstance(walk, str) else walk.text()
+        value = self._read(body)
+        if isinstance(value, _Unreadable):
+            return value.why
+        if not isinstance(value, dict) or any(isinstance(inner, list | dict) for inner in value.values()):
+            return self._followed(value).text()
+        # Names and types say all of a flat message, and a producer makes the same mistake again and again.
+        key = (*value, *map(type, value.values()))
+        if key not in self._flat:
+            if len(self._flat) == MAX_REMEMBERED:
+                self._flat.clear()
+            self._flat[key] = self._followed(value).text()
+        return self._flat[key]
 
     def lines(self, body: bytes) -> list[ShapeLine]:
         """The paths of a body with the lengths of their values; one line that says why, where it has none."""
-        walk = self._walk(body)
-        return [ShapeLine(walk, "-", f"{len(body)} bytes")] if isinstance(walk, str) else walk.lines()
+        value = self._read(body)
+        if isinstance(value, _Unreadable):
+            return [ShapeLine(value.why, "-", f"{len(body)} bytes")]
+        return self._followed(value).lines()
 
     def differences(self, shape: str) -> Differences:
         """What the shape lacks of the contract, has beside it, and has of another type."""
@@ -156,19 +170,21 @@ class Shapes:
         suffix = f".{OTHER_KEY}"
         return frozenset(path.removesuffix(suffix) for path in self._expected if path.endswith(suffix))
 
-    def _walk(self, body: bytes) -> "_Walk | str":
-        """What is found in a body, or why nothing is."""
+    def _read(self, body: bytes) -> "Any | _Unreadable":
+        """The event in a body, or why there is none."""
         if not body.strip():
-            return EMPTY
+            return _Unreadable(EMPTY)
         try:
             body.decode()
-            value = self._unwrapped(_decode(body))
+            return self._unwrapped(_decode(body))
         except UnicodeDecodeError:
-            return NOT_UTF8
+            return _Unreadable(NOT_UTF8)
         except RecursionError:
-            return TOO_DEEP
+            return _Unreadable(TOO_DEEP)
         except (msgspec.DecodeError, ValueError):
-            return NOT_JSON
+            return _Unreadable(NOT_JSON)
+
+    def _followed(self, value: Any) -> "_Walk":
         walk = _Walk(self._names, self._maps)
         walk.follow(value)
         return walk
@@ -179,6 +195,13 @@ class Shapes:
             inner = value.get("Message")
             return _decode(inner.encode()) if isinstance(inner, str) else value
         return value
+
+
+@dataclass(frozen=True, slots=True)
+class _Unreadable:
+    """A body of which nothing can be told, and why."""
+
+    why: str
 
 
 @dataclass
