@@ -233,6 +233,12 @@ def test_no_message_has_the_shape_of_one_before(several):
     assert [shared.of(body(one)) for one in several] == [Shapes(CONTRACT).of(body(one)) for one in several]
 
 
+def test_the_same_names_with_other_types_have_another_shape():
+    shared = Shapes(CONTRACT)
+    told = [shared.of(body({"a": value})) for value in (1, "x", None, 2)]
+    assert told == [f"$: object, a: {kind}" for kind in ("integer", "string", "null", "integer")]
+
+
 def test_more_shapes_than_are_remembered_are_told_too(monkeypatch):
     monkeypatch.setattr(engine, "MAX_REMEMBERED", 2)
     one_by_one = Shapes(CONTRACT)
