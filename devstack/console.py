@@ -33,8 +33,9 @@ class Console:
         A long block's seconds also appear in between, on the same line, until a note ends that line.
         """
         started, ended = time.monotonic(), threading.Event()
-        self._write(f"  {title} ... ", end="")
-        self._line_is_open = True
+        with self._lock:
+            self._write(f"  {title} ... ", end="")
+            self._line_is_open = True
         threading.Thread(target=self._show_life, args=(started, ended), daemon=True).start()
         outcome = "failed after "
         try:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -22,8 +23,9 @@ SUITES = ("unit", *SERVER_SUITES)
 QUICK = "quick"
 QUICK_SUITES = ("integration", "model")
 TARGETS = (QUICK, *SUITES)
+CORES = os.cpu_count() or 1
 # Tests wait for servers and processes more than they compute: two for each core keep the cores busy.
-WORKERS = min(2 * (os.cpu_count() or 1), 8)
+WORKERS = min(2 * CORES, 8)
 STACKS_VARIABLE = "DEV_TEST_STACKS"  # folders of the workers' stacks, for tests/conftest.py
 # The kill run's own arguments: with one of them, `./dev test faults` is that run instead of pytest.
 KILL_RUN_ARGUMENTS = ("--kills", "--messages", "--restarts", "--seed", "--staging", "--json")
@@ -33,10 +35,11 @@ LONG_RUN_ARGUMENTS = (SOAK_ARGUMENT, *KILL_RUN_ARGUMENTS)
 
 @dataclass(frozen=True)
 class Check:
-    """One program to run; its exit code decides."""
+    """One program to run; its exit code decides. `stacks` are those of its workers; unit tests need none."""
 
     title: str
     command: list[str]
+    stacks: Sequence[Settings] = ()
 
 
 def run(settings: Settings, console: Console, target: str | None, arguments: list[str]) -> int:
@@ -51,11 +54,14 @@ def run(settings: Settings, console: Console, target: str | None, arguments: lis
             return _long_run(own, arguments)
         stack.install(own, console)
         if target == "unit":
-            return run_checks(own, console, _checks(own, [own], target, arguments))
+            return _first_failure(run_in_turn(own, console, _tests(own, [], target, arguments)))
         stacks = _stacks(own, 1 if arguments or target in ALONE else WORKERS)
-        with ExitStack() as ends:
-            _start(stacks, console, ends, airflow_database=target != QUICK)
-            return run_checks(stacks[0], console, _checks(own, stacks, target, arguments), stacks)
+        with ExitStack() as ends, ThreadPoolExecutor(1) as beside:
+            starting = beside.submit(_start, stacks, console, ends, airflow_database=target != QUICK)
+            codes = run_side_by_side(own, console, _static_checks(own, target))
+            starting.result()
+            codes += run_in_turn(stacks[0], console, _tests(own, stacks, target, arguments))
+            return _first_failure(codes)
 
 
 def _long_run(settings: Settings, arguments: list[str]) -> int:
@@ -115,55 +121,89 @@ def _start_fresh(settings: Settings, ends: ExitStack, airflow_database: bool) ->
     stack.ensure(settings, console, airflow_database)
 
 
-def _checks(
-    settings: Settings, stacks: list[Settings], target: str | None, arguments: list[str]
-) -> list[Check]:
+def _static_checks(settings: Settings, target: str | None) -> list[Check]:
     if target in SUITES:
-        return _tests(settings, stacks, [target], arguments)
-    suites = ["unit", *(QUICK_SUITES if target == QUICK else SERVER_SUITES)]
-    static = [Check(title, command) for title, command in static_checks.commands(settings.venv)]
-    return [*static, *_tests(settings, stacks, suites, arguments)]
+        return []
+    return [Check(title, command) for title, command in static_checks.commands(settings.venv)]
 
 
 def _tests(
-    settings: Settings, stacks: list[Settings], suites: list[str], arguments: list[str]
+    settings: Settings, stacks: Sequence[Settings], target: str | None, arguments: list[str]
 ) -> list[Check]:
-    """The tests of these suites: unit first, then all that may run side by side, then those that may not."""
+    """The tests of the target: unit first, then all that may run side by side, then those that may not."""
+    suites = SUITES if target is None else ("unit", *QUICK_SUITES) if target == QUICK else (target,)
     if arguments:
-        return [_pytest(settings, "pytest", suites, arguments)]
-    together = [suite for suite in suites if suite in SIDE_BY_SIDE]
+        return [_pytest(settings, "pytest", suites, arguments, stacks)]
+    together = [suite for suite in SIDE_BY_SIDE if suite in suites]
     alone = [suite for suite in suites if suite in ALONE]
-    count = len(stacks)
-    workers = [f"--numprocesses={count}", "--dist=loadfile", "--no-loadscope-reorder"] if count > 1 else []
+    workers = _workers(len(stacks))
     return [
         *([_covered_unit_tests(settings)] if "unit" in suites else []),
-        *([_pytest(settings, f"pytest {' '.join(together)}", together, workers)] if together else []),
-        *([_pytest(settings, f"pytest {' '.join(alone)}", alone, [])] if alone else []),
+        *([_pytest(settings, f"pytest {' '.join(together)}", together, workers, stacks)] if together else []),
+        *([_pytest(settings, f"pytest {' '.join(alone)}", alone, [], stacks)] if alone else []),
     ]
 
 
+def _workers(count: int) -> list[str]:
+    return [f"--numprocesses={count}", "--dist=loadfile", "--no-loadscope-reorder"] if count > 1 else []
+
+
 def _covered_unit_tests(settings: Settings) -> Check:
-    """The unit tests with the gate on coverage; with arguments a part may run, which cannot cover all."""
+    """The unit tests with the gate on coverage; with arguments a part may run, which cannot cover all.
+
+    They compute all the while: one worker for each core.
+    """
     gate = ["--cov", "--cov-config=tests/unit/coverage.ini", "--cov-report=term-missing:skip-covered"]
-    return _pytest(settings, "pytest unit, with coverage of the pure modules", ["unit"], gate)
+    title = "pytest unit, with coverage of the pure modules"
+    return _pytest(settings, title, ["unit"], [*gate, *_workers(CORES)])
 
 
-def _pytest(settings: Settings, title: str, suites: list[str], arguments: list[str]) -> Check:
+def _pytest(
+    settings: Settings,
+    title: str,
+    suites: Sequence[str],
+    arguments: list[str],
+    stacks: Sequence[Settings] = (),
+) -> Check:
     folders = [f"tests/{suite}" for suite in suites if (settings.root / "tests" / suite).is_dir()]
     if any((settings.root / argument.partition("::")[0]).exists() for argument in arguments):
         folders = []  # the arguments say which files
-    return Check(title, [str(settings.python), "-m", "pytest", *folders, *arguments])
+    return Check(title, [str(settings.python), "-m", "pytest", *folders, *arguments], stacks)
 
 
-def run_checks(
-    settings: Settings, console: Console, checks: list[Check], stacks: Sequence[Settings] = ()
-) -> int:
+def run_side_by_side(settings: Settings, console: Console, checks: list[Check]) -> list[int]:
+    """Run checks that need no server, one for each core; what a check says comes in one piece at its end."""
+
+    def run_one(check: Check) -> int:
+        started = time.monotonic()
+        done = subprocess.run(
+            check.command,
+            cwd=settings.root,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+            errors="replace",
+            check=False,
+        )
+        outcome = "failed after " if done.returncode else ""
+        console.note(f"{done.stdout}  {check.title}: {outcome}{time.monotonic() - started:.1f} s")
+        return done.returncode
+
+    with ThreadPoolExecutor(CORES) as side_by_side:
+        return list(side_by_side.map(run_one, checks))
+
+
+def run_in_turn(settings: Settings, console: Console, checks: list[Check]) -> list[int]:
     """Run every check, even after a failure: one run shows all there is to correct."""
-    folders = os.pathsep.join(str(one.state) for one in stacks)
-    env = {**environment.for_child(settings), STACKS_VARIABLE: folders}
     codes = []
     for check in checks:
+        folders = os.pathsep.join(str(one.state) for one in check.stacks)
+        env = {**environment.for_child(settings), STACKS_VARIABLE: folders}
         with console.step(check.title):
             console.note("")
             codes.append(subprocess.run(check.command, cwd=settings.root, env=env, check=False).returncode)
+    return codes
+
+
+def _first_failure(codes: list[int]) -> int:
     return next((code for code in codes if code), 0)

@@ -11,6 +11,7 @@ import stat
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +33,7 @@ from devstack import (
     suite,
     virtualenvs,
 )
+from devstack.checks import CHECKS
 from devstack.console import Console
 from devstack.errors import StackError, UsageError
 from devstack.processes import Part
@@ -41,6 +43,7 @@ from include.queue_etl.cli import wiring
 from include.queue_etl.errors import SettingsError
 from include.queue_etl.keys.keyset import Keyset
 from include.queue_etl.keys.keyset_document import is_development
+from tests.conftest import use_own_stack
 from tests.platform.dev_command import Launcher, clean_environment
 
 COMMANDS = ("demo", "up", "down", "status", "reset", "send", "drain", "run", "psql", "test", "dotenv")
@@ -452,9 +455,9 @@ def test_on_servers_of_others_tests_run_one_by_one(variable: str) -> None:
     own = suite.own_settings(given)
     stacks = suite._stacks(own, 4)
     assert stacks == [own]
-    assert not any(
-        "--numprocesses" in " ".join(check.command) for check in suite._checks(own, stacks, None, [])
-    )
+    unit, *others = suite._tests(own, stacks, None, [])
+    assert unit.stacks == ()
+    assert not any("--numprocesses" in " ".join(check.command) for check in others)
 
 
 def folders_of(checks: list[suite.Check]) -> list[str]:
@@ -465,14 +468,14 @@ def folders_of(checks: list[suite.Check]) -> list[str]:
 def test_the_whole_runs_each_folder_once_and_quick_some_of_them() -> None:
     own = settings.from_environment({})
     existing = {f"tests/{path.parent.name}" for path in (ROOT / "tests").glob("*/test_*.py")}
-    whole, quick = (folders_of(suite._checks(own, [own] * 4, target, [])) for target in (None, "quick"))
+    whole, quick = (folders_of(suite._tests(own, [own] * 4, target, [])) for target in (None, "quick"))
     assert sorted(whole) == sorted(existing)
     assert set(quick) == {"tests/unit", "tests/integration", "tests/model"}
 
 
 def test_the_suite_that_bounds_seconds_runs_when_nothing_else_does() -> None:
     own = settings.from_environment({})
-    checks = suite._checks(own, [own] * 4, None, [])
+    checks = suite._tests(own, [own] * 4, None, [])
     (together,) = [check for check in checks if "--numprocesses=4" in check.command]
     (alone,) = [check for check in checks if check.command[-1] == "tests/living"]
     assert checks.index(alone) > checks.index(together)
@@ -481,8 +484,40 @@ def test_the_suite_that_bounds_seconds_runs_when_nothing_else_does() -> None:
 
 def test_with_arguments_the_tests_run_in_one_process() -> None:
     own = settings.from_environment({})
-    (check,) = suite._checks(own, [own], "integration", ["-k", "audit"])
-    assert check.command[-3:] == ["tests/integration", "-k", "audit"]
+    for target, stacks in (("integration", [own]), ("unit", [])):
+        (check,) = suite._tests(own, stacks, target, ["-k", "audit"])
+        assert check.command[-3:] == [f"tests/{target}", "-k", "audit"]
+
+
+def test_the_unit_tests_have_a_worker_a_core_no_stack_and_the_gate(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(suite, "CORES", 3)
+    own = settings.from_environment({})
+    for target, stacks in (("unit", []), (None, [own] * 4)):
+        unit = suite._tests(own, stacks, target, [])[0]
+        assert {"tests/unit", "--numprocesses=3", "--cov"} <= set(unit.command)
+        assert unit.stacks == ()
+
+
+def test_only_what_runs_all_kinds_of_checks_runs_the_static_ones() -> None:
+    own = settings.from_environment({})
+    expected = [title for title, _ in CHECKS]
+    for target in (None, *suite.TARGETS):
+        titles = [check.title for check in suite._static_checks(own, target)]
+        assert titles == (expected if target in (None, "quick") else [])
+
+
+@pytest.mark.parametrize("given", [None, "", "folder"])
+def test_a_worker_without_a_stack_is_refused_unless_its_tests_need_none(
+    monkeypatch: pytest.MonkeyPatch, given: str | None
+) -> None:
+    monkeypatch.delenv(suite.STACKS_VARIABLE, raising=False)
+    if given is not None:
+        monkeypatch.setenv(suite.STACKS_VARIABLE, given)
+    if given == "":
+        assert use_own_stack("gw1") is None
+        return
+    with pytest.raises(pytest.UsageError, match=r"no stack for the worker gw1"):
+        use_own_stack("gw1")
 
 
 def outcome(exit_code: int = 0, **run: object) -> demo.Outcome:
@@ -512,13 +547,40 @@ def test_the_demo_succeeds_only_if_airflow_and_the_record_agree(
     assert result.succeeded is succeeded
 
 
-def test_all_checks_run_and_the_first_failure_is_the_exit_code(tmp_path: Path) -> None:
+@pytest.mark.parametrize("run", [suite.run_side_by_side, suite.run_in_turn])
+def test_all_checks_run_and_each_has_its_exit_code(
+    tmp_path: Path, run: Callable[[settings.Settings, Console, list[suite.Check]], list[int]]
+) -> None:
     own = replace(settings.from_environment({"DEV_STATE": str(tmp_path)}), root=tmp_path)
     checks = [
-        suite.Check(str(code), ["bash", "-c", f"echo {code} >> ran; exit {code}"]) for code in (0, 3, 4)
+        suite.Check(str(code), ["bash", "-c", f"echo {code} > ran.{code}; exit {code}"]) for code in (0, 3, 4)
     ]
-    assert suite.run_checks(own, Console(sys.stdout), checks) == 3
-    assert (tmp_path / "ran").read_text().split() == ["0", "3", "4"]
+    assert run(own, Console(sys.stdout), checks) == [0, 3, 4]
+    assert {path.name for path in tmp_path.glob("ran.*")} == {"ran.0", "ran.3", "ran.4"}
+
+
+@pytest.mark.parametrize(("codes", "expected"), [([], 0), ([0, 0], 0), ([0, 3, 4], 3)])
+def test_the_first_failure_is_the_exit_code(codes: list[int], expected: int) -> None:
+    assert suite._first_failure(codes) == expected
+
+
+def test_what_a_check_says_side_by_side_comes_in_one_piece(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(suite, "CORES", 2)
+    own = replace(settings.from_environment({}), root=tmp_path)
+    # Each waits for the other to have begun: they do run at once.
+    line = "touch began.{0}; timeout 20 bash -c 'until [ -e began.{1} ]; do sleep 0.01; done' || exit 9; "
+    line += "echo {0} begins; echo {0} ends; {2}"
+    commands = {"one": line.format("one", "two", "exit 0"), "two": line.format("two", "one", "exit 1")}
+    checks = [suite.Check(title, ["bash", "-c", command]) for title, command in commands.items()]
+    console = Console(stream := io.StringIO())
+    with console.step("start"):
+        assert suite.run_side_by_side(own, console, checks) == [0, 1]
+    said = re.sub(r"\d+\.\d s", "1.0 s", stream.getvalue())
+    assert "one begins\none ends\n  one: 1.0 s\n" in said
+    assert "two begins\ntwo ends\n  two: failed after 1.0 s\n" in said
+    assert said.endswith("\n  start: 1.0 s\n")
 
 
 def test_the_sample_has_the_right_shape_and_only_documentation_addresses() -> None:
