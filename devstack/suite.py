@@ -14,8 +14,8 @@ from devstack import environment, locks, ports, stack
 from devstack.console import Console
 from devstack.settings import DEFAULT_PORTS, Settings, remembered_ports
 
-# Of those side by side, the one with the longest tests begins, and the one with many short ones ends.
-SIDE_BY_SIDE = ("platform", "dags", "faults", "bench", "integration", "model")
+# A file stays with its worker: the suite with the longest file begins, and the one of many short files ends.
+SIDE_BY_SIDE = ("faults", "dags", "platform", "bench", "model", "integration")
 # Its tests bound the seconds that a run takes, which other work on the machine would exceed.
 ALONE = ("living",)
 SERVER_SUITES = (*SIDE_BY_SIDE, *ALONE)
