@@ -141,9 +141,9 @@ class Soak:
             _say(f"{passed:5.0f} s: {sent.count:,} sent, {rows:,} rows, {queued}, DAG runs {self._states()}")
         time.sleep(1 - time.monotonic() % 1)
 
-    def trigger(self) -> bool:
+    def trigger(self, dag: str = DAG, **fields: Any) -> bool:
         """Start a run as the UI does; False as long as Airflow has not parsed the DAG."""
-        reply = self._request("POST", f"/dags/{DAG}/dagRuns", json={"logical_date": None})
+        reply = self.request("POST", f"/dags/{dag}/dagRuns", json={"logical_date": None, **fields})
         return reply.is_success
 
     def _next_kill(self) -> float:
@@ -154,7 +154,7 @@ class Soak:
         parts = orchestrator.parts(self.servers.settings)
         (scheduler,) = [part.pid() for part in parts if part.name == "scheduler"]
         assert scheduler, "the scheduler is gone"
-        for (pid,) in self._airflow_rows(RECEIVING, DAG, RECEIVING_SECONDS):
+        for (pid,) in self.airflow_rows(RECEIVING, DAG, RECEIVING_SECONDS):
             with contextlib.suppress(psutil.NoSuchProcess):
                 process = psutil.Process(pid)
                 if scheduler in {parent.pid for parent in process.parents()}:
@@ -168,19 +168,20 @@ class Soak:
         return bool(states.get("running") or states.get("queued"))
 
     def _states(self) -> dict[str, int]:
-        return dict(self._airflow_rows(DAG_RUNS, DAG))
+        return dict(self.airflow_rows(DAG_RUNS, DAG))
 
     def _depth(self) -> int:
         names = [f"ApproximateNumberOfMessages{kind}" for kind in ("", "NotVisible", "Delayed")]
         reply = self.sqs.get_queue_attributes(QueueUrl=self.queue_url, AttributeNames=names)
         return sum(int(count) for count in reply["Attributes"].values())
 
-    def _airflow_rows(self, statement: str, *values: object) -> list[tuple]:
+    def airflow_rows(self, statement: str, *values: object) -> list[tuple]:
         """Of Airflow's metadata database."""
         with psycopg.connect(postgres.superuser(self.servers.settings).url(AIRFLOW)) as connection:
             return connection.execute(statement.encode(), values).fetchall()
 
-    def _request(self, method: str, path: str, **options: Any) -> httpx.Response:
+    def request(self, method: str, path: str, **options: Any) -> httpx.Response:
+        """Ask Airflow's REST API."""
         base = f"http://{ports.HOST}:{self.servers.settings.ui_port}"
         if self._api is None:
             passwords = json.loads(environment.password_file(self.servers.settings).read_text())

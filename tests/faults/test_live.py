@@ -1,26 +1,156 @@
-"""The soak, in short: a living queue under Airflow's scheduler, with a kill."""
+"""A living queue under the scheduler, LocalExecutor and triggerer, which `airflow dags test` has not.
 
+One stack serves all tests of this module: the start of Airflow takes longer than any of them.
+"""
+
+import contextlib
 import json
-import os
-import subprocess
+import secrets
 import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
 
-from devstack.settings import ROOT
+import pytest
 
-# What the killed process had not sealed is then back within a minute.
-SOON = {"QUEUE_ETL_VISIBILITY_TIMEOUT_SECONDS": "60"}
+from devstack import orchestrator, processes, stack
+from devstack.console import Console
+from tests.faults import live
+from tests.faults.live import DAG, Plan, Soak, soaking
+from tests.support.traffic import traffic
+from tests.support.wait import wait_until
+
+LONG_SECONDS = 300  # of a run, on a busy machine
+# What the killed process had not sealed is then back soon.
+SOON = {"QUEUE_ETL_RECEIVE_SECONDS": "10", "QUEUE_ETL_VISIBILITY_TIMEOUT_SECONDS": "20"}
+AN_HOUR = {"QUEUE_ETL_RECEIVE_SECONDS": "30", "QUEUE_ETL_VISIBILITY_TIMEOUT_SECONDS": "3600"}
+TASKS = "SELECT task_id, state FROM task_instance WHERE run_id = %s"
 
 
-def test_a_living_queue_under_the_scheduler_loses_nothing_to_a_kill() -> None:
-    command = [sys.executable, "-m", "tests.faults.live", "--live=30", "--rate=10", "--back-to-back"]
-    command += ["--kills=1", "--json"]
-    run = subprocess.run(
-        command, cwd=ROOT, env={**os.environ, **SOON}, capture_output=True, text=True, check=False
-    )
-    assert run.returncode == 0, run.stdout + run.stderr[-4000:]
-    result = json.loads(run.stdout)
+@dataclass(frozen=True)
+class Airflow:
+    """The stack's Airflow, and a run of `user_logins` that a test starts."""
+
+    soak: Soak
+    run_id: str
+
+    def start(self) -> None:
+        conf = {"wait_seconds": 120}
+        wait_until(lambda: self.soak.trigger(dag_run_id=self.run_id, conf=conf), LONG_SECONDS)
+
+    def tasks(self) -> dict[str, str | None]:
+        """State of each task of the run."""
+        return dict(self.soak.airflow_rows(TASKS, self.run_id))
+
+    def run(self) -> dict[str, Any]:
+        """The run as the REST API tells it."""
+        return dict(self.soak.request("GET", f"/dags/{DAG}/dagRuns/{self.run_id}").json())
+
+    def mark_failed(self) -> None:
+        path = f"/dags/{DAG}/dagRuns/{self.run_id}"
+        self.soak.request("PATCH", path, json={"state": "failed"}).raise_for_status()
+
+    def pause(self, paused: bool, dag: str = DAG) -> None:
+        self.soak.request("PATCH", f"/dags/{dag}", json={"is_paused": paused}).raise_for_status()
+
+    def said(self, text: str) -> list[str]:
+        """Lines with this text in the logs of the run's tasks."""
+        paths = self.soak.servers.settings.logs.rglob(f"run_id={self.run_id}/**/*.log")
+        return [line for path in paths for line in path.read_text().splitlines() if text in line]
+
+    def state(self) -> str:
+        """Of the run in etl.runs; empty where it was never opened."""
+        found = self.soak.servers.rows("SELECT state FROM etl.runs WHERE airflow_run_id = %s", self.run_id)
+        return str(found[0][0]) if found else ""
+
+    def visible(self) -> int:
+        names = ["ApproximateNumberOfMessages"]
+        reply = self.soak.sqs.get_queue_attributes(QueueUrl=self.soak.queue_url, AttributeNames=names)
+        return int(reply["Attributes"][names[0]])
+
+
+@pytest.fixture(scope="module")
+def soak(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Soak]:
+    """A stack with Airflow on which messages come back soon."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in SOON.items():
+            patch.setenv(name, value)
+        with soaking(Plan(seconds=1, rate=1), tmp_path_factory.mktemp("live") / "s") as soak:
+            yield soak
+
+
+@pytest.fixture(scope="module")
+def patient(soak: Soak) -> Soak:
+    """The same stack, with messages hidden for an hour: those that come back were released.
+
+    Tasks have the environment of the scheduler, which is started anew.
+    """
+    settings = soak.servers.settings
+    processes.stop([part for part in orchestrator.parts(settings) if part.name == "scheduler"])
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in AN_HOUR.items():
+            patch.setenv(name, value)
+        stack.ensure_airflow(settings, Console(sys.stderr))
+    return soak
+
+
+@pytest.fixture
+def airflow(patient: Soak) -> Iterator[Airflow]:
+    """Airflow; the schedule of `user_logins` runs, and is paused after the test."""
+    airflow = Airflow(patient, f"scheduled-test-{secrets.token_hex(4)}")
+    airflow.pause(False)
+    yield airflow
+    airflow.pause(True)
+
+
+def test_a_living_queue_under_the_scheduler_loses_nothing_to_a_kill(
+    soak: Soak, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(live, "soaking", lambda plan, _: contextlib.nullcontext(replace(soak, plan=plan)))
+    options = ["--live=30", "--rate=10", "--back-to-back", "--kills=1", "--json"]
+    monkeypatch.setattr(sys, "argv", ["live", *options])
+    code, printed = live.main(), capsys.readouterr()
+    assert code == 0, printed.out + printed.err[-4000:]
+    result = json.loads(printed.out)
     assert result["kills"] == 1
     assert result["sent"] >= 290
     assert 0 < result["p50_seconds"] <= result["p95_seconds"] <= result["max_seconds"]
     with_kill = f"p50 {result['p50_seconds']}, p95 {result['p95_seconds']}, max {result['max_seconds']} s"
     print(f"\nfrom sending to row, one extract killed: {with_kill}")
+
+
+def test_a_run_waits_in_the_triggerer_and_goes_on_when_messages_come(airflow: Airflow) -> None:
+    user = f"user-{airflow.run_id}"
+    airflow.start()
+    wait_until(lambda: airflow.tasks().get("sense") == "deferred", LONG_SECONDS)
+    body = f'{{"user_id": "{user}", "app_version": "1.0", "device_type": "ios", "ip": "198.51.100.7", '
+    body += '"locale": "en", "device_id": "d-1"}'
+    for _ in range(20):
+        airflow.soak.sqs.send_message(QueueUrl=airflow.soak.queue_url, MessageBody=body)
+    sent = time.monotonic()
+    ended = {"success", "failed", "upstream_failed"}
+    wait_until(lambda: airflow.tasks().get("finish") in ended, LONG_SECONDS)
+    print(f"20 messages, from sending to the end of the run: {time.monotonic() - sent:.1f} s")
+    tasks = ("sense", "extract", "mask", "load", "finish")
+    assert airflow.tasks() == dict.fromkeys(tasks, "success"), airflow.said('"level":"error"')
+    wait_until(lambda: airflow.run()["state"] == "success", LONG_SECONDS)
+    assert airflow.run()["note"].startswith("succeeded: received 20: loaded 20")
+    count = "SELECT count(*) FROM public.user_logins WHERE user_id = %s"
+    assert airflow.soak.servers.rows(count, user) == [(20,)]
+
+
+def test_a_run_marked_failed_releases_its_messages_within_minutes(airflow: Airflow) -> None:
+    airflow.start()
+    airflow.pause(True, "queue_etl_recovery")  # its schedule, every five minutes, might be due now
+    with traffic(airflow.soak.sqs, airflow.soak.queue_url, airflow.run_id, rate=5) as sent:
+        wait_until(lambda: bool(airflow.said("sealed")), LONG_SECONDS)
+        airflow.pause(True)  # else the next scheduled run takes what this one releases
+        airflow.mark_failed()
+        wait_until(lambda: bool(airflow.said("released")), LONG_SECONDS)
+    assert airflow.said("sealed messages stay staged")
+    assert airflow.state() == "running"
+    airflow.pause(False, "queue_etl_recovery")
+    assert airflow.soak.trigger("queue_etl_recovery", dag_run_id=f"{airflow.run_id}-recovery")
+    wait_until(lambda: airflow.state() == "failed", LONG_SECONDS)
+    wait_until(lambda: airflow.visible() == sent.count)
