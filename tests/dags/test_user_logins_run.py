@@ -2,11 +2,8 @@
 
 import json
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -338,17 +335,16 @@ def test_no_log_of_a_run_holds_a_password_a_keyset_or_personal_data(
         assert secret not in said
 
 
-# As people start it -------------------------------------------------------------------------------
+# An empty queue -----------------------------------------------------------------------------------
 
 
-def test_airflow_dags_test_of_an_empty_queue_is_skipped_by_its_deadline(
-    login_queue: str, tmp_path: Path
+def test_a_run_of_an_empty_queue_is_skipped_by_its_deadline(
+    login_queue: str, run_user_logins: Run, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    command = [sys.executable, "-m", "airflow", "dags", "test", "user_logins", "-c", '{"wait_seconds": 4}']
     started = time.monotonic()
-    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=600)
-    print(f"airflow dags test, empty queue, deadline 4 s: {time.monotonic() - started:.1f} s")
-    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
-    assert "Skipping task." in result.stdout
-    assert "Success" in result.stdout or "successful" in result.stdout
-    assert "XCom not found" not in result.stdout
+    outcome = run_user_logins(wait_seconds=4)
+    print(f"empty queue, deadline 4 s: {time.monotonic() - started:.1f} s")
+    assert (outcome.state, set(outcome.tasks.values())) == ("success", {"skipped"})
+    said = capfd.readouterr().out
+    assert "Skipping task." in said
+    assert "XCom not found" not in said
