@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -204,13 +205,20 @@ def in_database(dsn: str, name: str) -> dict[str, int]:
     return found
 
 
+@cache
+def api() -> Any:
+    """Airflow's API; it takes seconds to make."""
+    from airflow.api_fastapi.app import create_app
+
+    return create_app(apps="core")
+
+
 def in_api() -> dict[str, int]:
     """What the browser gets to see of the runs, their tasks, XComs and logs."""
-    from airflow.api_fastapi.app import create_app
     from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
     from fastapi.testclient import TestClient
 
-    app = create_app(apps="core")
+    app = api()
     token = app.state.auth_manager.generate_jwt(SimpleAuthManagerUser(username="canary", role="admin"))
     paths = ["/api/v2/dags", "/api/v2/assets/events", "/api/v2/eventLogs"]
     found = {}
