@@ -148,7 +148,7 @@ def test_a_run_marked_failed_releases_its_messages_within_minutes(airflow: Airfl
         airflow.pause(True)  # else the next scheduled run takes what this one releases
         airflow.mark_failed()
         wait_until(lambda: bool(airflow.said("released")), LONG_SECONDS)
-    assert airflow.said("sealed messages stay staged")
+    wait_until(lambda: bool(airflow.said("sealed messages stay staged")))
     assert airflow.state() == "running"
     airflow.pause(False, "queue_etl_recovery")
     assert airflow.soak.trigger("queue_etl_recovery", dag_run_id=f"{airflow.run_id}-recovery")
