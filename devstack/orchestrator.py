@@ -5,7 +5,7 @@ import json
 import subprocess
 import urllib.request
 
-from devstack import environment, ports, postgres, processes
+from devstack import airflow_database, environment, locks, ports, postgres, processes
 from devstack.console import Console
 from devstack.credentials import write_private
 from devstack.errors import StackError
@@ -54,13 +54,33 @@ def migrate(settings: Settings, console: Console) -> None:
     digest = hashlib.sha256(state.encode()).hexdigest()
     if stamp.exists() and stamp.read_text() == digest:
         return
+    with console.step("prepare Airflow's database"):
+        _migrate_or_copy(settings, console)
+    stamp.write_text(digest)
+
+
+def _migrate_or_copy(settings: Settings, console: Console) -> None:
+    """Let Airflow migrate the database, but copy an empty one from a stack of this clone that did it before.
+
+    Not where the server is somebody else's: its version may read no copy of ours.
+    """
+    if settings.postgres_dsn is not None or not airflow_database.is_empty(settings):
+        return _migrate(settings)
+    # Of stacks that start at once, one migrates and the others copy.
+    with locks.held(settings.root / ".dev" / "airflow-database.lock", console):
+        if airflow_database.copy(settings).exists():
+            return airflow_database.restore(settings)
+        _migrate(settings)
+        airflow_database.save(settings)
+
+
+def _migrate(settings: Settings) -> None:
     log = settings.logs / "airflow-migrate.log"
-    command, child_env = airflow_command(settings, "db", "migrate"), environment.for_child(settings)
-    with console.step("prepare Airflow's database"), log.open("w") as file:
-        run = subprocess.run(command, cwd=settings.root, env=child_env, stdout=file, stderr=file, check=False)
+    command, env = airflow_command(settings, "db", "migrate"), environment.for_child(settings)
+    with log.open("w") as file:
+        run = subprocess.run(command, cwd=settings.root, env=env, stdout=file, stderr=file, check=False)
     if run.returncode:
         raise StackError(f"airflow db migrate failed; see {log}")
-    stamp.write_text(digest)
 
 
 def start(settings: Settings, console: Console) -> None:

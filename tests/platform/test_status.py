@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from devstack import dag_history, orchestrator, postgres, queues, stack
+from devstack import airflow_database, dag_history, orchestrator, postgres, queues, stack
 from devstack.console import Console
 from devstack.postgres import AIRFLOW
 from devstack.processes import Part
@@ -92,6 +92,20 @@ def failed_run(launcher: Launcher, dag: str, run: str) -> None:
     folder = launcher.settings.logs / f"dag_id={dag}" / f"run_id={run}" / "task_id=extract"
     folder.mkdir(parents=True)
     (folder / "attempt=2.log").write_text("\n".join(map(json.dumps, LOG)))
+
+
+def test_the_copy_of_airflows_database_is_all_that_airflow_made(history: Launcher) -> None:
+    settings = history.settings
+    for statement in ("drop database airflow with (force)", "create database airflow owner airflow"):
+        postgres.query(settings, statement, database="postgres")
+    assert airflow_database.is_empty(settings)
+    airflow_database.restore(settings)
+    assert not airflow_database.is_empty(settings)
+    dumps = [airflow_database.dump(settings), airflow_database.copy(settings).read_text()]
+    # Not psql's own commands, which hold a random key.
+    copied, made = ([line for line in text.splitlines() if not line.startswith("\\")] for text in dumps)
+    assert copied == made
+    assert len([line for line in made if line.startswith("CREATE TABLE")]) > 40
 
 
 def test_a_stack_that_is_well_is_exit_0(clean: Launcher) -> None:
