@@ -25,7 +25,12 @@ from tests.support.wait import wait_until
 LONG_SECONDS = 300  # of a run, on a busy machine
 # What the killed process had not sealed is then back soon.
 SOON = {"QUEUE_ETL_RECEIVE_SECONDS": "10", "QUEUE_ETL_VISIBILITY_TIMEOUT_SECONDS": "20"}
-AN_HOUR = {"QUEUE_ETL_RECEIVE_SECONDS": "30", "QUEUE_ETL_VISIBILITY_TIMEOUT_SECONDS": "3600"}
+# Without runs of the schedule, which would take the messages of the test's own run.
+AN_HOUR = {
+    "QUEUE_ETL_RECEIVE_SECONDS": "30",
+    "QUEUE_ETL_VISIBILITY_TIMEOUT_SECONDS": "3600",
+    "AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": "False",
+}
 TASKS = "SELECT task_id, state FROM task_instance WHERE run_id = %s"
 
 
@@ -51,9 +56,6 @@ class Airflow:
     def mark_failed(self) -> None:
         path = f"/dags/{DAG}/dagRuns/{self.run_id}"
         self.soak.request("PATCH", path, json={"state": "failed"}).raise_for_status()
-
-    def pause(self, paused: bool, dag: str = DAG) -> None:
-        self.soak.request("PATCH", f"/dags/{dag}", json={"is_paused": paused}).raise_for_status()
 
     def said(self, text: str) -> list[str]:
         """Lines with this text in the logs of the run's tasks."""
@@ -97,12 +99,8 @@ def patient(soak: Soak) -> Soak:
 
 
 @pytest.fixture
-def airflow(patient: Soak) -> Iterator[Airflow]:
-    """Airflow; the schedule of `user_logins` runs, and is paused after the test."""
-    airflow = Airflow(patient, f"scheduled-test-{secrets.token_hex(4)}")
-    airflow.pause(False)
-    yield airflow
-    airflow.pause(True)
+def airflow(patient: Soak) -> Airflow:
+    return Airflow(patient, f"scheduled-test-{secrets.token_hex(4)}")
 
 
 def test_a_living_queue_under_the_scheduler_loses_nothing_to_a_kill(
@@ -143,15 +141,12 @@ def test_a_run_waits_in_the_triggerer_and_goes_on_when_messages_come(airflow: Ai
 
 def test_a_run_marked_failed_releases_its_messages_within_minutes(airflow: Airflow) -> None:
     airflow.start()
-    airflow.pause(True, "queue_etl_recovery")  # its schedule, every five minutes, might be due now
     with traffic(airflow.soak.sqs, airflow.soak.queue_url, airflow.run_id, rate=5) as sent:
         wait_until(lambda: bool(airflow.said("sealed")), LONG_SECONDS)
-        airflow.pause(True)  # else the next scheduled run takes what this one releases
         airflow.mark_failed()
         wait_until(lambda: bool(airflow.said("released")), LONG_SECONDS)
     wait_until(lambda: bool(airflow.said("sealed messages stay staged")))
     assert airflow.state() == "running"
-    airflow.pause(False, "queue_etl_recovery")
     assert airflow.soak.trigger("queue_etl_recovery", dag_run_id=f"{airflow.run_id}-recovery")
     wait_until(lambda: airflow.state() == "failed", LONG_SECONDS)
     wait_until(lambda: airflow.visible() == sent.count)
