@@ -109,7 +109,12 @@ def done(task: Any, given: Mapping[str, Any]) -> Any:
     from airflow.sdk.execution_time.context import set_current_context
 
     ti: Any = SimpleNamespace(
-        dag_id=DAG, run_id=RUN, try_number=1, max_tries=4, get_ti_count=lambda *_, **__: 0
+        dag_id=DAG,
+        run_id=RUN,
+        try_number=1,
+        max_tries=4,
+        get_ti_count=lambda *_, **__: 0,
+        xcom_push=lambda *_: None,
     )
     context = Context(run_id=RUN, params=task.dag.params.dump(), ti=ti, dag=task.dag)
     with set_current_context(context):

@@ -245,9 +245,10 @@ def test_airflow_home_alone_makes_include_importable(tmp_path: Path) -> None:
     assert result.stdout.strip().endswith("ok"), result.stderr
 
 
-def test_the_plugin_loader_leaves_our_modules_alone() -> None:
+def test_the_plugin_loader_leaves_modules_alone_that_dags_import() -> None:
     # Executed again under its bare name, a module's classes would exist twice.
     from airflow._shared.module_loading import find_path_from_directory
 
     found = {Path(path).name for path in find_path_from_directory(str(PROJECT / "plugins"), ".airflowignore")}
-    assert found.isdisjoint(path.name for path in (PROJECT / "plugins").glob("*.py"))
+    ours = {path.name for path in (PROJECT / "plugins").glob("*.py")}
+    assert found & ours == {"queue_etl_run_note.py"}  # a plugin, which nobody imports

@@ -11,12 +11,13 @@ import pytest
 
 from include import contracts
 from include.queue_etl.cli import app as cli
+from tests.contracts.clicks import CONTRACT as FOURTH
 from tests.contracts.deliveries import CONTRACT as THIRD
 from tests.contracts.newsletter_signups import CONTRACT as SECOND
 
 OWN = contracts.load_contract(contracts.DEFAULT_CONTRACT)
 SHIPPED = [contracts.load_contract(name) for name in contracts.contract_names()]
-OTHERS = [*SHIPPED, THIRD]  # whose files lie beside that of the second
+OTHERS = [*SHIPPED, THIRD, FOURTH]  # whose files lie beside that of the second
 QUEUES = [queue for contract in OTHERS for queue in (contract.queue, contract.dead_letter_queue)]
 SECOND_CONTRACTS = Path(__file__).parents[1] / "contracts"
 DEPTH = {"visible": 0, "in_flight": 0, "delayed": 0}

@@ -415,11 +415,11 @@ def test_any_text_loads_as_it_is(warehouse: RunStore, clean_database: Database, 
 def orders(clean_database: Database) -> Iterator[Contract]:
     """A second contract: other columns, in another order than the table's, and names that need quotes."""
     with clean_database.owner() as connection:
-        connection.execute('CREATE TABLE public."Orders" (placed date, "select" varchar(9), note text)')
-        connection.execute('GRANT INSERT ON public."Orders" TO etl_loader')
+        connection.execute('CREATE TABLE public."order" (placed date, "select" varchar(9), note text)')
+        connection.execute('GRANT INSERT ON public."order" TO etl_loader')
         event = msgspec.defstruct("Order", [("note", str | None), ("select", str | None)])
-        yield Contract("orders", "order-queue", "public.Orders", event, (SentDay("placed"),))
-        connection.execute('DROP TABLE public."Orders"')
+        yield Contract("orders", "order-queue", "public.order", event, (SentDay("placed"),))
+        connection.execute('DROP TABLE public."order"')
 
 
 def test_another_contract_loads_into_its_own_table(
@@ -434,7 +434,7 @@ def test_another_contract_loads_into_its_own_table(
     masked, rejected = masked_batch(run_id, messages[1:], run.queue_id)
     masked.rows = f"-\t-\t{TODAY}\ne\tf\t{TODAY}\ng\th\t{TODAY}\n".encode()
     assert warehouse.load(run_id, orders, "0001", masked, rejected) == BatchCounts(2, 0, 1)
-    rows = clean_database.rows('SELECT * FROM public."Orders"')
+    rows = clean_database.rows('SELECT * FROM public."order"')
     assert sorted(rows, key=str) == sorted(
         [(TODAY, "b", "a"), (TODAY, "d", None), (TODAY, "f", "e"), (TODAY, "h", "g")], key=str
     )

@@ -14,6 +14,7 @@ from uuid import UUID
 from include.contracts.user_logins import CONTRACT, major
 from include.queue_etl import steps
 from include.queue_etl.contract import Contract, Derived, Rejected
+from include.queue_etl.contract.contract import QueuePlace
 from include.queue_etl.errors import QueueEtlError, TransientError
 from include.queue_etl.keys.keyset import Keyset
 from include.queue_etl.keys.keyset_document import KeysetDocument
@@ -90,8 +91,11 @@ class ModelResources:
         self.staging = StagingArea(schedule.store, self.keyset)
         self.warehouse: Warehouse | None = None
 
-    def queue(self, name: str) -> Queue:
+    def queue(self, name: str, place: QueuePlace) -> Queue:
         return self.schedule.queue
+
+    def archive_days(self, contract: Contract) -> int:
+        return 0
 
     def production_problems(self, contracts: object) -> list[str]:
         return []
