@@ -144,7 +144,8 @@ def test_a_body_over_the_limit_is_not_looked_into():
 def test_messages_with_unknown_fields_are_told_apart():
     parser = Parser(CONTRACT, 1_048_576)
     bodies = (ORDINARY, ORDINARY[:-1] + b',"x":1,"y":2}', ORDINARY[:-1] + b',"z":"\\u0000"}')
-    assert parser.with_unknown_fields(bodies, [parser.parse(body) for body in bodies]) == [*bodies[1:]]
+    found = parser.with_unknown_fields(bodies, [parser.parse(body) for body in bodies])
+    assert found == {1: bodies[1], 2: bodies[2]}
 
 
 def test_a_parser_goes_on_after_a_rejection():

@@ -370,7 +370,7 @@ def test_undeclared_fields_are_seen_at_every_depth():
         order(items=[{"sku": "a", "price": 1, "n": 2}]),
     ]
     verdicts = [PARSER.parse(body) for body in bodies]
-    assert PARSER.with_unknown_fields(bodies, verdicts) == bodies[1:]
+    assert [*PARSER.with_unknown_fields(bodies, verdicts).values()] == bodies[1:]
 
 
 def test_a_plain_event_is_decoded_into_its_own_struct():

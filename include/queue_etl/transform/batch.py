@@ -11,7 +11,7 @@ from include.queue_etl.contract import Contract, Rejected
 from include.queue_etl.keys.keyset import Keyset
 from include.queue_etl.settings import Settings
 from include.queue_etl.transform import beside, copy_binary, copy_text, kept, partitions
-from include.queue_etl.transform.batches import MaskedBatch, RawBatch, RejectedBatch, ids_digest
+from include.queue_etl.transform.batches import MaskedBatch, RawBatch, RejectedBatch, chosen, ids_digest
 from include.queue_etl.transform.masking import Masker
 from include.queue_etl.transform.parsing import TOO_MANY_RECEIVES, Parser
 from include.queue_etl.transform.personal_check import Finding, PersonalCheck, counted, reason, sampled
@@ -59,12 +59,14 @@ def mask_batch(
         sent_days=sorted(set(days)),
         key_id=keyset.primary_key_id,
         key_check=keyset.check_value(),
-        unknown_fields=Undeclared(contract.event).count(unknown) if unknown else {},
+        unknown_fields=Undeclared(contract.event).count(unknown.values()) if unknown else {},
         partitions=partitions.of_rows(contract, events, facts),
         personal_data_checked=len(checked),
         personal_data_found=found,
-        kept=_kept_lines(raw, days, verdicts, parser, contract, keyset, run_id),
     )
+    if unknown and contract.unknown_fields == "keep":
+        unusual = ((number, body, verdicts[number]) for number, body in unknown.items())
+        masked.kept = kept.lines(raw, days, unusual, kept.Keeper(contract, keyset), run_id)
     cipher, shapes = PayloadCipher(keyset, contract.name), Shapes(contract)
     lines = [
         _quarantine_line(raw, index, days[index], verdict, cipher, shapes, run_id)
@@ -98,36 +100,10 @@ def _checked(
 
 def _facts(raw: RawBatch, days: list[str], is_rejected: list[bool]) -> copy_text.Facts:
     """Those of the accepted messages."""
-    if not any(is_rejected):
-        return copy_text.Facts(raw.ids, days, raw.sent_ms, raw.receive_counts, raw.facts)
-    is_accepted = list(map(not_, is_rejected))
-    return copy_text.Facts(
-        ids=list(compress(raw.ids, is_accepted)),
-        days=list(compress(days, is_accepted)),
-        sent_ms=list(compress(raw.sent_ms, is_accepted)),
-        receive_counts=list(compress(raw.receive_counts, is_accepted)),
-        asked_for={field: list(compress(values, is_accepted)) for field, values in raw.facts.items()},
-    )
-
-
-def _kept_lines(
-    raw: RawBatch,
-    days: list[str],
-    verdicts: list[Struct | Rejected],
-    parser: Parser,
-    contract: Contract,
-    keyset: Keyset,
-    run_id: UUID,
-) -> bytes:
-    """Those of the accepted messages with undeclared fields, where the contract keeps these."""
-    numbers = parser.unusual(verdicts) if contract.unknown_fields == "keep" else []
-    if not numbers:
-        return b""
-    bodies = parser.with_unknown_fields(raw.bodies, verdicts)
-    events = [verdicts[number] for number in numbers]
-    return kept.lines(
-        raw, days, zip(numbers, bodies, events, strict=True), kept.Keeper(contract, keyset), run_id
-    )
+    if any(is_rejected):
+        is_accepted = list(map(not_, is_rejected))
+        raw, days = chosen(raw, is_accepted), list(compress(days, is_accepted))
+    return copy_text.Facts(raw.ids, days, raw.sent_ms, raw.receive_counts, raw.facts)
 
 
 def _quarantine_line(

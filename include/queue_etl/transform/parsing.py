@@ -58,7 +58,6 @@ class Parser:
         self._all_checks = [*self._checks, *_checks(contract.columns, character_check)]
         self._limit = body_limit_bytes
         self._has_envelope = contract.sns_envelope
-        self._contract = contract
         self._rejects_unknown = contract.unknown_fields == "reject"
         self._saw_unknown = False
 
@@ -77,26 +76,25 @@ class Parser:
 
     def with_unknown_fields(
         self, bodies: Sequence[bytes], verdicts: Sequence[msgspec.Struct | Rejected]
-    ) -> list[bytes]:
-        """The accepted bodies that had fields which no struct declares, without their SNS envelope.
+    ) -> dict[int, bytes]:
+        """Number -> the accepted body with fields that no struct declares, without its SNS envelope.
 
         Args:
             bodies: as they were parsed
             verdicts: of `parse`, in the order of the bodies
         """
-        found = [bodies[number] for number in self.unusual(verdicts)]
-        return list(map(self._unwrapped, found)) if self._contract.sns_envelope else found
-
-    def unusual(self, verdicts: Sequence[msgspec.Struct | Rejected]) -> list[int]:
-        """Which of the verdicts of `parse` are of accepted bodies with fields that no struct declares."""
         if not self._saw_unknown:  # as usual: then nobody has to look at each
-            return []
+            return {}
         usual = (self._strict, Rejected)
-        return [number for number, verdict in enumerate(verdicts) if verdict.__class__ not in usual]
+        return {
+            number: self.event_body(bodies[number])
+            for number, verdict in enumerate(verdicts)
+            if verdict.__class__ not in usual
+        }
 
     def event_body(self, body: bytes) -> bytes:
         """The body of an event, without its SNS envelope where the contract expects one."""
-        return self._unwrapped(body) if self._contract.sns_envelope else body
+        return self._unwrapped(body) if self._has_envelope else body
 
     def _unwrapped(self, body: bytes) -> bytes:
         """The inner body of an SNS notification; any other body as it is (raw message delivery)."""
