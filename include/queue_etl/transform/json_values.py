@@ -22,6 +22,11 @@ _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"')
 _encoder = msgspec.json.Encoder(decimal_format="number")
 _encode = _encoder.encode
 _decode = msgspec.json.Decoder(float_hook=Decimal).decode
+# For who looks at names, types and texts; floats as 0, as one may be too large for Python.
+decode_without_floats = msgspec.json.Decoder(float_hook=lambda _: 0.0).decode
+# One level; what is inside stays as the message has it.
+decode_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+decode_items = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _encode_sorted = msgspec.json.Encoder(decimal_format="number", order="deterministic").encode
 
 Step = str  # name of a field, or "[*]" for each item of a list or value of a map

@@ -18,7 +18,13 @@ from msgspec import Raw, Struct
 from include.queue_etl.contract import Attribute, Contract, Derived, Jsonb, NotPersonal, Personal
 from include.queue_etl.contract.event_types import Annotation, fields_of, is_struct
 from include.queue_etl.transform.batches import MaskedBatch
-from include.queue_etl.transform.json_values import Step, steps_of
+from include.queue_etl.transform.json_values import (
+    Step,
+    decode_items,
+    decode_object,
+    decode_without_floats,
+    steps_of,
+)
 from include.queue_etl.transform.personal_values import KINDS, kinds_in
 from include.queue_etl.transform.shapes import OTHER_KEY, is_name
 from include.queue_etl.transform.undeclared import MAX_PATHS, OTHERS
@@ -26,14 +32,10 @@ from include.queue_etl.transform.undeclared import MAX_PATHS, OTHERS
 Finding = tuple[str, str]  # path and kind
 Counts = dict[str, dict[str, int]]  # path -> kind -> messages
 
-# Floats as 0: a number may be too large for one, and none is looked at.
-_decode = msgspec.json.Decoder(float_hook=lambda _: 0.0).decode
 _ID_CHARS, _DIGITS = 36, "0123456789abcdef"  # of a UUID
 _MOST_WARNINGS = 10  # of a batch
 _MOST_CHARS = 200  # of a path
 _REMEDY = "declare it Personal(), or NotPersonal() where it is none"
-_decode_object = msgspec.json.Decoder(dict[str, Raw]).decode
-_decode_items = msgspec.json.Decoder(list[Raw]).decode
 
 
 @dataclass(slots=True, eq=False)
@@ -204,10 +206,10 @@ def _extended(path: str, step: str) -> str:
 def _opened(raw: Raw) -> Any:
     """The value; one level of it, where there is a number in it that Python does not take."""
     try:
-        return _decode(raw)
+        return decode_without_floats(raw)
     except (msgspec.ValidationError, RecursionError):
         text = bytes(raw).lstrip()
-        opened = {b"{": _decode_object, b"[": _decode_items}.get(text[:1])
+        opened = {b"{": decode_object, b"[": decode_items}.get(text[:1])
         return opened(raw) if opened else text.decode()
 
 

@@ -22,6 +22,7 @@ import msgspec
 from msgspec import inspect
 
 from include.queue_etl.contract import Contract
+from include.queue_etl.transform.json_values import decode_without_floats
 
 MAX_CHARS = 2_000
 MAX_PATHS = 60
@@ -67,8 +68,6 @@ _ACCEPTED: dict[type[inspect.Type], frozenset[str]] = {
     inspect.RawType: ANYTHING,
     inspect.CustomType: ANYTHING,
 }
-# Floats as 0: a number may be too large for one, and none is looked at.
-_decode = msgspec.json.Decoder(float_hook=lambda _: 0.0).decode
 
 
 class ShapeLine(NamedTuple):
@@ -176,7 +175,7 @@ class Shapes:
             return _Unreadable(EMPTY)
         try:
             body.decode()
-            return self._unwrapped(_decode(body))
+            return self._unwrapped(decode_without_floats(body))
         except UnicodeDecodeError:
             return _Unreadable(NOT_UTF8)
         except RecursionError:
@@ -193,7 +192,7 @@ class Shapes:
         """The event inside an SNS notification; any other value as it is."""
         if self._contract.sns_envelope and isinstance(value, dict) and value.get("Type") == "Notification":
             inner = value.get("Message")
-            return _decode(inner.encode()) if isinstance(inner, str) else value
+            return decode_without_floats(inner.encode()) if isinstance(inner, str) else value
         return value
 
 

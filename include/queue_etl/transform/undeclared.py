@@ -12,13 +12,11 @@ import msgspec
 from msgspec import Raw, Struct
 
 from include.queue_etl.contract.event_types import Annotation, fields_of, is_struct
-from include.queue_etl.transform.json_values import is_null
+from include.queue_etl.transform.json_values import decode_items, decode_object, is_null
 from include.queue_etl.transform.shapes import OTHER_KEY, is_name
 
 MAX_PATHS = 100  # of a batch; further ones are counted together, under OTHERS
 OTHERS = "..."
-_decode_object = msgspec.json.Decoder(dict[str, Raw]).decode
-_decode_items = msgspec.json.Decoder(list[Raw]).decode
 _encode = msgspec.json.Encoder().encode
 
 
@@ -74,13 +72,13 @@ class Undeclared:
 def _paths(raw: Raw, declared: _Declared, path: str) -> Iterator[str]:
     """Of every undeclared field, without those inside of another."""
     if declared.items:
-        inner = _decode_items(raw) if declared.is_list else _decode_object(raw).values()
+        inner = decode_items(raw) if declared.is_list else decode_object(raw).values()
         for value in inner:
             if not is_null(value):
                 yield from _paths(value, declared.items, f"{path}[*]")
         return
     prefix = f"{path}." if path else ""
-    for name, value in _decode_object(raw).items():
+    for name, value in decode_object(raw).items():
         if name not in declared.fields:
             yield f"{prefix}{name if is_name(name) else OTHER_KEY}"
         elif (inside := declared.fields[name]) and not is_null(value):
@@ -90,8 +88,8 @@ def _paths(raw: Raw, declared: _Declared, path: str) -> Iterator[str]:
 def _picked(raw: Raw, declared: _Declared) -> bytes | None:
     """JSON of what is undeclared in a value; None where nothing is."""
     if declared.items and declared.is_list:
-        return _list([_inside(value, declared.items) for value in _decode_items(raw)])
-    values = _decode_object(raw).items()
+        return _list([_inside(value, declared.items) for value in decode_items(raw)])
+    values = decode_object(raw).items()
     if declared.items:
         return _object({name: _inside(value, declared.items) for name, value in values})
     fields = declared.fields
