@@ -21,6 +21,7 @@ from include.queue_etl.transform.batch import mask_batch
 from include.queue_etl.transform.batches import MaskedBatch, RawBatch
 from include.queue_etl.transform.kept import Document, KeptLine
 from include.queue_etl.transform.quarantine import PayloadCipher
+from tests.support.json_strategies import json_values
 from tests.unit.copy_decoder import decoded
 
 KEYSET = KeysetDocument.new().open()
@@ -169,22 +170,10 @@ def test_lines_come_back_as_they_were_and_copy_reads_them(given_lines):
     ]
 
 
-json_values = st.recursive(
-    st.one_of(
-        st.none(),
-        st.booleans(),
-        st.integers(),
-        st.floats(allow_nan=False, allow_infinity=False),
-        st.text(max_size=5),
-    ),
-    lambda inner: st.one_of(
-        st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=5), inner, max_size=3)
-    ),
-    max_leaves=10,
-)
+nested = json_values(text=5, key=5, width=3, leaves=10)
 
 
-@given(st.dictionaries(st.text(max_size=8).map(lambda name: f"x{name}"), json_values, min_size=1, max_size=4))
+@given(st.dictionaries(st.text(max_size=8).map(lambda name: f"x{name}"), nested, min_size=1, max_size=4))
 def test_whatever_is_undeclared_is_kept_and_nothing_raises(extra):
     body = {"who": 1, **extra, "items": [{"sku": "s"}, {"sku": "s", **extra}]}
     ((shape, _, fields),) = kept_of(json.dumps(body).encode())

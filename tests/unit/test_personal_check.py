@@ -14,6 +14,7 @@ from include.queue_etl.contract import Contract, Derived, Jsonb, NotPersonal, Pe
 from include.queue_etl.transform.batches import MaskedBatch
 from include.queue_etl.transform.personal_check import PersonalCheck, counted, reason, sampled, warnings
 from include.queue_etl.transform.undeclared import MAX_PATHS, OTHERS
+from tests.support.json_strategies import json_values
 
 EMAIL = "canary@example.org"
 
@@ -147,22 +148,10 @@ def test_a_path_of_long_names_is_cut():
     assert len(path) < 250
 
 
-json_values = st.recursive(
-    st.one_of(
-        st.none(),
-        st.booleans(),
-        st.integers(),
-        st.floats(allow_nan=False, allow_infinity=False),
-        st.text(max_size=12),
-    ),
-    lambda inner: st.one_of(
-        st.lists(inner, max_size=4), st.dictionaries(st.text(max_size=8), inner, max_size=4)
-    ),
-    max_leaves=20,
-)
+nested = json_values(text=12, key=8, width=4, leaves=20)
 
 
-@given(st.dictionaries(st.text(max_size=8), json_values, max_size=5))
+@given(st.dictionaries(st.text(max_size=8), nested, max_size=5))
 def test_no_message_raises_and_no_odd_name_is_told(extra):
     found = findings({"new": {f"canary {name} {EMAIL}": value for name, value in extra.items()}})
     assert "canary" not in json.dumps(found)
