@@ -123,7 +123,7 @@ def test_what_is_no_object_has_a_shape_too(text, expected):
 ])  # fmt: skip
 def test_what_the_pipeline_does_not_parse_is_not_parsed_here(reason, expected, monkeypatch):
     if expected == "not parsed":
-        monkeypatch.setattr(engine, "_decode", lambda _: pytest.fail("parsed"))
+        monkeypatch.setattr(engine, "decode_without_floats", lambda _: pytest.fail("parsed"))
     assert LOGINS.of_rejected(b"{}", reason) == expected
 
 
