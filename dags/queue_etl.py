@@ -1,10 +1,10 @@
 """One DAG for each contract in include/contracts. Wiring only: the work is in include/queue_etl/steps.py."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 from airflow.sdk import DAG, Asset, Metadata, TriggerRule, task, task_group
 from queue_etl_connections import open_run, push_note, queue_to_watch, run_so_far
-from queue_etl_policy import DEFAULT_ARGS, PARAMS
+from queue_etl_policy import PARAMS, pace, task_args, waiting
 from sqs_queue_depth import SqsQueueDepthSensor
 
 from include.contracts import load_contract, load_contracts
@@ -38,7 +38,7 @@ def queue_etl(name: str) -> DAG:
         from include.queue_etl import steps
 
         with open_run(name) as context:
-            return steps.grouped(steps.extract(context, depth), context.settings.batch_messages)
+            return steps.grouped(steps.extract(context, depth), context.settings)
 
     @task(map_index_template=GROUP)
     def mask(group):
@@ -74,23 +74,15 @@ def queue_etl(name: str) -> DAG:
         name,
         description=f"{contract.queue} -> {contract.table}, once, with personal data masked",
         doc_md=DOC.format(queue=contract.queue, table=contract.table),
-        schedule=contract.schedule,
+        **pace(contract),
         start_date=datetime(2025, 1, 1, tzinfo=UTC),
         catchup=False,
-        max_active_runs=1,
         is_paused_upon_creation=False,  # else `dags test` registers it paused, and runs of the UI stay queued
-        dagrun_timeout=timedelta(hours=1),  # then the run's messages come back anyway (visibility timeout)
-        default_args={**DEFAULT_ARGS, "owner": contract.owner, "retries": contract.retries},
+        default_args=task_args(contract),
         params=PARAMS,
         tags=["sqs", "postgres", "personal-data", *contract.tags],
     ) as dag:
-        sense = SqsQueueDepthSensor(
-            task_id="sense",
-            **queue_to_watch(contract),
-            min_messages="{{ params.min_messages }}",
-            max_age_seconds="{{ params.max_age_seconds }}",
-            timeout="{{ params.wait_seconds }}",
-        )
+        sense = SqsQueueDepthSensor(task_id="sense", **queue_to_watch(contract), **waiting(contract))
         groups, last = extract(sense.output), finish()
         [sense, groups, each_group.expand(group=groups)] >> last
     return dag

@@ -1,15 +1,25 @@
-"""What every queue DAG has in common: the params of its form, and how often its tasks are tried.
+"""What every queue DAG has in common: its schedule, the params of its form, how often its tasks are tried.
 
 Apart from the DAG file so that that one is wiring only.
 """
 
+import os
+from collections.abc import Mapping
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from airflow.sdk import Param
+from queue_etl_timetable import BackToBack
+from sqs_queue_depth import Continuous
 
+from include.queue_etl.contract import Contract
+from include.queue_etl.contract.contract import CONTINUOUS
 from include.queue_etl.errors import PermanentError, SettingsError, TransientError
-from include.queue_etl.settings import PREFIX, limits
+from include.queue_etl.settings import PREFIX, limits, read_some
+
+# A continuous run of an idle queue is skipped after so long, and the next one waits.
+IDLE = timedelta(hours=1)
 
 
 def _setting(name: str, title: str, meaning: str) -> Param:
@@ -35,7 +45,8 @@ PARAMS = {
         type="integer",
         minimum=1,
         title="Fewest messages",
-        description="The run starts when so many wait.",
+        description="The run starts when so many wait. For scheduled runs of a continuous pipeline: as "
+        f"{PREFIX}MIN_MESSAGES says.",
     ),
     "max_age_seconds": Param(
         900,
@@ -74,6 +85,39 @@ def _retry_policy() -> dict[str, Any]:
         RetryRule(TransientError, RetryAction.RETRY, reason="the same call may succeed in a minute"),
     ]
     return {"retry_policy": ExceptionRetryPolicy(rules)}
+
+
+def pace(contract: Contract) -> dict[str, Any]:
+    """When the contract's DAG runs, how many runs at once and for how long, as arguments of the DAG."""
+    is_continuous = contract.schedule == CONTINUOUS
+    wait = IDLE if is_continuous else timedelta(0)
+    return {
+        "schedule": BackToBack() if is_continuous else contract.schedule,
+        "max_active_runs": contract.runs_at_once,
+        "dagrun_timeout": wait + timedelta(seconds=contract.run_seconds),
+    }
+
+
+def waiting(contract: Contract) -> dict[str, Any]:
+    """What its sensor waits for: what the form says, but in scheduled runs what the settings say."""
+    form = {name: f"{{{{ params.{name} }}}}" for name in ("min_messages", "max_age_seconds")}
+    scheduled = partial(_scheduled, contract.settings) if contract.schedule == CONTINUOUS else None
+    return {**form, "timeout": "{{ params.wait_seconds }}", "continuous": scheduled}
+
+
+def _scheduled(settings: Mapping[str, int]) -> Continuous:
+    given = read_some(os.environ, settings, "min_messages", "freshness_seconds")
+    return Continuous(**given, timeout=IDLE.total_seconds())
+
+
+def task_args(contract: Contract) -> dict[str, Any]:
+    """The default arguments of its tasks."""
+    return {
+        **DEFAULT_ARGS,
+        "owner": contract.owner,
+        "retries": contract.retries,
+        "execution_timeout": timedelta(seconds=contract.task_seconds),
+    }
 
 
 DEFAULT_ARGS: dict[str, Any] = {

@@ -4,16 +4,20 @@ The sensor of the amazon provider receives the messages it senses, deletes them 
 bodies into XCom. This one asks `GetQueueAttributes` and, when the depth alone does not decide, CloudWatch for
 the age of the oldest message.
 
+A continuous DAG has one run that waits, deferred, until the next one follows it. Its trigger sees by itself
+how long messages have waited.
+
 The triggerer loads no DAG bundle, so this file imports nothing of the project; boto3 is imported by the
 methods that ask, because every DAG parse pays for what stands at the top.
 """
 
 import asyncio
+import math
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -39,6 +43,8 @@ ATTEMPTS = 2
 METRIC_WINDOW = timedelta(minutes=15)
 # The trigger keeps the deadline; this much later the scheduler concludes that no triggerer runs.
 TRIGGERER_GRACE = timedelta(seconds=60)
+# A continuous DAG would else fail again and again, as fast as Airflow can start runs.
+PAUSE_AFTER_FAILURE = timedelta(seconds=60)
 
 ATTRIBUTES = {
     "visible": "ApproximateNumberOfMessages",
@@ -190,6 +196,26 @@ def _is_transport(error: Exception) -> bool:
     return isinstance(error, ConnectionError | HTTPClientError | CredentialRetrievalError)
 
 
+@dataclass(frozen=True)
+class Continuous:
+    """What the scheduled runs of a DAG wait for whose next run begins when one has ended.
+
+    Attributes:
+        min_messages: met when at least so many messages are visible
+        freshness_seconds: met too when the trigger has seen messages for so long
+        timeout: seconds until the run is skipped
+    """
+
+    min_messages: int
+    freshness_seconds: float
+    timeout: float
+
+    @property
+    def poke_interval(self) -> float:
+        """Seconds between two questions: a twelfth of what may pass anyway, within bounds."""
+        return min(max(self.freshness_seconds / 12, 1), 30)
+
+
 class SqsQueueDepthSensor(BaseSensorOperator):
     """Waits until enough messages wait on a queue, or one has waited for long enough. Receives nothing.
 
@@ -209,6 +235,8 @@ class SqsQueueDepthSensor(BaseSensorOperator):
         deferrable: wait in the triggerer; False: wait in the worker (`mode` as in every sensor)
         soft_fail: when the sensor gives up the task is skipped, else failed. Unlike Airflow's own `soft_fail`
             it never turns an error into a skip: a missing queue would look like an empty one for ever.
+        continuous: tells what scheduled runs wait for instead, when one begins. They ask nothing in the
+            worker and wait in the triggerer, pause after a failed run, and make way for one that is queued
     """
 
     template_fields = (
@@ -234,6 +262,7 @@ class SqsQueueDepthSensor(BaseSensorOperator):
         poke_interval: float = 5,
         deferrable: bool = True,
         soft_fail: bool = True,
+        continuous: Callable[[], Continuous] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(poke_interval=poke_interval, **kwargs)
@@ -246,6 +275,7 @@ class SqsQueueDepthSensor(BaseSensorOperator):
         self.timeout = timeout  # type: ignore[assignment]  # a template until the task runs
         self.deferrable = deferrable
         self.skip_at_deadline = soft_fail
+        self.continuous = continuous
 
     @cached_property
     def watch(self) -> QueueWatch:
@@ -281,11 +311,13 @@ class SqsQueueDepthSensor(BaseSensorOperator):
         Raises:
             AirflowSkipException: it did not come to hold within `timeout` seconds
         """
+        if self.continuous and context["dag_run"].run_type == "scheduled":
+            self._wait_for(self.continuous(), context)
         self.timeout = float(self.timeout)
         if self.deferrable:
             if found := self.poke(context):
                 return dict(found.xcom_value or {})
-            self._defer() if self.timeout else self._give_up()
+            self._wait() if self.timeout else self._give_up()
         try:
             return dict(super().execute(context))
         except AirflowSensorTimeout:
@@ -297,61 +329,140 @@ class SqsQueueDepthSensor(BaseSensorOperator):
             return dict(event["depth"])
         if event["status"] == "timeout":
             self._give_up()
+        if event["status"] == "made_way":
+            raise AirflowSkipException("it makes way for a run that is queued; messages wait on the queue")
         raise _failure(event["message"], retry=event["retry"])
 
-    def _defer(self) -> NoReturn:
-        self.defer(
-            trigger=SqsQueueDepthTrigger(
-                **asdict(self.watch), poke_interval=self.poke_interval, deadline=time.time() + self.timeout
-            ),
-            method_name="execute_complete",
-            timeout=timedelta(seconds=self.timeout) + TRIGGERER_GRACE,
+    def _wait(self) -> NoReturn:
+        """The worker has asked just now."""
+        now, pause = time.time(), self.poke_interval
+        self._defer(
+            SqsQueueDepthTrigger(
+                **asdict(self.watch),
+                poke_interval=pause,
+                deadline=now + float(self.timeout),
+                first_poke=now + pause,
+            )
         )
 
+    def _wait_for(self, continuous: Continuous, context: "Context") -> NoReturn:
+        now = time.time()
+        first_poke = max(now, _end_of_pause(context))
+        watch = replace(self.watch, min_messages=continuous.min_messages, max_age_seconds=None)
+        self._defer(
+            SqsQueueDepthTrigger(
+                **asdict(watch),
+                poke_interval=continuous.poke_interval,
+                deadline=first_poke + continuous.timeout,
+                first_poke=first_poke,
+                freshness_seconds=continuous.freshness_seconds,
+                makes_way_in=context["dag_run"].dag_id,
+            )
+        )
+
+    def _defer(self, trigger: "SqsQueueDepthTrigger") -> NoReturn:
+        left = timedelta(seconds=trigger.deadline - time.time())
+        self.defer(trigger=trigger, method_name="execute_complete", timeout=left + TRIGGERER_GRACE)
+
     def _give_up(self) -> NoReturn:
-        text = f"queue {self.sqs_queue!r} was not worth draining within {self.timeout} s"
+        text = f"queue {self.sqs_queue!r} was not worth draining in time"
         raise AirflowSkipException(text) if self.skip_at_deadline else AirflowSensorTimeout(text)
+
+
+def _end_of_pause(context: "Context") -> float:
+    """Seconds since the epoch until which a run waits because the one before it failed; 0: it need not."""
+    previous = context["ti"].get_previous_dagrun()
+    if previous is None or previous.state != "failed" or previous.end_date is None:
+        return 0.0
+    return float((previous.end_date + PAUSE_AFTER_FAILURE).timestamp())
 
 
 class SqsQueueDepthTrigger(BaseTrigger):
     """Asks a queue every `poke_interval` seconds until the condition holds or the deadline has passed.
 
-    Yields one event: {"status": "met", "depth": {...}}, {"status": "timeout"} or
+    Yields one event: {"status": "met", "depth": {...}}, {"status": "timeout"}, {"status": "made_way"} or
     {"status": "failed", "message": text, "retry": bool}.
 
     Args:
         poke_interval: seconds between two questions
         deadline: seconds since the epoch; absolute: it survives a restart of the triggerer. The trigger keeps
             it itself: `airflow dags test` ignores a deferral's timeout, the scheduler looks every 15 s.
+        first_poke: seconds since the epoch: nothing is asked before
+        freshness_seconds: the condition also holds when messages have been seen for so long, and for any
+            message at the deadline. A restart of the triggerer forgets since when
+        makes_way_in: id of a DAG: as soon as one of its runs is queued, the trigger ends. With
+            `max_active_runs` a waiting run would keep a run from starting that somebody wants now
         **watch: the fields of QueueWatch
     """
 
-    def __init__(self, *, poke_interval: float, deadline: float, **watch: Any) -> None:
+    # The last three have defaults, because a trigger that an earlier version stored has none of them.
+    def __init__(
+        self,
+        *,
+        poke_interval: float,
+        deadline: float,
+        first_poke: float = 0.0,
+        freshness_seconds: float | None = None,
+        makes_way_in: str | None = None,
+        **watch: Any,
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.poke_interval = poke_interval
         self.deadline = deadline
+        self.first_poke = first_poke
+        self.freshness_seconds = freshness_seconds
+        self.makes_way_in = makes_way_in
         self.watch = QueueWatch(**watch)
+        self._last_said = ""
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Class path and arguments, as the metadata database keeps them."""
-        kwargs = {**asdict(self.watch), "poke_interval": self.poke_interval, "deadline": self.deadline}
+        own = ("poke_interval", "deadline", "first_poke", "freshness_seconds", "makes_way_in")
+        kwargs = {**asdict(self.watch), **{name: getattr(self, name) for name in own}}
         return f"{type(self).__module__}.{type(self).__qualname__}", kwargs
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Ask until one event can be said. The first question comes after `poke_interval`: the task asked."""
+        """Ask until one event can be said."""
         try:
             yield _event(await self._wait())
         except QueueProblem as problem:
             yield _event({"status": "failed", "message": str(problem), "retry": problem.retry})
 
     async def _wait(self) -> dict[str, Any]:
-        while (left := self.deadline - time.time()) > 0:
-            await asyncio.sleep(min(self.poke_interval, left))
+        await asyncio.sleep(max(self.first_poke - time.time(), 0))
+        seen_since = None
+        while True:
             found = await asyncio.to_thread(self.watch.ask)
-            self.log.info(_said(self.watch, found))
-            if found:
-                return {"status": "met", "depth": found.xcom_value}
-        return {"status": "timeout"}
+            depth, now = dict(found.xcom_value or {}), time.time()
+            if depth["visible"] and self.freshness_seconds is not None:
+                seen_since = seen_since or now
+            self._say(found)
+            over = now >= self.deadline
+            if found or (seen_since and depth["visible"] and (over or self._due(seen_since) <= now)):
+                return {"status": "met", "depth": depth}
+            if over:
+                return {"status": "timeout"}
+            if self.makes_way_in and await _has_queued_runs(self.makes_way_in):
+                return {"status": "made_way"}
+            wake = min(now + self.poke_interval, self.deadline, self._due(seen_since))
+            await asyncio.sleep(max(wake - now, 0))
+
+    def _due(self, seen_since: float | None) -> float:
+        """When messages that have been seen since then have waited for long enough."""
+        return math.inf if seen_since is None else seen_since + (self.freshness_seconds or 0)
+
+    def _say(self, found: PokeReturnValue) -> None:
+        """Say what was found, but not once more the same: an idle queue is asked for an hour."""
+        if (said := _said(self.watch, found)) != self._last_said:
+            self._last_said = said
+            self.log.info(said)
+
+
+async def _has_queued_runs(dag_id: str) -> bool:
+    from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
+    from asgiref.sync import sync_to_async
+
+    return bool(await sync_to_async(RuntimeTaskInstance.get_dr_count)(dag_id, states=["queued"]))
 
 
 def _event(payload: dict[str, Any]) -> TriggerEvent:

@@ -1,5 +1,6 @@
 """Settings of the engine, read from environment variables that begin with QUEUE_ETL_."""
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal, get_args, get_type_hints
@@ -28,8 +29,12 @@ class Settings:
         staging: where batch files are kept between tasks: an absolute folder or s3://bucket/prefix
         env: `production` refuses everything that is only fit for development
         max_messages: a run takes at most this many messages
+        freshness_seconds: scheduled runs of a continuous pipeline begin when messages have waited for so long
+        min_messages: or at once when so many wait
         batch_messages: messages in one batch file
         batch_bytes: a batch is closed early when its bodies reach this size, which bounds memory
+        groups: most mask tasks of a run, and load tasks, each for a group of batches; 0: as many as the
+            machine has cores, at most four
         receive_seconds: extract receives for at most so long, from the first message on
         visibility_timeout_seconds: how long received messages stay hidden; should cover a run with retries
         wait_seconds: a queue is taken for empty when long polls bring nothing for this long; 0: short polls
@@ -57,8 +62,11 @@ class Settings:
     env: Literal["development", "production"] = "development"
     # About 120,000 may be in flight on a standard queue.
     max_messages: Annotated[int, Meta(ge=1, le=100_000)] = 100_000
+    freshness_seconds: Annotated[int, Meta(ge=0, le=3_600)] = 60
+    min_messages: Annotated[int, Meta(ge=1, le=100_000)] = 10_000
     batch_messages: Annotated[int, Meta(ge=10, le=50_000)] = 10_000
     batch_bytes: Annotated[int, Meta(ge=1_048_576, le=268_435_456)] = 16_777_216
+    groups: Annotated[int, Meta(ge=0, le=64)] = 0
     receive_seconds: Annotated[int, Meta(ge=1, le=300)] = 30  # well below the time limit of a task, 900 s
     # SQS: at most 12 hours. See RECEIVE_SHARE.
     visibility_timeout_seconds: Annotated[int, Meta(ge=2, le=43_200)] = 3_600
@@ -90,6 +98,11 @@ class Settings:
             description="give letters, digits, - and _, not ending in -dlq, or nothing",
         ),
     ] = ""
+
+    @property
+    def group_count(self) -> int:
+        """`groups`, as this machine has it where nobody set it."""
+        return self.groups or min(os.cpu_count() or 1, 4)
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str], **overrides: int | str) -> "Settings":
@@ -123,17 +136,30 @@ def limits(name: str) -> tuple[int, int]:
 
 def queue_suffix(environment: Mapping[str, str]) -> str:
     """The setting of that name alone; raises SettingsError."""
-    values = {"queue_suffix": environment.get(f"{PREFIX}QUEUE_SUFFIX", "")}
-    if problem := _problem("queue_suffix", values):
-        raise SettingsError([problem])
-    return values["queue_suffix"]
+    return str(read_some(environment, {}, "queue_suffix")["queue_suffix"])
+
+
+def read_some(environment: Mapping[str, str], given: Mapping[str, int], *names: str) -> dict[str, Any]:
+    """Settings of these names alone, where the others are not needed; what is given wins.
+
+    Raises:
+        SettingsError: names every wrong value of them
+    """
+    defaults: dict[str, Any] = {field.name: field.default for field in fields(Settings)}
+    values = {name: given.get(name, environment.get(PREFIX + name.upper(), defaults[name])) for name in names}
+    if problems := [problem for name in names if (problem := _problem(name, values))]:
+        raise SettingsError(problems)
+    return {name: _converted(name, value) for name, value in values.items()}
 
 
 # What a contract may set for its own pipeline.
 OF_A_PIPELINE = (
     "max_messages",
+    "freshness_seconds",
+    "min_messages",
     "batch_messages",
     "batch_bytes",
+    "groups",
     "receive_seconds",
     "visibility_timeout_seconds",
     "wait_seconds",

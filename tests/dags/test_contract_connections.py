@@ -78,7 +78,12 @@ def test_by_default_the_sensor_looks_where_it_always_did() -> None:
 
 
 def test_a_trigger_that_an_earlier_version_stored_still_starts() -> None:
-    stored = {"queue": "q", "aws_conn_id": "aws_default", "region_name": None, "min_messages": 1}
+    stored: dict[str, Any] = {
+        "queue": "q",
+        "aws_conn_id": "aws_default",
+        "region_name": None,
+        "min_messages": 1,
+    }
     trigger = SqsQueueDepthTrigger(**stored, max_age_seconds=None, poke_interval=5, deadline=0)
     assert trigger.watch.account is None
     assert SqsQueueDepthTrigger(**trigger.serialize()[1]).watch == trigger.watch

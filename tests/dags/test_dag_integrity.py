@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,9 @@ from typing import Any
 import pytest
 from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk import TriggerRule
+from queue_etl_policy import pace, task_args, waiting
+from queue_etl_timetable import BackToBack
+from sqs_queue_depth import Continuous
 
 import include.contracts
 from include.contracts import DEFAULT_CONTRACT, contract_names, load_contract
@@ -91,14 +95,46 @@ def test_edges_are_sense_extract_mask_load_finish(dags: Mapping[str, Any]) -> No
 def test_dag_policy(dags: Mapping[str, Any]) -> None:
     for contract in map(load_contract, contract_names()):
         dag = dags[contract.name]
-        assert dag.max_active_runs == 1
+        assert dag.max_active_runs == contract.runs_at_once
         assert dag.catchup is False
         assert dag.is_paused_upon_creation is False
-        assert dag.dagrun_timeout == timedelta(hours=1)
-        assert dag.schedule == contract.schedule
         assert {"sqs", "postgres", *contract.tags} <= set(dag.tags)
         assert {task.owner for task in dag.tasks} == {contract.owner}
         assert {task.retries for task in dag.tasks} == {contract.retries}
+
+
+def test_by_default_a_run_waits_for_messages_and_the_next_one_follows(dags: Mapping[str, Any]) -> None:
+    dag = dags["user_logins"]
+    assert isinstance(dag.timetable, BackToBack)
+    assert dag.dagrun_timeout == timedelta(hours=2)  # an hour of it for the wait
+    assert dag.get_task("sense").continuous() == Continuous(10_000, 60, 3_600)
+
+
+def test_the_wait_is_a_setting_and_of_a_contract(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QUEUE_ETL_FRESHNESS_SECONDS", "5")
+    monkeypatch.setenv("QUEUE_ETL_MIN_MESSAGES", "7")
+    contract = load_contract("user_logins")
+    assert waiting(contract)["continuous"]() == Continuous(7, 5, 3_600)
+    own = replace(contract, settings={"freshness_seconds": 0})
+    assert waiting(own)["continuous"]() == Continuous(7, 0, 3_600)
+    monkeypatch.setenv("QUEUE_ETL_FRESHNESS_SECONDS", "often")
+    with pytest.raises(errors.SettingsError, match="QUEUE_ETL_FRESHNESS_SECONDS='often': must be a whole"):
+        waiting(contract)["continuous"]()
+
+
+@pytest.mark.parametrize("schedule", ["*/5 * * * *", None])
+def test_a_contract_may_have_a_cron_schedule_or_none(schedule: str | None) -> None:
+    contract = replace(load_contract("user_logins"), schedule=schedule, run_seconds=1_800)
+    hour = timedelta(seconds=1_800)
+    assert pace(contract) == {"schedule": schedule, "max_active_runs": 1, "dagrun_timeout": hour}
+    assert waiting(contract)["continuous"] is None
+
+
+def test_a_contract_says_how_many_runs_are_at_once_and_how_long() -> None:
+    settings = {"max_messages": 30_000}
+    contract = replace(load_contract("user_logins"), runs_at_once=4, task_seconds=1_800, settings=settings)
+    assert pace(contract)["max_active_runs"] == 4
+    assert task_args(contract)["execution_timeout"] == timedelta(seconds=1_800)
 
 
 def test_every_task_has_owner_timeout_retries_and_backoff(dags: Mapping[str, Any]) -> None:
@@ -161,8 +197,8 @@ def test_the_trigger_form_has_limits_titles_and_descriptions(dags: Mapping[str, 
     assert all(params[name] is None for name in settings)
     assert params["min_messages"] == 1
     assert params.get_param("max_messages").schema["maximum"] == 100_000
-    assert params["wait_seconds"] == 0  # the run of an idle queue is the shortest of all
-    # Longer, and a sensor would still wait when the next run of the schedule is due.
+    assert params["wait_seconds"] == 0  # a run by hand looks once
+    # Longer, and a sensor would still wait when the next run of a five-minute schedule is due.
     assert params.get_param("wait_seconds").schema["maximum"] < 300
 
 
@@ -251,4 +287,5 @@ def test_the_plugin_loader_leaves_modules_alone_that_dags_import() -> None:
 
     found = {Path(path).name for path in find_path_from_directory(str(PROJECT / "plugins"), ".airflowignore")}
     ours = {path.name for path in (PROJECT / "plugins").glob("*.py")}
-    assert found & ours == {"queue_etl_run_note.py"}  # a plugin, which nobody imports
+    # Airflow has to know the timetable. That its class exists twice does no harm: Airflow goes by its name.
+    assert found & ours == {"queue_etl_run_note.py", "queue_etl_timetable.py"}

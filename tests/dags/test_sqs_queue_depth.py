@@ -6,8 +6,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,8 +21,9 @@ from airflow.sdk.exceptions import (
     AirflowSkipException,
     TaskDeferred,
 )
+from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 from airflow.serialization.serialized_objects import BaseSerialization
-from sqs_queue_depth import SqsQueueDepthSensor, SqsQueueDepthTrigger
+from sqs_queue_depth import Continuous, SqsQueueDepthSensor, SqsQueueDepthTrigger
 
 from tests.dags.conftest import ENDPOINT, REGION
 
@@ -137,7 +140,7 @@ def test_the_trigger_keeps_its_own_deadline_and_the_task_is_skipped(queue: str) 
 
 
 def test_a_dead_triggerer_is_noticed_after_the_deadline(queue: str) -> None:
-    assert deferred(sensor(queue, timeout=30)).timeout.total_seconds() == 90
+    assert 80 < deferred(sensor(queue, timeout=30)).timeout.total_seconds() <= 90
 
 
 def test_the_trigger_survives_storage_with_its_deadline(queue: str) -> None:
@@ -149,7 +152,7 @@ def test_the_trigger_survives_storage_with_its_deadline(queue: str) -> None:
     assert again.serialize() == (path, arguments)
     assert arguments.keys() == {
         "queue", "account", "aws_conn_id", "region_name", "min_messages", "max_age_seconds", "poke_interval",
-        "deadline",
+        "deadline", "first_poke", "freshness_seconds", "makes_way_in",
     }  # fmt: skip
     assert (arguments["min_messages"], arguments["max_age_seconds"]) == (7, 900.0)
 
@@ -184,6 +187,116 @@ def test_poke_mode_sees_a_late_message(queue: str, send: Callable[[str, int], No
     depth = sensor(queue, deferrable=False, timeout=120).execute({})
     late.join()
     assert depth["visible"] == 1
+
+
+# A continuous DAG ---------------------------------------------------------------------------------
+
+
+def continuous(queue: str, min_messages: int, freshness: float, timeout: float = 120) -> SqsQueueDepthSensor:
+    return sensor(queue, continuous=lambda: Continuous(min_messages, freshness, timeout))
+
+
+def scheduled(previous: Any = None) -> Any:
+    """The context of a scheduled run whose predecessor was that one."""
+    ti = SimpleNamespace(get_previous_dagrun=lambda: previous)
+    return {"dag_run": SimpleNamespace(run_type="scheduled", dag_id="a_dag"), "ti": ti}
+
+
+def trigger_of(waiting: SqsQueueDepthSensor, previous: Any = None, makes_way: bool = False) -> Any:
+    """Its trigger, which asks Airflow for queued runs only where a test is about them."""
+    with pytest.raises(TaskDeferred) as caught:
+        waiting.execute(scheduled(previous))
+    trigger: Any = caught.value.trigger
+    assert trigger.makes_way_in == "a_dag"
+    if not makes_way:
+        trigger.makes_way_in = None
+    return trigger
+
+
+def test_a_scheduled_run_waits_in_the_triggerer_and_asks_nothing_before() -> None:
+    trigger = trigger_of(continuous("no-such-queue", 5, 60))
+    assert (trigger.watch.min_messages, trigger.watch.max_age_seconds) == (5, None)
+    assert (trigger.freshness_seconds, trigger.poke_interval) == (60, 5)
+    assert first_event(trigger)["status"] == "failed"
+
+
+@pytest.mark.parametrize(("freshness", "seconds"), [(0, 1), (1, 1), (60, 5), (120, 10), (3600, 30)])
+def test_the_queue_is_asked_more_often_the_fresher_rows_are_to_be(freshness: int, seconds: float) -> None:
+    assert Continuous(1, freshness, 60).poke_interval == seconds
+
+
+def test_enough_messages_begin_a_run_at_once(queue: str, send: Callable[[str, int], None]) -> None:
+    send(queue, 3)
+    started = time.monotonic()
+    assert first_event(trigger_of(continuous(queue, 3, 600)))["depth"]["visible"] == 3
+    assert time.monotonic() - started < 60
+
+
+def test_fewer_messages_begin_a_run_when_they_have_waited(
+    queue: str, send: Callable[[str, int], None]
+) -> None:
+    send(queue, 1)
+    started = time.monotonic()
+    assert first_event(trigger_of(continuous(queue, 3, 1.5)))["status"] == "met"
+    assert 1.5 <= time.monotonic() - started < 60
+
+
+def test_freshness_0_begins_a_run_with_the_first_message(
+    queue: str, send: Callable[[str, int], None]
+) -> None:
+    late = threading.Timer(0.5, send, (queue, 1))
+    late.start()
+    event = first_event(trigger_of(continuous(queue, 10_000, 0)))
+    late.join()
+    assert event["depth"]["visible"] == 1
+
+
+def test_at_the_deadline_whatever_waits_begins_a_run(queue: str, send: Callable[[str, int], None]) -> None:
+    assert first_event(trigger_of(continuous(queue, 3, 600, timeout=1))) == {"status": "timeout"}
+    send(queue, 1)
+    assert first_event(trigger_of(continuous(queue, 3, 600, timeout=1)))["status"] == "met"
+
+
+def test_a_run_by_hand_of_a_continuous_dag_looks_at_once(
+    queue: str, send: Callable[[str, int], None]
+) -> None:
+    by_hand: Any = {"dag_run": SimpleNamespace(run_type="manual", dag_id="a_dag")}
+    send(queue, 1)
+    assert continuous(queue, 10_000, 600).execute(by_hand)["visible"] == 1
+
+
+@pytest.mark.parametrize(
+    ("state", "ended", "pause"),
+    [("failed", 10, 50), ("failed", 300, 0), ("success", 1, 0), ("running", None, 0), ("failed", None, 0)],
+)
+def test_a_run_pauses_a_minute_after_one_that_failed(state: str, ended: int | None, pause: float) -> None:
+    end_date = None if ended is None else datetime.now(UTC) - timedelta(seconds=ended)
+    trigger = trigger_of(continuous("any", 1, 0), SimpleNamespace(state=state, end_date=end_date))
+    assert trigger.first_poke - time.time() == pytest.approx(pause, abs=30)
+    assert trigger.deadline - trigger.first_poke == 120
+
+
+def test_nothing_is_asked_during_the_pause() -> None:
+    trigger = trigger_of(continuous("no-such-queue", 1, 0))
+    trigger.first_poke = time.time() + 1
+    started = time.monotonic()
+    assert first_event(trigger)["status"] == "failed"
+    assert time.monotonic() - started >= 0.9
+
+
+def test_a_waiting_run_makes_way_for_a_queued_one(queue: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, list[str]]] = []
+
+    def count(dag_id: str, *, states: list[str]) -> int:
+        asked.append((dag_id, states))
+        return len(asked) - 1  # none, then one
+
+    monkeypatch.setattr(RuntimeTaskInstance, "get_dr_count", count)
+    waiting = continuous(queue, 1, 0)
+    event = first_event(trigger_of(waiting, makes_way=True))
+    assert asked == [("a_dag", ["queued"])] * 2
+    with pytest.raises(AirflowSkipException, match="makes way for a run"):
+        waiting.execute_complete({}, event)
 
 
 # Failures -----------------------------------------------------------------------------------------

@@ -24,7 +24,11 @@ from tests.support.wait import wait_until
 
 LONG_SECONDS = 300  # of a run, on a busy machine
 # What the killed process had not sealed is then back soon.
-SOON = {"QUEUE_ETL_RECEIVE_SECONDS": "10", "QUEUE_ETL_VISIBILITY_TIMEOUT_SECONDS": "20"}
+SOON = {
+    "QUEUE_ETL_FRESHNESS_SECONDS": "0",
+    "QUEUE_ETL_RECEIVE_SECONDS": "10",
+    "QUEUE_ETL_VISIBILITY_TIMEOUT_SECONDS": "20",
+}
 # Without runs of the schedule, which would take the messages of the test's own run.
 AN_HOUR = {
     "QUEUE_ETL_RECEIVE_SECONDS": "30",
@@ -32,6 +36,9 @@ AN_HOUR = {
     "AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": "False",
 }
 TASKS = "SELECT task_id, state FROM task_instance WHERE run_id = %s"
+SCHEDULED = (
+    "SELECT run_id, state FROM dag_run WHERE dag_id = %s AND run_type = 'scheduled' ORDER BY logical_date"
+)
 
 
 @dataclass(frozen=True)
@@ -103,11 +110,32 @@ def airflow(patient: Soak) -> Airflow:
     return Airflow(patient, f"scheduled-test-{secrets.token_hex(4)}")
 
 
+def test_a_history_of_cron_goes_on_as_continuous_runs(soak: Soak) -> None:
+    """With Airflow's own `@continuous` no run ever follows."""
+    wait_until(lambda: len(soak.airflow_rows(SCHEDULED, DAG)) > 1, LONG_SECONDS)
+    assert soak.airflow_rows(SCHEDULED, DAG)[0] == ("scheduled__by_cron", "success")
+
+
+def test_a_run_by_hand_begins_while_a_scheduled_one_waits(soak: Soak) -> None:
+    def newest() -> str:
+        return str(soak.airflow_rows(SCHEDULED, DAG)[-1][0])
+
+    def sense(run_id: str) -> str | None:
+        return dict(soak.airflow_rows(TASKS, run_id)).get("sense")
+
+    wait_until(lambda: sense(newest()) == "deferred", LONG_SECONDS)
+    waiting, by_hand = newest(), f"by-hand-{secrets.token_hex(4)}"
+    assert soak.trigger(dag_run_id=by_hand)
+    wait_until(lambda: sense(by_hand) == "skipped", LONG_SECONDS)
+    assert sense(waiting) == "skipped"
+    wait_until(lambda: newest() != waiting and sense(newest()) == "deferred", LONG_SECONDS)
+
+
 def test_a_living_queue_under_the_scheduler_loses_nothing_to_a_kill(
     soak: Soak, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(live, "soaking", lambda plan, _: contextlib.nullcontext(replace(soak, plan=plan)))
-    options = ["--live=30", "--rate=10", "--back-to-back", "--kills=1", "--json"]
+    options = ["--live=30", "--rate=10", "--kills=1", "--json"]
     monkeypatch.setattr(sys, "argv", ["live", *options])
     code, printed = live.main(), capsys.readouterr()
     assert code == 0, printed.out + printed.err[-4000:]

@@ -243,8 +243,15 @@ REFUSED = [
         {"personal_data_check": "on"},
         "personal_data_check='on': give one of count, quarantine, off",
     ),
-    ([("a", str)], {"retries": -1}, "retries=-1: give 0 or more"),
-    ([("a", str)], {"settings": {"env": 1}}, "no setting env of a pipeline: one of max_messages, batch_m"),
+    ([("a", str)], {"retries": -1}, "retries=-1: give a whole number from 0 to 100"),
+    ([("a", str)], {"settings": {"env": 1}}, "no setting env of a pipeline: one of max_messages, freshn"),
+    ([("a", str)], {"runs_at_once": 0}, "runs_at_once=0: give a whole number from 1 to 100"),
+    ([("a", str)], {"task_seconds": 60}, "task_seconds=60: give a whole number from 900 to 43200"),
+    (
+        [("a", str)],
+        {"runs_at_once": 4},
+        "runs_at_once=4: give settings a max_messages of at most 30000, because SQS lets",
+    ),
     (
         [("a", str)],
         {"settings": {"batch_messages": 1}},

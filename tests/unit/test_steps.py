@@ -1,8 +1,13 @@
 """What of the steps needs neither queue nor database: batches in groups, and when a batch is due."""
 
+import math
+import os
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from include.queue_etl import steps
 from include.queue_etl.settings import Settings
@@ -20,37 +25,55 @@ def sizes(groups):
     return [group["messages"] for group in groups]
 
 
+def of(groups):
+    return replace(SETTINGS, groups=groups)
+
+
 def test_no_batches_make_no_group():
-    assert grouped([], 10) == []
+    assert grouped([], of(4)) == []
 
 
-def test_a_full_batch_is_a_group_of_its_own_and_has_its_name():
-    found = grouped(batches(10, 10), 10)
-    assert found == [
+def test_a_group_has_the_name_of_its_batch():
+    assert grouped(batches(10, 10), of(2)) == [
         {"name": "0000-abcdef", "batches": ["0000-abcdef"], "messages": 10},
         {"name": "0001-abcdef", "batches": ["0001-abcdef"], "messages": 10},
     ]
 
 
 def test_small_batches_share_a_group_whose_name_counts_them():
-    (group,) = grouped(batches(3, 3, 4), 10)
+    (group,) = grouped(batches(3, 3, 4), of(4))
     assert group["name"] == "0000-abcdef and 2 more"
     assert group["batches"] == ["0000-abcdef", "0001-abcdef", "0002-abcdef"]
 
 
-def test_a_group_is_never_larger_than_a_full_batch():
-    assert sizes(grouped(batches(4, 4, 4, 4, 4), 10)) == [8, 8, 4]
+@pytest.mark.parametrize(
+    ("messages", "groups", "expected"),
+    [
+        ((10,) * 10, 4, [20, 30, 20, 30]),
+        ((10,) * 10, 2, [50, 50]),
+        ((10,) * 10, 1, [100]),
+        ((10, 10, 10), 4, [10, 10, 10]),
+        ((4, 4, 4, 4, 4), 4, [8, 12]),  # no more groups than full batches
+        ((2, 19, 2), 2, [2, 21]),
+    ],
+)
+def test_groups_are_of_about_one_size(messages, groups, expected):
+    assert sizes(grouped(batches(*messages), of(groups))) == expected
 
 
-def test_a_batch_larger_than_a_full_one_stands_alone():
-    # One reply too many, or the setting was changed between two attempts.
-    assert sizes(grouped(batches(2, 19, 2), 10)) == [2, 19, 2]
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=40), st.integers(1, 8))
+def test_every_batch_is_in_one_group_and_the_order_is_kept(messages, groups):
+    found = grouped(batches(*messages), of(groups))
+    assert [batch for group in found for batch in group["batches"]] == [
+        batch["batch"] for batch in batches(*messages)
+    ]
+    assert len(found) <= min(groups, math.ceil(sum(messages) / 10))
 
 
-@pytest.mark.parametrize("given", [(1,) * 30, (10, 1, 9, 5, 5, 6), (7, 7, 7)])
-def test_every_batch_is_in_one_group_and_the_order_is_kept(given):
-    found = [batch for group in grouped(batches(*given), 10) for batch in group["batches"]]
-    assert found == [batch["batch"] for batch in batches(*given)]
+def test_without_a_setting_there_are_as_many_groups_as_cores(monkeypatch):
+    for cores, expected in ((1, 1), (2, 2), (64, 4), (None, 1)):
+        monkeypatch.setattr(os, "cpu_count", lambda cores=cores: cores)
+        assert len(grouped(batches(*(10,) * 10), of(0))) == expected
 
 
 @pytest.fixture

@@ -28,6 +28,17 @@ _ACCOUNT = re.compile(r"[0-9]{12}")
 # It becomes the end of variables and of ids of connections, and a folder of staging that is no UUID.
 _WAREHOUSE = re.compile(r"[a-z]([a-z0-9]|_(?!_)){0,29}(?<!_)")
 
+CONTINUOUS = "@continuous"
+# Of SQS, for standard queues; see settings.Settings.max_messages.
+_IN_FLIGHT = 120_000
+# Smallest and largest value. An attempt of extract may receive for 440 s.
+_NUMBERS = {
+    "retries": (0, 100),
+    "runs_at_once": (1, 100),
+    "task_seconds": (900, 43_200),
+    "run_seconds": (900, 86_400),
+}
+
 UnknownFields = Literal["ignore", "reject", "keep"]
 PersonalDataCheck = Literal["count", "quarantine", "off"]
 
@@ -69,7 +80,11 @@ class Contract:
             a sample of the messages is looked at, and such fields are counted ("count"); every message is
             looked at, and such a message goes to quarantine ("quarantine"); or none is looked at ("off")
         sns_envelope: bodies are SNS notifications whose "Message" holds the event
-        schedule: of the DAG, as Airflow takes it; None: it runs when somebody starts it
+        schedule: of the DAG, as Airflow takes it; "@continuous": a run waits for messages whenever none is at
+            work; None: it runs when somebody starts it
+        runs_at_once: most runs of the DAG that wait or work at the same time
+        task_seconds: longest time of an attempt of a task
+        run_seconds: longest time of a run, on top of its wait for messages
         owner: of the DAG's tasks
         tags: of the DAG, behind those that all have
         retries: how often a task is tried again
@@ -94,7 +109,10 @@ class Contract:
     unknown_fields: UnknownFields = "ignore"
     personal_data_check: PersonalDataCheck = "count"
     sns_envelope: bool = False
-    schedule: str | None = "*/5 * * * *"
+    schedule: str | None = CONTINUOUS
+    runs_at_once: int = 1
+    task_seconds: int = 900
+    run_seconds: int = 3_600
     owner: str = "data-platform"
     tags: tuple[str, ...] = ()
     retries: int = 4
@@ -175,8 +193,7 @@ class Contract:
         yield from self._connection_problems()
         yield from pipeline_problems(self.settings)
         yield from self._choice_problems()
-        if self.retries < 0:
-            yield f"retries={self.retries}: give 0 or more"
+        yield from self._number_problems()
         yield from self._table_problems()
         try:
             columns = self.columns
@@ -200,6 +217,17 @@ class Contract:
         ):
             if given not in choices:
                 yield f"{name}={given!r}: give one of {', '.join(choices)}"
+
+    def _number_problems(self) -> Iterator[str]:
+        for name, (least, most) in _NUMBERS.items():
+            if not least <= (given := getattr(self, name)) <= most:
+                yield f"{name}={given}: give a whole number from {least} to {most}"
+        most = _IN_FLIGHT // max(self.runs_at_once, 1)
+        if self.runs_at_once > 1 and self.settings.get("max_messages", _IN_FLIGHT) > most:
+            yield (
+                f"runs_at_once={self.runs_at_once}: give settings a max_messages of at most {most}, "
+                f"because SQS lets about {_IN_FLIGHT} messages of a queue be in flight"
+            )
 
     def _table_problems(self) -> Iterator[str]:
         for table, times in Counter([self.table, *self.replay_tables]).items():
