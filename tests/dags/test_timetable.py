@@ -11,8 +11,14 @@ from airflow.timetables.base import DagRunInfo, DataInterval, TimeRestriction
 from airflow.timetables.trigger import CronTriggerTimetable
 from queue_etl_timetable import BackToBack
 
-NOW = timezone.datetime(2026, 11, 26, 12, 3, 20)
-ALWAYS = TimeRestriction(earliest=timezone.datetime(2025, 1, 1), latest=None, catchup=False)
+
+def at(*parts: int) -> Any:
+    """A moment, as Airflow passes it on."""
+    return timezone.coerce_datetime(timezone.datetime(*parts))
+
+
+NOW = at(2026, 11, 26, 12, 3, 20)
+ALWAYS = TimeRestriction(earliest=at(2025, 1, 1), latest=None, catchup=False)
 SECOND = timedelta(seconds=1)
 
 
@@ -31,8 +37,8 @@ def next_run(last: DataInterval | None, restriction: TimeRestriction = ALWAYS) -
         None,
         DataInterval.exact(NOW - SECOND),
         # As `schedule="*/5 * * * *"` leaves it, with and without intervals.
-        DataInterval.exact(timezone.datetime(2026, 11, 26, 12, 0)),
-        DataInterval(timezone.datetime(2026, 11, 26, 11, 55), timezone.datetime(2026, 11, 26, 12, 0)),
+        DataInterval.exact(at(2026, 11, 26, 12, 0)),
+        DataInterval(at(2026, 11, 26, 11, 55), at(2026, 11, 26, 12, 0)),
     ],
 )
 def test_the_next_run_begins_now_whatever_was_before(last: DataInterval | None) -> None:
