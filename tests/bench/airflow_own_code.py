@@ -116,7 +116,8 @@ def done(task: Any, given: Mapping[str, Any]) -> Any:
         get_ti_count=lambda *_, **__: 0,
         xcom_push=lambda *_: None,
     )
-    context = Context(run_id=RUN, params=task.dag.params.dump(), ti=ti, dag=task.dag)
+    dag_run: Any = SimpleNamespace(dag_id=DAG, run_type="manual")
+    context = Context(run_id=RUN, params=task.dag.params.dump(), ti=ti, dag=task.dag, dag_run=dag_run)
     with set_current_context(context):
         if task.task_id == "sense":
             task.render_template_fields(context)
