@@ -164,6 +164,8 @@ def _airflow(settings: Settings) -> dict[str, str]:
         # close before the process is gone, the supervisor looks again no sooner. Fails after as many seconds.
         "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
         "AIRFLOW__WORKERS__MAX_FAILED_HEARTBEATS": "15",
+        # A lost worker is noticed within a minute; the default takes five. The scheduler looks every 10 s.
+        "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "45",
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": metadata.url(AIRFLOW, "postgresql+psycopg2"),
         "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(settings.logs),
         "AIRFLOW__API__HOST": ports.HOST,
