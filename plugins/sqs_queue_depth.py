@@ -12,6 +12,7 @@ methods that ask, because every DAG parse pays for what stands at the top.
 """
 
 import asyncio
+import json
 import math
 import os
 import time
@@ -64,6 +65,10 @@ HINTS = {
     "PartialCredentialsError": "half of the credentials is missing",
     "NoRegionError": 'no region: set "region_name" in the extra of the connection',
 }
+
+
+# Clients of boto3 with what they are made of, by service, connection and region.
+CLIENTS: dict[tuple[str, str | None, str | None], tuple[tuple[Any, ...], Any]] = {}
 
 
 class QueueProblem(Exception):
@@ -152,6 +157,15 @@ class QueueWatch:
         return AwsGenericHook(aws_conn_id=self.aws_conn_id, client_type="sqs", region_name=self.region_name)
 
     def _client(self, service: str) -> Any:
+        """Shared by all that ask with the same connection: a client of its own takes 9 MB."""
+        config = self._hook.conn_config
+        made_of = (config.login, config.password, json.dumps(config.extra_config, sort_keys=True))
+        key = (service, self.aws_conn_id, self.region_name)
+        if CLIENTS.get(key, (None, None))[0] != made_of:
+            CLIENTS[key] = (made_of, self._new_client(service))
+        return CLIENTS[key][1]
+
+    def _new_client(self, service: str) -> Any:
         from botocore.config import Config
 
         bounded = Config(

@@ -113,6 +113,18 @@ def test_an_old_message_starts_a_run_below_min_messages(
     assert found.xcom_value == {"visible": 1, "in_flight": 0, "delayed": 0, "oldest_age_seconds": 300}
 
 
+def test_all_who_ask_with_one_connection_share_a_client(queue: str, connection: Callable[..., None]) -> None:
+    connection(region_name=REGION, endpoint_url=ENDPOINT)
+    one, other = sensor(queue).watch, sensor(queue).watch
+    assert one is not other
+    assert one._sqs is other._sqs
+    assert sensor(queue, region_name="eu-west-3").watch._sqs is not one._sqs
+    connection(login="another", region_name=REGION, endpoint_url=ENDPOINT)
+    changed = sensor(queue).watch
+    assert changed._sqs is not one._sqs
+    assert changed.ask().xcom_value == {"visible": 0, "in_flight": 0, "delayed": 0}
+
+
 # The deferral -------------------------------------------------------------------------------------
 
 
