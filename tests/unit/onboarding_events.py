@@ -54,7 +54,8 @@ def fields(*events: Any) -> dict[str, survey.Field]:
 
 def drafted(*events: Any, choices: tuple[str, ...] = (), **decided: Any) -> draft.Draft:
     found = surveyed(*events)
-    return draft.draft(found, "orders", personal.proposals(found.event, **decided), choices)
+    proposals = personal.proposals(found.event, **decided)
+    return draft.draft(found, "orders", proposals, choices, decided.get("not_personal", ()))
 
 
 def columns(*events: Any, **decided: Any) -> dict[str, draft.Member]:

@@ -74,9 +74,23 @@ def test_the_table_has_a_line_for_every_path(sample, capsys):
 
 def test_the_fields_that_are_proposed_as_personal_are_counted(sample, project, capsys):
     assert run("--sample", str(sample), "--not-personal", "customer.name") == 0
-    marks = written(project)[FILES[0]].count("Personal(")
+    marks = len(re.findall(r"(?<!Not)Personal\(", written(project)[FILES[0]]))
     assert f"\n{marks} fields are proposed as personal; " in capsys.readouterr().out
     assert marks == 7
+
+
+def test_what_the_person_calls_harmless_says_so_in_the_contract(sample, project):
+    decided = (
+        "customer.name",
+        "customer",
+        "items",
+    )  # a column, an object of columns, jsonb with tokens inside
+    options = [part for path in decided for part in ("--not-personal", path)]
+    assert run("--sample", str(sample), *options) == 0
+    text = written(project)[FILES[0]]
+    (line,) = [line for line in text.splitlines() if "NotPersonal()" in line]
+    assert line.strip().startswith("name: Annotated[str,")
+    assert "NotPersonal,\n" in text
 
 
 def test_the_queue_and_the_table_stand_in_the_contract(sample, project):

@@ -168,7 +168,9 @@ def _draft(arguments: Arguments, found: "Survey") -> "Draft":
         raise UsageError(f"both --personal and --not-personal: {', '.join(sorted(both))}")
     try:
         proposals = personal.proposals(found.event, arguments.personal, arguments.not_personal)
-        return draft.draft(found, arguments.contract_name, proposals, arguments.choices)
+        return draft.draft(
+            found, arguments.contract_name, proposals, arguments.choices, arguments.not_personal
+        )
     except personal.UnknownPath as error:
         raise UsageError(f"the sample has no path {error.path!r}") from None
     except draft.NoChoices as error:

@@ -113,7 +113,11 @@ class TooWide(ValueError):
 
 
 def draft(
-    survey: Survey, name: str, personal: Mapping[str, Proposal], choices: Collection[str] = ()
+    survey: Survey,
+    name: str,
+    personal: Mapping[str, Proposal],
+    choices: Collection[str] = (),
+    not_personal: Collection[str] = (),
 ) -> Draft:
     """Draft the contract.
 
@@ -122,6 +126,8 @@ def draft(
         name: of the contract
         personal: path -> proposal
         choices: paths of texts that the person calls closed sets
+        not_personal: paths that the person calls harmless; the columns among them say so, and the personal
+            data check leaves them out
 
     Raises:
         NoChoices: there is no such text, or it is no closed set
@@ -131,7 +137,8 @@ def draft(
     if len(survey.event.fields) >= COLUMNS_OF_A_TABLE:
         raise TooWide(f"the event has more than {COLUMNS_OF_A_TABLE - 1} fields, a column each")
     split = _split(survey.event, personal)
-    drafting = _Drafting(personal, frozenset(choices), split, _subject(survey.event, personal))
+    decided = (frozenset(choices), frozenset(not_personal))
+    drafting = _Drafting(personal, *decided, split, _subject(survey.event, personal))
     event = drafting.struct(survey.event, f"{name}_event", (), ())
     sent_at = names.unique("sent_at", drafting.columns, LONGEST_NAME)
     return Draft(event, sent_at, personal, survey.envelope)
@@ -184,12 +191,18 @@ class _Drafting:
     """Gives every field its place, and every column and class a name of its own."""
 
     def __init__(
-        self, personal: Mapping[str, Proposal], choices: Collection[str], split: Collection[str], subject: str
+        self,
+        personal: Mapping[str, Proposal],
+        choices: Collection[str],
+        not_personal: Collection[str],
+        split: Collection[str],
+        subject: str,
     ) -> None:
         self.columns: set[str] = set()
         self._classes: set[str] = set()
         self._personal = personal
         self._choices = choices
+        self._not_personal = not_personal
         self._split = split
         self._subject = subject
 
@@ -225,6 +238,8 @@ class _Drafting:
         marks = list(member.marks)
         if column != "_".join(attributes):
             marks.append(f'Name("{column}")')
+        if member.found.path in self._not_personal and not member.personal and not member.inside:
+            marks.append("NotPersonal()")
         if member.found.path == self._subject:
             marks.append("Subject()")
             member = replace(member, note="; ".join(filter(None, (member.note, "says whose row it is"))))

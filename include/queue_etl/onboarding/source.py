@@ -14,7 +14,18 @@ INDENT = "    "
 _PIECE = 50  # characters of a long path in a line
 _PLAIN = re.compile(r"[\w.@$:-]{1,80}", re.ASCII)  # what may stand in a docstring as it is
 # What the file may use: module -> names, in groups and in the order of imports.
-_MARKS = ("Contract", "Jsonb", "Name", "Normalization", "Numeric", "Personal", "SentAt", "Subject", "Zone")
+_MARKS = (
+    "Contract",
+    "Jsonb",
+    "Name",
+    "Normalization",
+    "NotPersonal",
+    "Numeric",
+    "Personal",
+    "SentAt",
+    "Subject",
+    "Zone",
+)
 _MODULES: tuple[dict[str, tuple[str, ...]], ...] = (
     {
         "datetime": ("date", "datetime"),
