@@ -54,7 +54,8 @@ def test_every_action_has_help_with_an_example(action, capsys):
 def test_the_list_has_every_contract_and_what_is_wrong_with_broken_ones(capsys):
     assert run("list") == 0
     heading, *lines = capsys.readouterr().out.splitlines()
-    assert heading.split() == ["name", "queue", "table", "columns", "personal", "key", "partitions"]
+    named = ["name", "queue", "table", "columns", "personal", "key", "partitions"]
+    assert heading.split() == [*named, "schedule", "owner", "elsewhere"]
     rows = [line.split()[:3] for line in lines[:-1]]
     assert [name for name, *_ in rows] == [name for name in contract_names() if name != "useless"]
     assert ["newsletter_signups", "newsletter-signups", "public.newsletter_signups"] in rows
@@ -67,6 +68,16 @@ def test_the_list_as_json_has_the_same(capsys):
     told = json.loads(capsys.readouterr().out)
     assert [one["name"] for one in told["contracts"]] == [n for n in contract_names() if n != "useless"]
     assert list(told["broken"]) == ["useless"]
+
+
+def test_the_list_tells_which_queue_and_warehouse_are_elsewhere(capsys, tmp_path):
+    file = tmp_path / "contracts" / "newsletter_signups.py"
+    given = 'aws="news_aws", region="eu-west-1", queue_account="123456789012", warehouse="news",'
+    file.write_text(file.read_text().replace("sns_envelope=True,", f"sns_envelope=True, {given}"))
+    assert run("list", "--json") == 0
+    found = {one["name"]: one["elsewhere"] for one in json.loads(capsys.readouterr().out)["contracts"]}
+    where = "warehouse news, AWS connection news_aws, region eu-west-1, account 123456789012"
+    assert (found["newsletter_signups"], found["user_logins"]) == (where, None)
 
 
 def test_partitions_are_listed_by_their_length_and_column(capsys, tmp_path):

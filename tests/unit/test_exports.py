@@ -222,6 +222,7 @@ def test_a_page_says_what_is_special():
     assert "| partitions | a month of `day` each; rows are dropped after 30 days |" in page
     assert "| indexes | `code`, `day` |" in page
     assert "| schedule | none: somebody starts it |" in page
+    assert "| elsewhere | nothing: queue and warehouse are the deployment's own |" in page
     assert "| `code` | `varchar(9)` | no | `code` |  | One \\| two three |" in page
     assert "| `day` | `date` | no | the message's SentTimestamp |  |  |" in page
     keyed = export.markdown(CONTRACTS["keyed"])

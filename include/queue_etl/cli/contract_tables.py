@@ -189,4 +189,7 @@ def _row(contract: Contract) -> dict[str, Any]:
         "personal": len(contract.personal),
         "key": contract.key or None,
         "partitions": f"{by.kind} of {by.column}" if by else None,
+        "schedule": contract.schedule,
+        "owner": contract.owner,
+        "elsewhere": contract.elsewhere or None,
     }

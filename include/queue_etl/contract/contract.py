@@ -182,6 +182,17 @@ class Contract:
         return QueuePlace(self.aws, self.region, self.queue_account)
 
     @property
+    def elsewhere(self) -> str:
+        """In words, what of queue and warehouse is not the deployment's own; "" where everything is."""
+        given = {
+            "warehouse": self.warehouse,
+            "AWS connection": self.aws,
+            "region": self.region,
+            "account": self.queue_account,
+        }
+        return ", ".join(f"{name} {value}" for name, value in given.items() if value)
+
+    @property
     def asset(self) -> str:
         """The table, told from one of the same name in another warehouse."""
         return f"{self.warehouse}.{self.table}" if self.warehouse else self.table

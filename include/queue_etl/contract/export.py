@@ -196,6 +196,7 @@ def markdown(contract: Contract) -> str:
         "schedule": f"`{contract.schedule}`" if contract.schedule else "none: somebody starts it",
         "queue": f"`{contract.queue}`",
         "table": f"`{contract.table}`",
+        "elsewhere": contract.elsewhere or "nothing: queue and warehouse are the deployment's own",
         "key": f"`{contract.key}`" if contract.key else "none: one row for each message",
         "partitions": _partitions(contract),
         "indexes": "; ".join(_code_list(index) for index in contract.indexes) or "none",
