@@ -306,6 +306,43 @@ def test_the_uv_of_the_folder_is_not_used_to_replace_it(
     assert virtualenvs.is_current(env)
 
 
+def test_without_a_uv_pip_installs_the_pinned_one_and_that_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A clone without network could not run it: here are its commands, and CI begins with them."""
+    ran: list[list[str]] = []
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    monkeypatch.setattr(
+        virtualenvs, "_attempt", lambda env, console, tool, commands: ran.extend(commands) or 1
+    )
+    locks = tuple(ROOT / f"{name}.lock" for name in virtualenvs.DEVELOPMENT)
+    env = Virtualenv(tmp_path / "venv", locks, tmp_path / "install.log")
+    env.folder.mkdir()
+    virtualenvs.build(env, Console(sys.stdout))
+    programs = [Path(command[0]).name for command in ran]
+    assert programs[1:] == ["python", "uv"]
+    assert "--require-hashes" in ran[1]
+    first, *hashes = Path(ran[1][-1]).read_text().splitlines()
+    assert first.startswith("uv==")
+    assert hashes
+    assert all(line.strip().startswith(("--hash=sha256:", "# via")) for line in hashes)
+    assert ran[2][-4:] == ["-r", str(locks[0]), "-r", str(locks[1])]
+
+
+def test_the_uv_of_the_other_virtualenv_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    uv = ROOT / ".venv" / "bin" / "uv"
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    lock = tmp_path / "empty.lock"
+    lock.write_text("")
+    env = Virtualenv(tmp_path / "venv", (lock,), tmp_path / "install.log", uv)
+    virtualenvs.build(env, Console(sys.stdout))
+    assert "(uv)" in capsys.readouterr().out
+    assert virtualenvs.is_current(env)
+    assert not (env.folder / "bin" / "pip").exists()  # as uv leaves it
+
+
 # Processes
 
 
