@@ -311,10 +311,13 @@ def test_without_a_uv_pip_installs_the_pinned_one_and_that_the_rest(
 ) -> None:
     """A clone without network could not run it: here are its commands, and CI begins with them."""
     ran: list[list[str]] = []
+
+    def attempt(env: Virtualenv, console: Console, tool: str, commands: list[list[str]]) -> bool:
+        ran.extend(commands)
+        return True
+
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
-    monkeypatch.setattr(
-        virtualenvs, "_attempt", lambda env, console, tool, commands: ran.extend(commands) or 1
-    )
+    monkeypatch.setattr(virtualenvs, "_attempt", attempt)
     locks = tuple(ROOT / f"{name}.lock" for name in virtualenvs.DEVELOPMENT)
     env = Virtualenv(tmp_path / "venv", locks, tmp_path / "install.log")
     env.folder.mkdir()
