@@ -56,7 +56,10 @@ BAD_CERTIFICATE, NO_CREDENTIALS = "certificate not accepted", "no credentials"
 UNREADABLE = "an answer that cannot be read"
 ATTEMPTS = 6
 QUIET_SECONDS = 0.5
+UPLOAD_BYTES = 16_384  # more than most requests, and a quarter of what libcurl would keep for each by itself
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 5.0
+FIRST_TRANSFERS = 32
+IDLE_SHARE = 0.2  # of its time, that a caller may wait for answers before more calls may be under way
 
 
 class Call:
@@ -132,9 +135,13 @@ class Transport(Protocol):
 class Exchange:
     """Calls under way together, each repeated with growing pauses until its answer is final.
 
+    How many may be under way follows from how long the server takes to answer: FIRST_TRANSFERS, and a quarter
+    more after each round in which the caller, with all of them under way, did nothing but wait for too long.
+    So one process is kept at work at any latency, and makes no connections that it does not need.
+
     Args:
         transport: sends them
-        transfers: how many may be under way at once
+        transfers: how many may be under way at once, at most
         clock: seconds, monotonic
     """
 
@@ -142,8 +149,12 @@ class Exchange:
         self, transport: Transport, transfers: int, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._transport = transport
-        self._transfers = transfers
+        self._most = transfers
+        self._transfers = min(FIRST_TRANSFERS, transfers)
         self._clock = clock
+        self._round_began = clock()
+        self._idle_seconds = 0.0
+        self._answers = 0
         self._sent = 0
         self._paused: list[tuple[float, int, Call]] = []
         self._numbers = 0
@@ -204,9 +215,9 @@ class Exchange:
         """
         until = self._clock() + within_seconds
         while self.under_way:
-            left = max(0.0, until - self._clock())
-            replies = self._transport.wait(min(left, self._until_next_pause_ends()))
+            replies = self._transport.wait(0.0) or self._waited_for(until)
             self._sent -= len(replies)
+            self._adapt(replies)
             final = [
                 reply
                 for reply in replies
@@ -223,6 +234,24 @@ class Exchange:
         self._paused.clear()
         self._sent = 0
         self._transport.close()
+
+    def _waited_for(self, until: float) -> list[Reply]:
+        """The answers that come before a moment, or before a call is due."""
+        is_full, began = self.free <= 0, self._clock()
+        replies = self._transport.wait(min(max(0.0, until - began), self._until_next_pause_ends()))
+        if is_full:
+            self._idle_seconds += self._clock() - began
+        return replies
+
+    def _adapt(self, replies: Sequence[Reply]) -> None:
+        """Let more calls be under way, where the last round of them left too much time."""
+        self._answers += sum(not reply.code for reply in replies)  # who is throttled is in no hurry
+        if self._answers < self._transfers:
+            return
+        now = self._clock()
+        if self._idle_seconds > IDLE_SHARE * (now - self._round_began):
+            self._transfers = min(self._most, self._transfers + max(1, self._transfers // 4))
+        self._round_began, self._idle_seconds, self._answers = now, 0.0, 0
 
     def _pause(self, call: Call, due: float) -> None:
         self._numbers += 1
@@ -330,6 +359,7 @@ class CurlTransport:
         handle = pycurl.Curl()
         handle.setopt(pycurl.URL, self._url)
         handle.setopt(pycurl.POST, 1)
+        handle.setopt(pycurl.UPLOAD_BUFFERSIZE, UPLOAD_BYTES)
         handle.setopt(pycurl.CAINFO, self._ca_bundle)
         handle.setopt(pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_1_1)
         handle.setopt(pycurl.NOSIGNAL, 1)
