@@ -38,7 +38,7 @@ class Settings:
         receive_seconds: extract receives for at most so long, from the first message on
         visibility_timeout_seconds: how long received messages stay hidden; should cover a run with retries
         wait_seconds: a queue is taken for empty when long polls bring nothing for this long; 0: short polls
-        transfers: requests to SQS under way at once
+        transfers: most requests to SQS under way at once: 32 at first, more where its answers take longer
         request_timeout_seconds: longest wait for an answer of SQS, on top of the long poll
         max_receives: a message received more often is quarantined unparsed
         personal_data_sample: the personal data check looks at one in so many messages, 0: at none. A contract
@@ -71,7 +71,7 @@ class Settings:
     # SQS: at most 12 hours. See RECEIVE_SHARE.
     visibility_timeout_seconds: Annotated[int, Meta(ge=2, le=43_200)] = 3_600
     wait_seconds: Annotated[int, Meta(ge=0, le=20)] = 2
-    transfers: Annotated[int, Meta(ge=1, le=128)] = 32
+    transfers: Annotated[int, Meta(ge=1, le=128)] = 128
     request_timeout_seconds: Annotated[int, Meta(ge=1, le=120)] = 10
     max_receives: Annotated[int, Meta(ge=1, le=1_000)] = 20
     body_limit_bytes: Annotated[int, Meta(ge=1, le=1_048_576)] = 1_048_576  # SQS: at most 1 MiB

@@ -453,7 +453,7 @@ def expected_authorization(head, body, credentials):
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_libcurl_signs_as_botocore_does(seed):
+def test_requests_are_signed_as_botocore_does(seed):
     draw = random.Random(seed)
     unusual = string.ascii_letters + string.digits + "+/=:@%&?#' \\\""
     secret = "".join(draw.choices(unusual, k=draw.randint(8, 60))).strip() + "é" * draw.randint(0, 1)

@@ -87,6 +87,7 @@ def test_the_help_names_every_command_with_what_it_does(capsys):
         ["nothing"],
         ["drain", "--max", "many"],
         ["drain", "--max", "0"],
+        ["drain", "--until-empty", "--run-id", "one"],
         ["dead-letters", "--max", "-1"],
         ["audit", "verify", "--mark", "1"],
         ["audit", "verify", "--mark", "foo:" + "0" * 64],

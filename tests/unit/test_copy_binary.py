@@ -44,7 +44,7 @@ def test_the_entries_of_a_status_are_those_and_in_their_order(given_messages, st
 
 @pytest.mark.parametrize(("days", "statuses"), [(["2026-01-31"], ""), (["2026-01-31"] * 2, "L")])
 def test_entries_that_do_not_fit_together_are_an_error(days, statuses):
-    with pytest.raises(ValueError, match="zip"):
+    with pytest.raises(ValueError, match="not one value for each entry"):
         copy_binary.entries(7, RUN, days, [ID], statuses)
 
 

@@ -114,3 +114,9 @@ def test_the_sent_day_is_the_utc_date(milliseconds):
 )
 def test_a_day_ends_at_midnight_utc(milliseconds, day):
     assert copy_text.sent_days([milliseconds]) == [day]
+
+
+def test_messages_of_several_days_have_each_its_own():
+    sent_ms = [1_769_904_000_000, 1_769_903_999_999, 0, 1_769_904_000_001]
+    assert copy_text.sent_days(sent_ms) == ["2026-02-01", "2026-01-31", "1970-01-01", "2026-02-01"]
+    assert copy_text.sent_days([]) == []

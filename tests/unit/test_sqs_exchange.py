@@ -5,6 +5,7 @@ import pytest
 from include.queue_etl.sqs.transport import (
     ATTEMPTS,
     BAD_CERTIFICATE,
+    FIRST_TRANSFERS,
     LONGEST_PAUSE_SECONDS,
     NO_CONNECTION,
     TIMEOUT,
@@ -194,3 +195,67 @@ def test_a_call_whose_pause_ends_before_that_moment_is_repeated():
     exchange.start(Call("ReceiveMessage", b"{}"))
     (reply,) = exchange.finished()
     assert (reply.code, len(script.sent_at)) == ("", 2)
+
+
+# How many are under way -------------------------------------------------------------------------------------
+
+
+class Far:
+    """A transport whose answers come `seconds` after their calls."""
+
+    def __init__(self, clock, seconds, code=""):
+        self.clock, self.seconds, self.code = clock, seconds, code
+        self.due = []
+
+    def start(self, call):
+        self.due.append((self.clock.now + self.seconds, call))
+
+    def wait(self, timeout_seconds):
+        next_due = min((due for due, _ in self.due), default=self.clock.now + timeout_seconds)
+        self.clock.now = max(self.clock.now, min(next_due, self.clock.now + timeout_seconds))
+        come = [(due, call) for due, call in self.due if due <= self.clock.now]
+        self.due = [one for one in self.due if one not in come]
+        return [Reply(call, 400 if self.code else 200, b"", self.code) for _, call in come]
+
+    def close(self):
+        self.due = []
+
+
+def under_way_after(seconds, *, work, most=128, calls=5_000, at_once=1_000, code=""):
+    """Calls that may be under way in the end, for a caller who takes `work` seconds for each answer."""
+    clock = Clock()
+    exchange = Exchange(Far(clock, seconds, code), most, clock)
+    while calls > 0:
+        while exchange.free > 0 and exchange.under_way < at_once:
+            exchange.start(Call("DeleteMessageBatch", b"{}"))
+        for _ in exchange.finished():
+            clock.now += work
+            calls -= 1
+            if exchange.free > 0 and exchange.under_way < at_once:
+                exchange.start(Call("DeleteMessageBatch", b"{}"))
+    return exchange.free + exchange.under_way
+
+
+@pytest.mark.parametrize(
+    ("seconds", "least", "most"),
+    [(0.0, 32, 32), (0.001, 32, 40), (0.005, 40, 63), (0.010, 80, 125), (0.015, 128, 128), (1.0, 128, 128)],
+)
+def test_as_many_are_under_way_as_keep_the_caller_at_work(seconds, least, most):
+    assert least <= under_way_after(seconds, work=0.0001) <= most
+
+
+def test_a_slow_caller_gets_at_most_the_room_of_the_first_round():
+    assert under_way_after(0.010, work=0.002) <= FIRST_TRANSFERS * 5 // 4
+
+
+@pytest.mark.parametrize("most", [1, 8, 40])
+def test_never_more_are_under_way_than_allowed(most):
+    assert under_way_after(0.1, work=0.0001, most=most) == most
+
+
+def test_who_starts_few_calls_gets_no_room_for_more():
+    assert under_way_after(0.1, work=0.0001, calls=1_000, at_once=10) == FIRST_TRANSFERS
+
+
+def test_answers_that_refuse_make_no_room():
+    assert under_way_after(0.1, work=0.0001, code="AccessDenied") == FIRST_TRANSFERS

@@ -44,14 +44,21 @@ def add_to(commands: Any) -> None:
     """Add the commands of this module to the parser."""
     add_contract(add(commands, check))
     one = add(commands, drain)
-    one.add_argument("--max", type=positive, help="take at most this many messages")
-    add_json(one)
+    one.add_argument("--max", type=positive, help="a run takes at most this many messages")
+    runs: Any = one.add_mutually_exclusive_group()
+    runs.add_argument(
+        "--until-empty",
+        action="store_true",
+        help="begin another run as long as one is full: a backlog in one process",
+    )
+    add_run_name(runs)
+    add_json(one, "print one JSON object a run")
     two = add(commands, step)
     two.add_argument("step", choices=("extract", "mask", "load", "finish"))
     two.add_argument("--upstream-failed", action="store_true", help="for finish: an earlier step failed")
+    add_run_name(two)
     for run in (one, two):
         add_contract(run)
-        add_run_name(run)
     one = add(commands, send)
     add_contract(one)
     one.add_argument("file", type=Path)
@@ -78,6 +85,13 @@ def check(arguments: Arguments) -> None:
 
 def drain(arguments: Arguments) -> None:
     """Run the whole pipeline once: receive, mask, load, delete."""
+    is_full = _drain_once(arguments)
+    while is_full and arguments.until_empty:
+        is_full = _drain_once(arguments)
+
+
+def _drain_once(arguments: Arguments) -> bool:
+    """One run; returns whether it took as many messages as a run may: then there may be more."""
     from include.queue_etl import steps
 
     overrides = {} if arguments.max is None else {"max_messages": arguments.max}
@@ -88,7 +102,7 @@ def drain(arguments: Arguments) -> None:
             batches = steps.extract(context, seen)
             if not batches and context.store.run_state(context.run.id) is None:
                 _show_nothing(context, arguments.json)
-                return
+                return False
             for batch in batches:
                 steps.load(context, steps.mask(context, batch["batch"])["batch"])
         except PreflightError:  # the run is not open: there is nothing to finish
@@ -97,7 +111,9 @@ def drain(arguments: Arguments) -> None:
             _finish_failed(context)
             raise
         summary = steps.finish(context)
+        is_full = bool(summary["received"] >= context.settings.max_messages)
     show_run(summary, arguments.json)
+    return is_full
 
 
 def _show_nothing(context: RunContext, as_json: bool) -> None:

@@ -416,8 +416,8 @@ class _Polls:
         self._bodies: dict[tuple[int, int], bytes] = {}
 
     def fill(self) -> None:
-        """Starts as many as are wanted, never for more messages than are still allowed."""
-        while not self._over and self._allowance > 0 and self.exchange.under_way < self._controller.calls:
+        """Starts as many as are wanted and possible, never for more messages than are still allowed."""
+        while not self._over and self._allowance > 0 and self._has_room():
             # Whether a queue is empty is asked at once: the answers to come say more than a pause.
             pause = 0.0 if self._empty_polls else self._controller.pause_seconds
             left = self._seconds_left() - pause
@@ -427,6 +427,9 @@ class _Polls:
             asked = min(BATCH, self._allowance)
             self._allowance -= asked
             self.exchange.start(self._call(asked, left), pause)
+
+    def _has_room(self) -> bool:
+        return self.exchange.free > 0 and self.exchange.under_way < self._controller.calls
 
     def messages(self, reply: Reply) -> list[Message]:
         """The messages in an answer; the next calls are under way when it returns.

@@ -26,6 +26,9 @@ from include.queue_etl.staging.stores import Store
 # The format of a file. It changes with what is written; files of OLDER that open are read all the same.
 MAGIC = b"QETL2"
 OLDER = (b"QETL1",)
+# Of zstd; all are read alike. Raw batches may be archived for years; the others, of which tokens and receipt
+# handles are the most, hardly shrink.
+_LEVEL, _ARCHIVED_LEVEL = -3, 1
 _NONCE = b"\x00" * 12  # a nonce must be unique for its key; every file has a key of its own
 
 Content = TypeVar("Content")
@@ -127,7 +130,8 @@ class StagedRun:
             StagingUnavailable: disk full, no permission, bucket out of reach; nothing appears under the name
         """
         context = self._context(file)
-        packed = zstandard.ZstdCompressor(level=1).compress(msgspec.msgpack.encode(content))
+        level = _ARCHIVED_LEVEL if file.kind is Kind.RAW else _LEVEL
+        packed = zstandard.ZstdCompressor(level=level).compress(msgspec.msgpack.encode(content))
         data_key = AESGCM.generate_key(256)
         sealed_key = self._keyset.encrypt(data_key, context)
         head = MAGIC + bytes([len(sealed_key)]) + sealed_key

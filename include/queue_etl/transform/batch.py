@@ -3,6 +3,7 @@
 from collections import Counter
 from itertools import compress
 from operator import not_
+from typing import Any
 from uuid import UUID
 
 from msgspec import Struct
@@ -11,7 +12,7 @@ from include.queue_etl.contract import Contract, Rejected
 from include.queue_etl.keys.keyset import Keyset
 from include.queue_etl.settings import Settings
 from include.queue_etl.transform import beside, copy_binary, copy_text, kept, partitions
-from include.queue_etl.transform.batches import MaskedBatch, RawBatch, RejectedBatch, chosen, ids_digest
+from include.queue_etl.transform.batches import MaskedBatch, RawBatch, RejectedBatch, ids_digest
 from include.queue_etl.transform.masking import Masker
 from include.queue_etl.transform.parsing import TOO_MANY_RECEIVES, Parser
 from include.queue_etl.transform.personal_check import Finding, PersonalCheck, counted, reason, sampled
@@ -32,25 +33,27 @@ def mask_batch(
     parser, masker = Parser(contract, settings.body_limit_bytes), Masker(contract, keyset)
     days = copy_text.sent_days(raw.sent_ms)
     verdicts = _verdicts(raw, parser, settings.max_receives)
-    for index, bad in beside.rejected(contract, raw.facts).items():
+    for index, verdict in beside.rejected(contract, raw.facts).items():
         if not isinstance(verdicts[index], Rejected):
-            verdicts[index] = bad
+            verdicts[index] = verdict
     checked = _checked(raw, parser, contract, settings.personal_data_sample, verdicts)
     found = counted(checked.values())
     if contract.personal_data_check == "quarantine":
         for index, findings in checked.items():
             verdicts[index] = Rejected(reason(findings, found)) if findings else verdicts[index]
     is_rejected = [verdict.__class__ is Rejected for verdict in verdicts]
-    rejected = [(index, verdict) for index, verdict in enumerate(verdicts) if isinstance(verdict, Rejected)]
-    events = [verdict for verdict in verdicts if not isinstance(verdict, Rejected)]
-    facts = _facts(raw, days, is_rejected)
+    is_accepted = list(map(not_, is_rejected))
+    bad = compress(enumerate(verdicts), is_rejected)
+    rejected = [(index, verdict) for index, verdict in bad if isinstance(verdict, Rejected)]
+    events: list[Any] = list(compress(verdicts, is_accepted))
+    facts = _facts(raw, days, is_accepted)
     rows = copy_text.row_lines(contract, events, facts, masker.mask)
     unknown = parser.with_unknown_fields(raw.bodies, verdicts)
     anomalies = {**masker.anomalies, "unknown_fields": len(unknown)}
     masked = MaskedBatch(
         ids_digest=ids_digest(raw.ids),
         entries=copy_binary.entries(
-            raw.queue_id, run_id, days, raw.ids, [QUARANTINED if bad else LOADED for bad in is_rejected]
+            raw.queue_id, run_id, days, raw.ids, [QUARANTINED if flag else LOADED for flag in is_rejected]
         ),
         rows=rows,
         accepted=len(events),
@@ -98,12 +101,19 @@ def _checked(
     }
 
 
-def _facts(raw: RawBatch, days: list[str], is_rejected: list[bool]) -> copy_text.Facts:
+def _facts(raw: RawBatch, days: list[str], is_accepted: list[bool]) -> copy_text.Facts:
     """Those of the accepted messages."""
-    if any(is_rejected):
-        is_accepted = list(map(not_, is_rejected))
-        raw, days = chosen(raw, is_accepted), list(compress(days, is_accepted))
-    return copy_text.Facts(raw.ids, days, raw.sent_ms, raw.receive_counts, raw.facts)
+
+    def of_accepted(values: list[Any]) -> list[Any]:
+        return list(compress(values, is_accepted))
+
+    return copy_text.Facts(
+        of_accepted(raw.ids),
+        of_accepted(days),
+        of_accepted(raw.sent_ms),
+        of_accepted(raw.receive_counts),
+        {field: of_accepted(values) for field, values in raw.facts.items()},
+    )
 
 
 def _quarantine_line(

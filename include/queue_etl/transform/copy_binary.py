@@ -20,7 +20,8 @@ _UUID_BYTES = 16
 _HEAD = Struct(">h ih ii i")  # number of columns, queue id, sent day, length of the message id
 _TAIL = Struct(">i16s ic")  # run id, status
 _ENTRY_BYTES = _HEAD.size + _UUID_BYTES + _TAIL.size
-_QUEUE_ID_AT = Struct(">h i").size
+_QUEUE_ID_AT, _DAY_AT = Struct(">h i").size, Struct(">h ih i").size
+_DAY = Struct(">i")
 
 
 def entries(
@@ -34,16 +35,27 @@ def entries(
         days: on which each message was sent, ISO text
         ids: UUIDs as text
         statuses: L or Q
+
+    Raises:
+        ValueError: not all are of one length
     """
-    kinds = list(zip(days, statuses, strict=True))
-    tails = {status: _TAIL.pack(_UUID_BYTES, run_id.bytes, 1, status.encode()) for status in "LQ"}
-    blank = {kind: _head(queue_id, kind[0]) + bytes(_UUID_BYTES) + tails[kind[1]] for kind in set(kinds)}
-    found = bytearray(b"".join(map(blank.__getitem__, kinds)))
-    packed = bytes.fromhex("".join(ids).replace("-", ""))
-    # A byte of all ids at a time: 16 steps in C, in place of one for each entry.
-    for byte in range(_UUID_BYTES):
-        found[_HEAD.size + byte :: _ENTRY_BYTES] = packed[byte::_UUID_BYTES]
+    tail = _TAIL.pack(_UUID_BYTES, run_id.bytes, 1, b"L")
+    head = _HEAD.pack(len(LEDGER), 2, queue_id, _DAY.size, 0, _UUID_BYTES)
+    found = bytearray((head + bytes(_UUID_BYTES) + tail) * len(ids))
+    packed = {day: _DAY.pack((date.fromisoformat(day) - _DAY_ZERO).days) for day in set(days)}
+    _put(found, _DAY_AT, b"".join(map(packed.__getitem__, days)), _DAY.size)
+    _put(found, _HEAD.size, bytes.fromhex("".join(ids).replace("-", "")), _UUID_BYTES)
+    _put(found, _ENTRY_BYTES - 1, "".join(statuses).encode(), 1)
     return bytes(found)
+
+
+def _put(entries_: bytearray, at: int, values: bytes, size: int) -> None:
+    """Put values of one size into all entries; raises ValueError where there is not one for each."""
+    if len(values) * _ENTRY_BYTES != size * len(entries_):
+        raise ValueError("not one value for each entry")
+    # A byte of all entries at a time: a few steps in C, in place of one for each entry.
+    for byte in range(size):
+        entries_[at + byte :: _ENTRY_BYTES] = values[byte::size]
 
 
 def statuses(ledger_entries: bytes) -> str:
@@ -69,8 +81,3 @@ def of_queue(queue_id: int, ledger_entries: bytes) -> bytes:
 def stream(ledger_entries: bytes) -> bytes:
     """What COPY ... (FORMAT binary) reads."""
     return _SIGNATURE + ledger_entries + _TRAILER
-
-
-def _head(queue_id: int, day: str) -> bytes:
-    days = (date.fromisoformat(day) - _DAY_ZERO).days
-    return _HEAD.pack(len(LEDGER), 2, queue_id, 4, days, _UUID_BYTES)

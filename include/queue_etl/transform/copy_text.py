@@ -54,11 +54,14 @@ def _day(number: int) -> str:
     return (_EPOCH + timedelta(days=number)).isoformat()
 
 
-def sent_days(sent_ms: Iterable[int]) -> list[str]:
+def sent_days(sent_ms: Sequence[int]) -> list[str]:
     """UTC dates (ISO text) of SQS SentTimestamps (milliseconds since 1970)."""
-    numbers = [milliseconds // MILLISECONDS_A_DAY for milliseconds in sent_ms]
-    days = {number: _day(number) for number in set(numbers)}
-    return [days[number] for number in numbers]
+    if not sent_ms:
+        return []
+    first, last = min(sent_ms) // MILLISECONDS_A_DAY, max(sent_ms) // MILLISECONDS_A_DAY
+    if first == last:  # as usual
+        return [_day(first)] * len(sent_ms)
+    return [_day(milliseconds // MILLISECONDS_A_DAY) for milliseconds in sent_ms]
 
 
 def row_lines(contract: Contract, events: Sequence[msgspec.Struct], facts: Facts, mask: Mask) -> bytes:

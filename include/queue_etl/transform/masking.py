@@ -11,7 +11,7 @@ without a key hash the value as it came, as the scripts did whose tables they ar
 import binascii
 import hashlib
 import hmac
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from include.queue_etl.contract import Contract, MaskedField, Personal
 from include.queue_etl.errors import KeysetError
@@ -44,7 +44,7 @@ class Masker:
         """
         if not values:  # every message of the batch was rejected; an empty join would split into one token
             return []
-        distinct = list(set(values))  # repeated users are common; each costs one encryption a batch
+        distinct = dict.fromkeys(values)  # repeated users are common; each costs one encryption a batch
         texts = self._ciphertexts(masked, distinct, nothing.encode())
         # Newlines separate, so one translate and one decode serve the whole column.
         column = b"\n".join(texts).translate(TO_URLSAFE, b"=").decode("ascii").split("\n")
@@ -81,7 +81,7 @@ class Masker:
     def _context(self, masked: MaskedField) -> bytes:
         return f"queue_etl/{self._contract}/{masked.field}".encode()
 
-    def _ciphertexts(self, masked: MaskedField, values: Sequence[str | None], nothing: bytes) -> list[bytes]:
+    def _ciphertexts(self, masked: MaskedField, values: Iterable[str | None], nothing: bytes) -> list[bytes]:
         if not masked.mark.is_recoverable:
             return self._digests(masked, values, nothing)
         context, normalize = self._context(masked), self._normalizer.of(masked.mark)
@@ -93,7 +93,7 @@ class Masker:
             for value in values
         ]
 
-    def _digests(self, masked: MaskedField, values: Sequence[str | None], nothing: bytes) -> list[bytes]:
+    def _digests(self, masked: MaskedField, values: Iterable[str | None], nothing: bytes) -> list[bytes]:
         normalize = self._normalizer.of(masked.mark)
         digest = _unkeyed_digest(masked.mark) if masked.mark.is_weak else self._keyed_digest(masked)
         return [
