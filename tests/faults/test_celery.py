@@ -1,0 +1,98 @@
+"""The DAG under CeleryExecutor: two workers that share nothing but the staging bucket.
+
+One stack serves both tests. Redis is Debian's, SQS the stub, and S3 the emulator.
+"""
+
+import secrets
+from collections.abc import Iterator
+
+import pytest
+
+from include.queue_etl.settings import PREFIX
+from tests.faults import live_kills
+from tests.faults.bodies import login
+from tests.faults.live import DAG, Plan, Soak, soaking
+from tests.support import celery_stack
+from tests.support.airflow_settings import PARSED_ONCE
+from tests.support.wait import wait_until
+
+pytestmark = pytest.mark.skipif(bool(celery_stack.missing()), reason=celery_stack.missing() or "-")
+
+LONG_SECONDS = 300  # of a run, on a busy machine
+SETTINGS = {
+    # Many small batches, so that both workers have some; and what a dead worker hid is back soon.
+    f"{PREFIX}BATCH_MESSAGES": "250",
+    f"{PREFIX}VISIBILITY_TIMEOUT_SECONDS": "20",
+    f"{PREFIX}RECEIVE_SECONDS": "5",
+    "AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": "False",
+}
+STATE = "SELECT state FROM dag_run WHERE dag_id = %s AND run_id = %s"
+HOSTS = (
+    "SELECT DISTINCT hostname FROM task_instance WHERE run_id = %s AND task_id <> 'sense' AND hostname <> ''"
+)
+AT_WORK = "SELECT hostname FROM task_instance WHERE run_id = %s AND state = 'running' AND task_id = %s"
+ROWS = "SELECT count(*), count(DISTINCT user_id) FROM public.user_logins WHERE user_id LIKE %s"
+
+
+@pytest.fixture(scope="module")
+def soak(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Soak]:
+    """A stack with two Celery workers, both ready."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (SETTINGS | PARSED_ONCE | live_kills.SOON).items():
+            patch.setenv(name, value)
+        plan = Plan(seconds=1, rate=1, sqs="stub", executor="celery")
+        with soaking(plan, tmp_path_factory.mktemp("celery") / "s") as soak:
+            assert soak.celery
+            for name in celery_stack.WORKERS:
+                soak.celery.wait_for(name)
+            wait_until(lambda: not soak._active(), LONG_SECONDS)
+            yield soak
+
+
+def send(soak: Soak, tag: str, count: int) -> None:
+    for first in range(0, count, 10):
+        logins = [login(tag, number) for number in range(first, first + 10)]
+        entries = [{"Id": one.user_id, "MessageBody": one.body.decode()} for one in logins]
+        soak.sqs.send_message_batch(QueueUrl=soak.queue_url, Entries=entries)
+
+
+def start(soak: Soak) -> str:
+    run_id = f"celery-{secrets.token_hex(4)}"
+    assert soak.trigger(dag_run_id=run_id)
+    return run_id
+
+
+def state(soak: Soak, run_id: str) -> str:
+    return str(soak.airflow_rows(STATE, DAG, run_id)[0][0])
+
+
+def test_two_celery_workers_share_a_run_and_load_each_message_once(soak: Soak) -> None:
+    tag = f"c{secrets.token_hex(4)}"
+    send(soak, tag, 3_000)
+    run_id = start(soak)
+    wait_until(lambda: state(soak, run_id) in ("success", "failed"), LONG_SECONDS)
+    assert state(soak, run_id) == "success"
+    assert soak.servers.rows(ROWS, f"{tag}-%") == [(3_000, 3_000)]
+    assert {host for (host,) in soak.airflow_rows(HOSTS, run_id)} == set(celery_stack.WORKERS)
+    assert soak._depth() == 0
+    assert not list(soak.servers.staging.glob("*/*"))
+
+
+def test_a_run_ends_by_itself_though_a_celery_worker_is_killed(soak: Soak) -> None:
+    assert soak.celery
+    tag = f"c{secrets.token_hex(4)}"
+    send(soak, tag, 2_000)
+    run_id = start(soak)
+    working: list[tuple] = []
+
+    def at_work() -> bool:
+        working.extend(soak.airflow_rows(AT_WORK, run_id, "mask"))
+        return bool(working)
+
+    wait_until(at_work, LONG_SECONDS)
+    soak.celery.kill(working[0][0])
+    wait_until(lambda: state(soak, run_id) in ("success", "failed"), LONG_SECONDS)
+    assert state(soak, run_id) == "success"
+    assert soak.servers.rows(ROWS, f"{tag}-%") == [(2_000, 2_000)]
+    assert soak._depth() == 0
+    assert soak._open_runs() == 0
