@@ -7,9 +7,10 @@ USER root
 RUN install -d -m 0700 -o airflow -g 0 /opt/airflow/staging /opt/airflow/state
 USER airflow
 
+COPY --chown=airflow:0 requirements.lock /opt/airflow/
+COPY --chown=airflow:0 requirements-celery.lock /opt/airflow/
 ARG REQUIREMENTS=requirements.lock
-COPY --chown=airflow:0 ${REQUIREMENTS} /opt/airflow/requirements.lock
-RUN pip install --no-cache-dir --require-hashes --no-deps -r /opt/airflow/requirements.lock
+RUN pip install --no-cache-dir --require-hashes --no-deps -r /opt/airflow/$REQUIREMENTS
 
 WORKDIR /opt/airflow
 COPY --chown=airflow:0 config ./config

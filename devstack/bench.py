@@ -52,6 +52,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--seconds", type=positive, default=120, metavar="N", help="of each sender; default: 120")
     add(
+        "--drains",
+        type=_counts,
+        metavar="A,B",
+        help="instead: messages a second of so many drains at once, such as 1,2,4; see --latency",
+    )
+    add(
         "--partitions",
         type=_counts,
         metavar="A,B",
@@ -151,7 +157,9 @@ def _bench(settings: Settings, options: argparse.Namespace) -> int:
     arguments = [f"--{name.replace('_', '-')}={getattr(options, name)}" for name in numbers]
     arguments += [f"--only={','.join(options.only)}", *(["--json"] if options.json else [])]
     arguments += [f"--baseline={options.baseline}"] if options.baseline else []
-    arguments += [f"--partitions={','.join(map(str, options.partitions))}"] if options.partitions else []
+    for name in ("partitions", "drains"):
+        counts = getattr(options, name)
+        arguments += [f"--{name}={','.join(map(str, counts))}"] if counts else []
     command = [str(settings.python), "-m", "tests.bench", *arguments]
     login = postgres.superuser(settings)
     env = {**postgres.psql_environment(login), "QUEUE_ETL_OWNER_DSN": login.url("postgres")}
