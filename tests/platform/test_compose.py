@@ -1,6 +1,7 @@
 """docker-compose.yml and Dockerfile against the project: no container engine is needed."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
 import yaml
 from airflow.sdk import Connection
@@ -131,6 +133,15 @@ def test_celery_is_a_profile_whose_workers_share_no_folder_for_staged_files() ->
         SERVICES[name]["environment"]["AIRFLOW__CELERY__BROKER_URL"] for name in ("scheduler", "flower")
     }
     assert {address.partition("@")[2] for address in broker} == {"redis:6379/0"}
+
+
+def test_the_bucket_is_made_once_and_a_folder_is_left_alone() -> None:
+    endpoint = os.environ["AWS_ENDPOINT_URL"]
+    script = [sys.executable, str(ROOT / "docker" / "make-bucket.py")]
+    for staging in ("/opt/airflow/staging", "s3://made-here/staging", "s3://made-here/staging"):
+        subprocess.run([*script, staging], check=True, env={"AWS_ENDPOINT_URL": endpoint})
+    found = boto3.client("s3", endpoint_url=endpoint).list_buckets()["Buckets"]
+    assert [one["Name"] for one in found if one["Name"] == "made-here"] == ["made-here"]
 
 
 def test_ports_are_published_on_loopback_only() -> None:
