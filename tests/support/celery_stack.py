@@ -121,7 +121,8 @@ def running(settings: Settings, s3_endpoint: str) -> Iterator[Celery]:
             celery.start_worker(name)
         yield celery
     finally:
-        processes.stop(celery.parts)
+        # Celery would wait for tasks, and the scheduler for Celery.
+        processes.stop([*orchestrator.parts(settings), *celery.parts], signal.SIGKILL)
 
 
 def _variables(settings: Settings, broker: str, s3_endpoint: str) -> dict[str, str]:
