@@ -12,6 +12,7 @@ import psutil
 from devstack import orchestrator, processes, stack
 from devstack.console import Console
 from devstack.processes import Part
+from tests.support.wait import wait_until
 
 if TYPE_CHECKING:
     from tests.faults.live import Soak
@@ -56,6 +57,7 @@ def kill_scheduler(soak: "Soak") -> bool:
     for pid in processes.members(part):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: part.pid() is None)  # else it counts as running, and none is started
     stack.ensure_airflow(soak.settings, Console(sys.stderr))
     return True
 
