@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 # Airflow notices within seconds what has died, in place of minutes; the caller's values win.
 SOON = {
+    "QUEUE_ETL_FRESHNESS_SECONDS": "0",
     "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "10",
     "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "2",
     "AIRFLOW__SCHEDULER__JOB_HEARTBEAT_SEC": "2",

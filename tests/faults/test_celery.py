@@ -52,7 +52,7 @@ def soak(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Soak]:
             assert soak.celery
             for name in celery_stack.WORKERS:
                 soak.celery.wait_for(name)
-            wait_until(lambda: not soak._active(), LONG_SECONDS)
+            wait_until(lambda: not {"queued", "running"} & set(soak._states()), LONG_SECONDS)
             yield soak
 
 

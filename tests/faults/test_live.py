@@ -157,9 +157,7 @@ def test_kills_of_worker_and_scheduler_and_cleared_tasks_lose_nothing(
         live, "soaking", lambda plan, _: contextlib.nullcontext(replace(soak, plan=plan, done=Counter()))
     )
     mischief = ["--worker-kills=1", "--scheduler-kills=1", "--clears=2"]
-    monkeypatch.setattr(
-        sys, "argv", ["live", "--live=20", "--rate=10", "--back-to-back", "--json", *mischief]
-    )
+    monkeypatch.setattr(sys, "argv", ["live", "--live=20", "--rate=10", "--json", *mischief])
     code, printed = live.main(), capsys.readouterr()
     assert code == 0, printed.out + printed.err[-4000:]
     result = json.loads(printed.out)
