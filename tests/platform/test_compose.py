@@ -123,7 +123,7 @@ def test_airflow_has_time_to_stop_in_good_order(name: str) -> None:
     assert SERVICES[name]["stop_grace_period"] == "60s"
 
 
-def test_celery_is_a_profile_whose_workers_share_no_folder_for_staged_files() -> None:
+def test_celery_is_a_profile_whose_workers_share_no_staged_files() -> None:
     assert {name for name, one in SERVICES.items() if one.get("profiles") == ["celery"]} == CELERY_SERVICES
     assert "requirements-celery.lock" in DOCKERFILE
     assert SERVICES["worker"]["deploy"]["replicas"] == 2
