@@ -119,8 +119,10 @@ class Queue:
 
     def return_expired(self) -> None:
         """Makes messages visible whose time has passed, once there are no others."""
+        if self.visible:
+            return
         # In order of receiving, which is the order of expiry if all ask for the same timeout.
-        while self.visible == 0 and self.in_flight:
+        while self.in_flight:
             number, until = next(iter(self.in_flight.items()))
             if until > time.monotonic():
                 return
