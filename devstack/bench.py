@@ -30,7 +30,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--airflow",
         action="store_true",
-        help="instead: seconds of a DAG run under the scheduler, and of drain",
+        help="instead: as a DAG under the scheduler, beside drain, and other pipelines as DAGs",
+    )
+    add(
+        "--freshness",
+        action="store_true",
+        help="instead: seconds from sending to the row, with the DAG's default settings and its schedule",
+    )
+    add(
+        "--backlog",
+        type=positive,
+        metavar="N",
+        help="instead: how fast so many waiting messages become rows by themselves, in the same way",
+    )
+    add(
+        "--rates",
+        type=_rates,
+        metavar="A,B",
+        help="messages a second of a sender: of --freshness, one after another (default: 1); of --backlog, "
+        "beside it (default: nobody sends)",
+    )
+    add("--seconds", type=positive, default=120, metavar="N", help="of each sender; default: 120")
+    add(
+        "--drains",
+        type=_counts,
+        metavar="A,B",
+        help="instead: messages a second of so many drains at once, such as 1,2,4; see --latency",
     )
     add(
         "--partitions",
@@ -73,6 +98,10 @@ def _counts(text: str) -> list[int]:
     return [positive(count) for count in text.split(",")]
 
 
+def _rates(text: str) -> list[float]:
+    return [float(positive(rate)) for rate in text.split(",")]
+
+
 def _contenders(text: str) -> list[str]:
     names = text.split(",")
     if unknown := set(names) - set(CONTENDERS):
@@ -99,7 +128,7 @@ def run(settings: Settings, console: Console, options: argparse.Namespace) -> in
     own.state.mkdir(mode=0o700, parents=True, exist_ok=True)
     with locks.held(own.state / "bench.lock", console):
         try:
-            if options.airflow:
+            if options.airflow or options.freshness or options.backlog:
                 return _airflow(own, chosen, options)
             postgres.start(own, console)
             return _bench(own, options)
@@ -109,8 +138,13 @@ def run(settings: Settings, console: Console, options: argparse.Namespace) -> in
 
 def _airflow(settings: Settings, chosen: Mapping[str, int], options: argparse.Namespace) -> int:
     """It starts the rest of the stack itself."""
-    arguments = [f"--messages={options.messages}", f"--rounds={options.rounds}"]
-    arguments += ["--json"] if options.json else []
+    names = ("messages", "rounds", "latency", "seconds")
+    arguments = [f"--{name}={getattr(options, name)}" for name in names]
+    arguments += [f"--{name}" for name in ("freshness", "json") if getattr(options, name)]
+    arguments += [
+        f"--{name}={getattr(options, name)}" for name in ("backlog", "baseline") if getattr(options, name)
+    ]
+    arguments += [f"--rates={','.join(f'{rate:g}' for rate in options.rates)}"] if options.rates else []
     command = [str(settings.python), "-m", "tests.bench.airflow_overhead", *arguments]
     # Without DEV_*: where a person works with another SQS or Postgres, it measures on its own all the same.
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("DEV_")}
@@ -123,7 +157,9 @@ def _bench(settings: Settings, options: argparse.Namespace) -> int:
     arguments = [f"--{name.replace('_', '-')}={getattr(options, name)}" for name in numbers]
     arguments += [f"--only={','.join(options.only)}", *(["--json"] if options.json else [])]
     arguments += [f"--baseline={options.baseline}"] if options.baseline else []
-    arguments += [f"--partitions={','.join(map(str, options.partitions))}"] if options.partitions else []
+    for name in ("partitions", "drains"):
+        counts = getattr(options, name)
+        arguments += [f"--{name}={','.join(map(str, counts))}"] if counts else []
     command = [str(settings.python), "-m", "tests.bench", *arguments]
     login = postgres.superuser(settings)
     env = {**postgres.psql_environment(login), "QUEUE_ETL_OWNER_DSN": login.url("postgres")}

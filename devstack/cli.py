@@ -258,7 +258,8 @@ def _add_checks(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         " `faults` with one of --kills N, --messages N, --restarts N, --staging folder|s3, --seed N, --json"
         " is the kill run: it prints what became of the messages; exit code 1 where that is not what should."
         " With --live SECONDS it is the soak: messages are sent all the while, under Airflow's scheduler;"
-        " it takes --rate R, --kills N, --sqs emulator|stub, --json."
+        " it takes --rate R, --kills N, --worker-kills N, --scheduler-kills N, --clears N, --seed N,"
+        " --executor local|celery, --sqs emulator|stub, --json."
     )
     race = _add(
         commands, "bench", _bench, "the pipeline against two baselines: CPU, speed, memory", answers=True

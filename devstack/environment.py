@@ -44,6 +44,7 @@ def build(settings: Settings) -> dict[str, str]:
         **_other_warehouses(settings),
         "NO_PROXY": "127.0.0.1,localhost",
         "no_proxy": "127.0.0.1,localhost",
+        **settings.variables,
     }
 
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from devstack.errors import UsageError
@@ -16,6 +16,7 @@ class Settings:
     """One stack. Two stacks with different `state` folders and ports do not touch each other.
 
     `sqs_endpoint` and `postgres_dsn` (a superuser's URL) name servers to use instead of the embedded ones.
+    `variables` of the environment win over those that the stack would have.
     """
 
     root: Path
@@ -25,6 +26,7 @@ class Settings:
     ui_port: int
     sqs_endpoint: str | None = None
     postgres_dsn: str | None = None
+    variables: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def venv(self) -> Path:

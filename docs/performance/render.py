@@ -1,18 +1,29 @@
-"""Renders what `./dev bench --json` wrote: results.svg, and the tables in ../performance.md.
+"""Renders what `./dev bench --json` wrote: results.svg, and tables in ../performance.md and ../scaling.md.
 
-results.json holds a run of all three contenders, sizes-*.json runs of ours alone, mask.json one with
---baseline, partitions.json one with --partitions. Needs nothing installed:
-`python docs/performance/render.py`.
+airflow.json holds a run with --airflow, freshness.json one with --freshness and --rates, backlog.json one
+with --backlog, drains.json one with --drains. results.json holds a run of the engine and its two baselines,
+sizes-*.json runs of ours alone, mask.json one with --baseline, partitions.json one with --partitions. A table
+whose file is not there stays as it is. Needs nothing installed: `python docs/performance/render.py`.
 """
 
 import json
 import re
+import statistics
+from collections.abc import Callable, Iterable, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-PAGE = HERE.parent / "performance.md"
+PAGES = (HERE.parent / "performance.md", HERE.parent / "scaling.md")
+RACE = {
+    "ours": "ours",
+    "before": "ours, the code before",
+    "sensible": "sensible, in one task",
+    "naive": "naive, in one task",
+    "stock": "SqsSensor and a task",
+}
+DOLLARS = 0.4  # of a million requests to a standard queue, beyond the first million of a month
 PARTS = {"extract": "#1f6f8b", "mask": "#3fa796", "load": "#9bc53d", "finish": "#f2a541", "task": "#8d99ae"}
 POSTGRES = "#d1495b"
 WIDTH, LEFT, BAR, GAP, TOP = 860, 90, 34, 26, 64
@@ -21,22 +32,167 @@ SCALE_WIDTH = WIDTH - LEFT - 150
 
 def main() -> None:
     """Writes the chart and the tables; again changes nothing."""
-    results = json.loads((HERE / "results.json").read_text())
+    results = _read("results")
+    (HERE / "results.svg").write_text(chart(results))
     sizes = [json.loads(path.read_text()) for path in HERE.glob("sizes-*.json")]
     sizes = sorted([*sizes, results], key=lambda result: result["messages"])
-    (HERE / "results.svg").write_text(chart(results))
-    page = PAGE.read_text()
-    mask, loads = (json.loads((HERE / f"{name}.json").read_text()) for name in ("mask", "partitions"))
-    blocks = {
-        "results": _comparison(results),
-        "sizes": _sizes(sizes),
-        "mask": _turns(mask["mask"], "CPU us a message"),
-        "partitions": _turns(loads["load"], "CPU s for a million rows"),
+    found = {
+        name: _read(name) for name in ("airflow", "freshness", "backlog", "drains", "mask", "partitions")
     }
+    blocks: dict[str, tuple[Any, Callable[[Any], list[str]]]] = {
+        "results": (results, _comparison),
+        "sizes": (sizes, _sizes),
+        "race": (found["airflow"], _race),
+        "bill": (found["airflow"], _bill),
+        "share": (found["airflow"], _share),
+        "freshness": (found["freshness"], _freshness),
+        "backlog": (found["backlog"], _backlog),
+        "drains": (found["drains"], _drains),
+        "mask": (found["mask"], lambda mask: _turns(mask["mask"], "CPU us a message")),
+        "partitions": (found["partitions"], lambda one: _turns(one["load"], "CPU s for a million rows")),
+    }
+    lines = {name: table(result) for name, (result, table) in blocks.items() if result}
+    for page in PAGES:
+        page.write_text(_filled(page.read_text(), lines))
+
+
+def _filled(page: str, blocks: dict[str, list[str]]) -> str:
+    """The page with these blocks between their markers; others stay."""
     for name, lines in blocks.items():
         block = "\n".join([f"<!-- {name} -->", *lines, f"<!-- end of {name} -->"])
-        page = re.sub(f"<!-- {name} -->.*<!-- end of {name} -->", block, page, flags=re.DOTALL)
-    PAGE.write_text(page)
+        page = re.sub(
+            f"<!-- {name} -->.*<!-- end of {name} -->", lambda _, new=block: new, page, flags=re.DOTALL
+        )
+    return page
+
+
+def _read(name: str) -> Any:
+    """What the file of that name holds; None where there is none."""
+    path = HERE / f"{name}.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def _race(found: dict[str, Any]) -> list[str]:
+    """Contenders as DAGs; nothing where the file is of a benchmark that had none."""
+    return _rows(
+        ("", "messages", "messages/s", "CPU s per 1M: Airflow", "Postgres", "CPU / ours", "lost", "doubled"),
+        [
+            (
+                RACE[name],
+                f"{one['messages']:,}",
+                f"{one['messages_per_s']:,.0f}",
+                f"{one['airflow_cpu_s_per_million']:,.0f}",
+                f"{one['postgres_cpu_s_per_million']:,.0f}",
+                one["cpu_ratio"],
+                one["lost"],
+                one["doubled"],
+            )
+            for name, one in found["race"].items()
+        ],
+    )
+
+
+def _bill(found: dict[str, Any]) -> list[str]:
+    """What a million messages take of SQS and of a core, with messages that wait already."""
+    return _rows(
+        ("a million messages", "SQS requests", "US$ for them", "CPU hours"),
+        [
+            (
+                RACE[name],
+                f"{one['requests_per_million']:,}",
+                f"{one['requests_per_million'] / 1e6 * DOLLARS:.2f}",
+                f"{one['cpu_s_per_million'] / 3600:.2f}",
+            )
+            for name, one in found["race"].items()
+        ],
+    )
+
+
+def _share(found: dict[str, Any]) -> list[str]:
+    """DAG runs of ours beside drain; medians."""
+    counts = sorted({run["messages"] for run in found["drains"]})
+    rows = []
+    for count in counts:
+        runs = [one for one in found["runs"] if one["contender"] == "ours" and one["messages"] == count]
+        dag, cpu = _median(one["seconds"] for one in runs), _median(_cpu(one) for one in runs)
+        drain = _median(one["seconds"] for one in found["drains"] if one["messages"] == count)
+        tasks = sum(task["instances"] for task in runs[-1]["tasks"].values())
+        rows.append((f"{count:,}", tasks, f"{dag:.1f} s", f"{drain:.1f} s", f"{cpu:.1f} s"))
+    return _rows(("messages", "tasks", "trigger to success", "`./dev drain`", "CPU, with Postgres"), rows)
+
+
+def _freshness(found: dict[str, Any]) -> list[str]:
+    """By sender; p95 is from just before sending to the commit of the row."""
+    costs = ("runs", "SQS requests", "CPU s: Airflow", "Postgres")
+    names = ("messages/s", "p50", "p95", "most", *costs, "lost", "doubled")
+    return _rows(
+        names,
+        [
+            (
+                f"{one['rate']:g}",
+                *(f"{one[name]:.1f} s" for name in ("p50", "p95", "most")),
+                one["dag_runs"],
+                f"{sum(one['requests'].values()):,}",
+                f"{sum(one['cpu_seconds'].values()) - one['cpu_seconds']['postgres']:.0f}",
+                f"{one['cpu_seconds']['postgres']:.0f}",
+                one["lost"],
+                one["doubled"],
+            )
+            for one in found["ours"]["freshness"]
+        ],
+    )
+
+
+def _backlog(found: dict[str, Any]) -> list[str]:
+    names = ("", "messages", "messages/s", "seconds", "noticed after", "runs", "CPU s", "lost", "doubled")
+    rows = []
+    for name, of_one in found.items():
+        one = of_one["backlog"]
+        shown = (
+            f"{one['messages']:,}",
+            f"{one['messages_per_s']:,.0f}",
+            one["seconds"],
+            one["noticed_after"],
+        )
+        cpu, outcome = sum(one["cpu_seconds"].values()), one["outcome"]
+        rows.append((RACE[name], *shown, one["dag_runs"], f"{cpu:.0f}", outcome["lost"], outcome["doubled"]))
+    return _rows(names, rows)
+
+
+def _drains(found: dict[str, Any]) -> list[str]:
+    names = (
+        f"drains, {found['latency_ms']:g} ms a call",
+        "messages/s",
+        "seconds",
+        "CPU s: client",
+        "Postgres",
+    )
+    return _rows(
+        names,
+        [
+            (
+                count,
+                f"{one['messages_per_s']:,}",
+                one["seconds"],
+                one["client_cpu_s"],
+                one["postgres_cpu_s"],
+            )
+            for count, one in found["drains"].items()
+        ],
+    )
+
+
+def _rows(head: Sequence[object], rows: Iterable[Sequence[object]]) -> list[str]:
+    lines = [head, ["---"] * len(head), *rows]
+    return [f"|{'|'.join(f' {cell} ' for cell in line)}|".replace(" --- ", "---") for line in lines]
+
+
+def _cpu(run: dict[str, Any]) -> float:
+    return float(sum(run["cpu_seconds"].values()))
+
+
+def _median(values: Iterable[float]) -> float:
+    return statistics.median(values)
 
 
 def _comparison(results: dict[str, Any]) -> list[str]:

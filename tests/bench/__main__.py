@@ -18,7 +18,7 @@ import psycopg
 
 from devstack.bench import add_arguments
 from include.queue_etl.errors import QueueEtlError
-from tests.bench import contenders, mask_cost, partitions, results, stub_process
+from tests.bench import contenders, drains, mask_cost, partitions, results, stub_process
 from tests.bench.checks import problems_of_bookkeeping, problems_of_rows
 from tests.bench.contenders import CONTENDERS, OURS, ContenderFailed, Race, Used
 from tests.bench.feed import Feed, feed
@@ -56,6 +56,8 @@ def main() -> int:
     found = {name: Result() for name in [*options.only, *(["before"] if options.baseline else [])]}
     try:
         server = Server(os.environ["QUEUE_ETL_OWNER_DSN"])
+        if options.drains:
+            return drains.run(server, options.drains, options.messages, options.latency, as_json=options.json)
         if options.partitions:
             return partitions.run(
                 server, options.partitions, options.messages, options.rounds, as_json=options.json

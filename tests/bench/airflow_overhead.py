@@ -1,12 +1,15 @@
-"""Airflow's share: what the pipeline takes as a DAG, above what it takes without Airflow.
+"""The pipeline as a DAG, beside others as DAGs under the same scheduler, and beside itself without Airflow.
 
-    ./dev bench --airflow [--messages N] [--rounds N] [--json]
+    ./dev bench --airflow [--messages N] [--rounds N] [--baseline PATH] [--json]
+    ./dev bench --freshness [--rates 1,30] [--seconds N]      # airflow_living.py
+    ./dev bench --backlog N
 
 A stack as `./dev up` makes it: scheduler, LocalExecutor, DAG processor, triggerer, api-server. But the queue
 is the SQS stub of this folder, since the emulator takes longer the deeper its queue is; and the scheduler
 makes no runs of its own (`[scheduler] use_job_schedule`). Sends 100 messages and then N, triggers a run as
-the UI does, and drains as many by `./dev drain`. Nothing is printed on standard output before the rows of
-every run have been found right.
+the UI does, and drains as many by `./dev drain`. Then the other contenders get their share (airflow_race.py).
+Nothing is printed on standard output before the rows of every run of ours have been found right; what the
+others lost or doubled is a figure.
 """
 
 import argparse
@@ -16,17 +19,21 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import psycopg
 
-from devstack import engine, environment, processes, settings
+from devstack import engine, environment, ports, processes, settings, stack
 from devstack.bench import add_arguments
 from devstack.console import Console
 from devstack.errors import StackError
-from tests.bench import airflow_servers
-from tests.bench.airflow_runs import RunFailed, TaskTimes
+from devstack.settings import DEFAULT_PORTS, Settings
+from tests.bench import airflow_living, airflow_race, airflow_servers
+from tests.bench.airflow_race import DAGS, DagRun, share
+from tests.bench.airflow_runs import RunFailed
 from tests.bench.airflow_servers import AirflowServers
 from tests.bench.checks import problems_of_bookkeeping, problems_of_rows
 from tests.bench.contenders import ROOT
@@ -37,26 +44,13 @@ FEW = 100
 MOST = 100_000  # what a run takes
 PARSED_WITHIN_SECONDS = 120
 RUN_WITHIN_SECONDS = 600
+# Until Airflow has waited for the last task's process, whose time is nowhere in between: its supervisor looks
+# once a second.
+SETTLED_SECONDS = 2
 
 
 class WrongRows(RuntimeError):
     """What came of the messages is not what was sent."""
-
-
-@dataclass(frozen=True)
-class DagRun:
-    """One run of the DAG.
-
-    Attributes:
-        seconds: from trigger to success
-        cpu_seconds: of Airflow's processes until then, by part; tasks are the scheduler's
-        tasks: in order of their start
-    """
-
-    messages: int
-    seconds: float
-    cpu_seconds: dict[str, float]
-    tasks: dict[str, TaskTimes]
 
 
 @dataclass(frozen=True)
@@ -91,45 +85,104 @@ def main() -> int:
     add_arguments(parser)
     options = parser.parse_args()
     console = Console(sys.stderr)
+    base = settings.from_environment(os.environ)
     try:
-        with airflow_servers.running(settings.from_environment(os.environ), console) as servers:
-            found = measure(servers, min(options.messages, MOST), options.rounds, console)
+        shown = _living(options, base, console) or _race(options, base, console)
     except (StackError, RunFailed, WrongRows, OSError, psycopg.Error) as error:
         print(f"\nbench: {error}", file=sys.stderr)
         return 1
-    print(json.dumps(asdict(found), indent=2) if options.json else table(found))
+    print(shown)
     return 0
 
 
-def measure(servers: AirflowServers, most: int, rounds: int, console: Console) -> Found:
-    """Everything, `rounds` times; the figures of `FEW` messages and of `most`.
+def _living(options: argparse.Namespace, base: Settings, console: Console) -> str:
+    """What `--freshness` or `--backlog` found, as it is printed; empty where neither is asked for."""
+    if not options.freshness and not options.backlog:
+        return ""
+    found = {}
+    for name, own in _checkouts(options, base).items():
+        with console.step(f"{name}: {own.root}"), _removed(own, base, console):
+            found[name] = airflow_living.measure(options, own, console)
+    return json.dumps(found, indent=2) if options.json else airflow_living.table(found)
+
+
+def _race(options: argparse.Namespace, base: Settings, console: Console) -> str:
+    most = min(options.messages, MOST)
+    with ExitStack() as ends:
+        stands = {}
+        for name, own in _checkouts(options, base).items():
+            ends.enter_context(_removed(own, base, console))
+            batches = -(-share("stock", most) // 10)
+            stands[name] = ends.enter_context(
+                airflow_servers.running(own, console, latency_ms=options.latency, stock_batches=batches)
+            )
+        found = measure(stands, most, options.rounds, console)
+    if options.json:
+        return json.dumps({**asdict(found), "race": airflow_race.as_json(found.runs)}, indent=2)
+    return table(found)
+
+
+def _checkouts(options: argparse.Namespace, base: Settings) -> dict[str, Settings]:
+    """Our own code, and that of `--baseline` with a stack and virtualenvs of its own."""
+    found = {"ours": base}
+    if options.baseline:
+        other = replace(base, root=options.baseline, state=base.state / "before")
+        found["before"] = other.with_ports(ports.free_ports(list(DEFAULT_PORTS)))
+    return found
+
+
+@contextmanager
+def _removed(own: Settings, base: Settings, console: Console) -> Iterator[None]:
+    """The stack is removed at the end; that of `base` by who started this."""
+    try:
+        yield
+    finally:
+        stack.reset(own, console) if own.state != base.state else stack.down(own, console)
+
+
+def measure(stands: Mapping[str, AirflowServers], most: int, rounds: int, console: Console) -> Found:
+    """Everything, `rounds` times: `FEW` messages and `most` by our code, `most` by the others.
 
     Raises:
         RunFailed, WrongRows: a run did not do what it should
     """
-    if not processes.wait_until(servers.airflow.knows_the_dag, PARSED_WITHIN_SECONDS, every=0.5):
-        raise RunFailed(f"Airflow has not parsed the DAG within {PARSED_WITHIN_SECONDS} s")
+    for name, servers in stands.items():
+        for dag in [DAGS[name]] if name == "before" else [*DAGS.values()]:
+            _wait_for(servers, dag)
     load = round(os.getloadavg()[0], 2)
+    servers = stands["ours"]
     with console.step("each task outside Airflow"):
         own_code = _own_code(servers, feed(min(FEW, most)))
     runs, drains = [], []
     for count in sorted({min(FEW, most), most}) * rounds:
-        messages = feed(count)
-        with console.step(f"DAG run of {count:,} messages"):
-            runs.append(_dag_run(servers, messages))
+        names = [name for name in DAGS if name in stands or (name != "before" and count == most)]
+        for name in names:
+            messages = feed(share(name, count))
+            with console.step(f"{name}: DAG run of {messages.count:,} messages"):
+                runs.append(_dag_run(name, stands.get(name, servers), messages))
         with console.step(f"drain of {count:,} messages"):
-            drains.append(_drain(servers, messages))
+            drains.append(_drain(servers, feed(count)))
     return Found(os.cpu_count() or 1, load, own_code, runs, drains)
 
 
-def _dag_run(servers: AirflowServers, messages: Feed) -> DagRun:
+def _wait_for(servers: AirflowServers, dag: str) -> None:
+    if not processes.wait_until(lambda: servers.airflow.knows(dag), PARSED_WITHIN_SECONDS, every=0.5):
+        raise RunFailed(f"Airflow has not parsed {dag} within {PARSED_WITHIN_SECONDS} s")
+
+
+def _dag_run(name: str, servers: AirflowServers, messages: Feed) -> DagRun:
     _send(servers, messages)
-    before = servers.cpu_seconds()
-    run = servers.airflow.trigger()
+    before, calls = servers.cpu_seconds(), servers.stub.statistics()["calls"]
+    run = servers.airflow.trigger(DAGS[name])
     seconds = run.seconds(RUN_WITHIN_SECONDS)
+    time.sleep(SETTLED_SECONDS)
     used = {part: round(now - before[part], 1) for part, now in servers.cpu_seconds().items()}
-    _check(servers, messages)
-    return DagRun(messages.count, round(seconds, 1), used, run.tasks())
+    requests = airflow_living.requests(calls, servers.stub.statistics()["calls"])
+    outcome = airflow_race.outcome(servers.database, messages, servers.stub.messages_left())
+    if name in ("ours", "before"):
+        _check(servers, messages)
+    servers.empty()
+    return DagRun(name, messages.count, round(seconds, 1), used, requests, outcome, run.tasks())
 
 
 def _drain(servers: AirflowServers, messages: Feed) -> Drain:
@@ -138,6 +191,7 @@ def _drain(servers: AirflowServers, messages: Feed) -> Drain:
     engine.output(servers.settings, "drain", "--json")
     seconds = time.perf_counter() - started
     _check(servers, messages)
+    servers.empty()
     return Drain(messages.count, round(seconds, 1))
 
 
@@ -149,6 +203,7 @@ def _own_code(servers: AirflowServers, messages: Feed) -> dict[str, dict[str, in
     if run.returncode:
         raise RunFailed(f"a task failed outside Airflow: {run.stderr.strip()[-2000:]}")
     _check(servers, messages)
+    servers.empty()
     return dict(json.loads(run.stdout.splitlines()[-1]))
 
 
@@ -160,8 +215,8 @@ def _send(servers: AirflowServers, messages: Feed) -> None:
 
 
 def _check(servers: AirflowServers, messages: Feed) -> None:
-    check(servers.database, environment.keyset_file(servers.settings), servers.messages_left(), messages)
-    servers.empty()
+    left = servers.stub.messages_left()
+    check(servers.database, environment.keyset_file(servers.settings), left, messages)
 
 
 def check(database: Database, keyset_file: Path, left: int, messages: Feed) -> None:
@@ -184,8 +239,9 @@ def table(found: Found) -> str:
         [
             f"{found.cores} cores, load {found.load} before the first run; the DAG active, its schedule off",
             _own_code_table(found),
-            *[_run_table(run) for run in found.runs],
-            "\n".join(_comparison(count, found) for count in sorted({run.messages for run in found.runs})),
+            *[_run_table(run) for run in found.runs if run.contender == "ours"],
+            "\n".join(_comparison(count, found) for count in sorted({run.messages for run in found.drains})),
+            airflow_race.table(found.runs),
         ]
     )
 
@@ -209,7 +265,8 @@ def _run_table(run: DagRun) -> str:
 
 
 def _comparison(count: int, found: Found) -> str:
-    airflow = sorted(run.seconds for run in found.runs if run.messages == count)
+    ours = [run for run in found.runs if run.contender == "ours"]
+    airflow = sorted(run.seconds for run in ours if run.messages == count)
     drain = sorted(run.seconds for run in found.drains if run.messages == count)
     with_dag, without = airflow[len(airflow) // 2], drain[len(drain) // 2]
     more = with_dag - without

@@ -61,17 +61,23 @@ class Airflow:
     password: str
     metadata_dsn: str
 
-    def trigger(self) -> "StartedRun":
+    def trigger(self, dag: str = DAG) -> "StartedRun":
         """Starts a run, as the UI does."""
         run_id, token = f"bench__{secrets.token_hex(4)}", self._token()
         asked: dict[str, Any] = {"dag_run_id": run_id, "logical_date": None, "conf": {}}
         triggered = time.time()
-        self._post(f"/api/v2/dags/{DAG}/dagRuns", asked, {"Authorization": f"Bearer {token}"})
-        return StartedRun(self, run_id, triggered)
+        self._call("POST", f"/api/v2/dags/{dag}/dagRuns", asked, {"Authorization": f"Bearer {token}"})
+        return StartedRun(self, run_id, triggered, dag)
 
-    def knows_the_dag(self) -> bool:
+    def knows(self, dag: str = DAG) -> bool:
         """Whether the DAG has been parsed."""
-        return bool(self.rows(KNOWN, DAG)[0][0])
+        return bool(self.rows(KNOWN, dag)[0][0])
+
+    def pause_all_but(self, dag: str) -> None:
+        """Lets the schedule of one DAG alone run."""
+        bearer = {"Authorization": f"Bearer {self._token()}"}
+        for (other,) in self.rows("SELECT dag_id FROM dag WHERE dag_id <> %s", dag):
+            self._call("PATCH", f"/api/v2/dags/{other}", {"is_paused": True}, bearer)
 
     def rows(self, question: str, *values: object) -> list[tuple]:
         """Asks the metadata database."""
@@ -79,13 +85,12 @@ class Airflow:
             return connection.execute(question.encode(), values).fetchall()
 
     def _token(self) -> str:
-        return self._post("/auth/token", {"username": self.user, "password": self.password}, {})[
-            "access_token"
-        ]
+        asked = {"username": self.user, "password": self.password}
+        return str(self._call("POST", "/auth/token", asked, {})["access_token"])
 
-    def _post(self, path: str, body: dict[str, Any], headers: dict[str, str]) -> Any:
+    def _call(self, method: str, path: str, body: dict[str, Any], headers: dict[str, str]) -> Any:
         headers = {"Content-Type": "application/json", **headers}
-        request = urllib.request.Request(self.url + path, json.dumps(body).encode(), headers)
+        request = urllib.request.Request(self.url + path, json.dumps(body).encode(), headers, method=method)
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with opener.open(request, timeout=30) as answer:
             return json.load(answer)
@@ -98,6 +103,7 @@ class StartedRun:
     airflow: Airflow
     run_id: str
     triggered: float
+    dag: str = DAG
 
     def seconds(self, patience: float) -> float:
         """Waits for its end; from trigger to success.
@@ -109,11 +115,11 @@ class StartedRun:
             raise RunFailed(f"{self.run_id} is {self._state()} after {patience:.0f} s")
         if self._state() != "success":
             raise RunFailed(f"{self.run_id} failed: {self.tasks()}")
-        return float(self.airflow.rows(ENDED, DAG, self.run_id)[0][0]) - self.triggered
+        return float(self.airflow.rows(ENDED, self.dag, self.run_id)[0][0]) - self.triggered
 
     def tasks(self) -> dict[str, TaskTimes]:
         """Its tasks, in order of their start."""
-        found = self.airflow.rows(TASKS, self.triggered, self.triggered, DAG, self.run_id)
+        found = self.airflow.rows(TASKS, self.triggered, self.triggered, self.dag, self.run_id)
         return {
             name: TaskTimes(
                 count, _rounded(started), _rounded(ended), _rounded(waited), _rounded(lasted), tries
@@ -122,7 +128,7 @@ class StartedRun:
         }
 
     def _state(self) -> str:
-        return str(self.airflow.rows(STATE, DAG, self.run_id)[0][0])
+        return str(self.airflow.rows(STATE, self.dag, self.run_id)[0][0])
 
 
 def _rounded(seconds: Any) -> float:

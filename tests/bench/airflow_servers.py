@@ -1,8 +1,10 @@
 """A whole stack, as `./dev up` makes it, but with the SQS stub of this folder as its queue."""
 
+import json
 import os
+import signal
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,13 +12,21 @@ from pathlib import Path
 from devstack import environment, orchestrator, postgres, processes, stack
 from devstack.console import Console
 from devstack.credentials import secret
-from devstack.settings import Settings
+from devstack.settings import ROOT, Settings
 from tests.bench import stub_process
 from tests.bench.airflow_runs import Airflow
 from tests.bench.feed import Feed
-from tests.bench.scratch import Database
+from tests.bench.scratch import PARTITIONS, Database
+from tests.bench.stub_process import StubProcess
 
-EMPTY = "TRUNCATE etl.runs, etl.batches, etl.ledger, etl.quarantine, public.user_logins CASCADE"
+# `seen` is the sensible baseline's.
+EMPTY = """
+    TRUNCATE etl.runs, etl.batches, etl.ledger, etl.quarantine, public.user_logins CASCADE;
+    DROP TABLE IF EXISTS public.seen
+"""
+COMMIT_TIMES = "ALTER SYSTEM SET track_commit_timestamp = on"
+BUNDLE = "airflow.dag_processing.bundles.local.LocalDagBundle"
+NOTHING = Feed([], 0)
 
 
 @dataclass(frozen=True)
@@ -25,45 +35,61 @@ class AirflowServers:
 
     Attributes:
         settings: of the stack, with the stub as its queue
-        messages_left: on the queue, visible or in flight
     """
 
     settings: Settings
     airflow: Airflow
     database: Database
-    messages_left: Callable[[], int]
+    stub: StubProcess
 
     def cpu_seconds(self) -> dict[str, float]:
-        """User and system time of Airflow's processes so far, of children that ended too; by part.
+        """User and system time so far, of children that ended too: Airflow's processes by part, and Postgres.
 
-        Tasks are children of the scheduler.
+        Tasks are children of the scheduler. Postgres holds the warehouse and Airflow's metadata.
         """
-        parts = orchestrator.parts(self.settings)
+        parts = [*orchestrator.parts(self.settings), postgres.part(self.settings)]
         return {part.name: sum(map(_cpu_seconds, processes.members(part))) for part in parts}
 
     def empty(self) -> None:
-        """Forgets what was loaded."""
-        postgres.query(self.settings, EMPTY)
+        """Forgets what was loaded, and makes the partitions for baselines, which make none."""
+        postgres.query(self.settings, f"{EMPTY};{PARTITIONS}")
 
 
 @contextmanager
-def running(base: Settings, console: Console) -> Iterator[AirflowServers]:
+def running(
+    base: Settings,
+    console: Console,
+    *,
+    held: Feed = NOTHING,
+    latency_ms: float = 0,
+    schedule: bool = False,
+    stock_batches: int = 1,
+) -> Iterator[AirflowServers]:
     """A stack in the folder of `base`; its queue ends with it, its processes are left to the caller.
 
     The emulator answers for all other queues while the stack is made; then the stub takes its place.
+
+    Args:
+        held: messages that the stub shows when it is told to
+        latency_ms: of each call of the stub
+        schedule: the scheduler makes runs by itself, and rows tell when they were committed
+        stock_batches: how often the DAG with the stock sensor receives
     """
-    # Inherited by the scheduler. Its own runs, one every five minutes, would take the messages.
-    os.environ["AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE"] = "False"
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else changed files are compiled anew for each task
     stack.ensure(base, console, airflow_database=True)
+    if schedule:
+        postgres.query(base, COMMIT_TIMES)
+        processes.stop([postgres.part(base)], signal.SIGINT)
+        postgres.start(base, console)
     with (
         tempfile.TemporaryDirectory(prefix="bench-") as folder,
-        stub_process.serving(Feed([], 0), Path(folder), latency_ms=0) as stub,
+        stub_process.serving(held, Path(folder), latency_ms, held=True) as stub,
     ):
-        settings = replace(base, sqs_endpoint=stub.url)
+        settings = replace(base, sqs_endpoint=stub.url, variables=_variables(base, schedule, stock_batches))
         environment.write(settings)
+        postgres.query(settings, PARTITIONS)
         stack.ensure_airflow(settings, console)
-        yield AirflowServers(settings, airflow(settings), _database(settings), stub.messages_left)
+        yield AirflowServers(settings, airflow(settings), _database(settings), stub)
 
 
 def airflow(settings: Settings) -> Airflow:
@@ -75,6 +101,21 @@ def airflow(settings: Settings) -> Airflow:
         secret(settings.state / "secrets", "ui_password"),
         postgres.superuser(settings).url(postgres.AIRFLOW),
     )
+
+
+def _variables(base: Settings, schedule: bool, stock_batches: int) -> dict[str, str]:
+    """With our own code the DAGs of the other contenders are there too, in a bundle of their own."""
+    bundles: list[dict[str, object]] = [{"name": "dags-folder", "classpath": BUNDLE, "kwargs": {}}]
+    if base.root == ROOT and not schedule:
+        folder = str(ROOT / "tests" / "bench" / "airflow_dags")
+        bundles.append({"name": "bench", "classpath": BUNDLE, "kwargs": {"path": folder}})
+    return {
+        # Runs of the schedule would take the messages of a run that is started here.
+        "AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": str(schedule),
+        "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST": json.dumps(bundles),
+        "BENCH_DSN": environment.build(base)["QUEUE_ETL_OWNER_DSN"],
+        "BENCH_STOCK_BATCHES": str(stock_batches),
+    }
 
 
 def _database(settings: Settings) -> Database:

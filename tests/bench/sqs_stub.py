@@ -119,8 +119,10 @@ class Queue:
 
     def return_expired(self) -> None:
         """Makes messages visible whose time has passed, once there are no others."""
+        if self.visible:
+            return
         # In order of receiving, which is the order of expiry if all ask for the same timeout.
-        while self.visible == 0 and self.in_flight:
+        while self.in_flight:
             number, until = next(iter(self.in_flight.items()))
             if until > time.monotonic():
                 return
@@ -169,6 +171,9 @@ class Stub:
         calls: number of calls per action
         busiest: most calls that were under way at once, per action
         empty: receives that brought nothing
+        held: so many preloaded messages appear on the queue with the call `ShowHeld`
+        first_receive: Unix time of the first receive that brought something
+        last_delete: Unix time of the last delete
         requests: raw (head, body) of each call, if `record`
         uneven: a receive brings a random number of messages, at least one if there are any
         tls: of the server, for https
@@ -183,6 +188,9 @@ class Stub:
     under_way: Counter[str] = field(default_factory=Counter)
     busiest: Counter[str] = field(default_factory=Counter)
     empty: int = 0
+    held: int = 0
+    first_receive: float | None = None
+    last_delete: float | None = None
     record: bool = False
     uneven: bool = False
     tls: ssl.SSLContext | None = None
@@ -285,6 +293,7 @@ class Connection(asyncio.Protocol):
             self.loop.call_later(min(0.005, deadline - now), self._receive, asked, deadline)
         elif numbers:
             sent_ms = int(time.time() * 1000)
+            self.stub.first_receive = self.stub.first_receive or time.time()
             shown = ",".join([queue.as_json(number, sent_ms) for number in numbers])
             self._answer("ReceiveMessage", f'{{"Messages":[{shown}]}}'.encode())
         else:
@@ -296,6 +305,8 @@ class Connection(asyncio.Protocol):
         ids, numbers = _ENTRY_ID.findall(body), [int(number) for number in _RECEIPT.findall(body)]
         failed = fault.fail_entries if fault else 0
         act = queue.delete if action == "DeleteMessageBatch" else queue.release
+        if act == queue.delete:
+            self.stub.last_delete = time.time()
         for number in numbers[failed:]:
             act(number)
         reply = b'{"Successful":[' + b",".join([b'{"Id":%s}' % id_ for id_ in ids[failed:]]) + b"]"
@@ -318,8 +329,19 @@ class Connection(asyncio.Protocol):
             return self._send(asked["Entries"]), 200
         if action == "DeleteMessage":
             queue.delete(int(asked["ReceiptHandle"].partition(".")[0]))
+            self.stub.last_delete = time.time()
             return b"{}", 200
+        if action in ("ShowHeld", "Statistics"):
+            return self._control(action), 200
         return _error("QueueDoesNotExist" if action == "GetQueueUrl" else "UnsupportedOperation"), 400
+
+    def _control(self, action: str) -> bytes:
+        """What SQS has not: the benchmark's own calls."""
+        stub = self.stub
+        if action == "ShowHeld":
+            stub.queue.count, stub.held = stub.held, 0
+        shown = {"calls": stub.calls, "first_receive": stub.first_receive, "last_delete": stub.last_delete}
+        return json.dumps(shown).encode()
 
     def _send(self, entries: list[dict[str, Any]]) -> bytes:
         done = []
@@ -381,6 +403,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="In-memory stand-in for SQS, for tests and benchmarks.")
     parser.add_argument("--messages", type=Path, required=True, help="one body a line")
     parser.add_argument("--count", type=int, help="messages on the queue (default: the lines of the file)")
+    parser.add_argument("--held", action="store_true", help="the messages appear with the call `ShowHeld`")
     parser.add_argument("--port", type=int, default=0, help="default: a free one")
     parser.add_argument("--latency-ms", type=float, default=0.0, help="added to every call")
     parser.add_argument("--seed", type=int, default=1, help="another seed gives other message ids")
@@ -388,6 +411,8 @@ def main() -> None:
     chosen = parser.parse_args()
     queue = Queue(chosen.messages.read_bytes().splitlines(), chosen.count, chosen.seed)
     stub = Stub(queue, latency_seconds=chosen.latency_ms / 1000, port=chosen.port, name=chosen.queue)
+    if chosen.held:
+        stub.held, queue.count = queue.count, 0
 
     async def serve() -> None:
         server = await _listen(stub)

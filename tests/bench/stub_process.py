@@ -8,6 +8,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from include.contracts.user_logins import CONTRACT
 from tests.bench.contenders import ROOT, ContenderFailed
@@ -31,22 +32,42 @@ class StubProcess:
 
     def messages_left(self) -> int:
         """Visible or in flight."""
-        request = urllib.request.Request(
-            self.url, b"{}", {"X-Amz-Target": "AmazonSQS.GetQueueAttributes", "Content-Type": "text/plain"}
-        )
-        with urllib.request.urlopen(request) as answer:
-            return sum(int(number) for number in json.load(answer)["Attributes"].values())
+        return sum(int(number) for number in self._ask("GetQueueAttributes")["Attributes"].values())
+
+    def show_held(self) -> None:
+        """The messages that were held back are on the queue now, all at once."""
+        self._ask("ShowHeld")
+
+    def statistics(self) -> dict[str, Any]:
+        """Calls by action; Unix times of the first receive that brought something and the last delete."""
+        return self._ask("Statistics")
+
+    def _ask(self, action: str) -> dict[str, Any]:
+        headers = {"X-Amz-Target": f"AmazonSQS.{action}", "Content-Type": "text/plain"}
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(urllib.request.Request(self.url, b"{}", headers)) as answer:
+            return dict(json.load(answer))
 
 
 @contextmanager
 def serving(
-    feed: Feed, folder: Path, latency_ms: float, queue: str = CONTRACT.queue, seed: int = 1
+    feed: Feed,
+    folder: Path,
+    latency_ms: float,
+    queue: str = CONTRACT.queue,
+    seed: int = 1,
+    *,
+    held: bool = False,
 ) -> Iterator[StubProcess]:
-    """A stub that holds the feed; stopped at the end. Another seed gives other message ids."""
+    """A stub that has the feed; stopped at the end. Another seed gives other message ids.
+
+    With `held` the queue is empty until `show_held`.
+    """
     file = folder / "messages"
     file.write_bytes(b"\n".join(feed.bodies) + b"\n")
     options = ["--messages", file, "--count", feed.count, "--latency-ms", latency_ms, "--seed", seed]
     command = [sys.executable, "-m", "tests.bench.sqs_stub", "--queue", queue, *map(str, options)]
+    command += ["--held"] if held else []
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         try:
             yield StubProcess(process)

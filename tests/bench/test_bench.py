@@ -58,6 +58,15 @@ def test_loads_are_measured_by_the_number_of_partitions():
     assert found["load"]["3 partitions"]["ratio"] > 0
 
 
+def test_drains_at_once_share_the_messages():
+    command = [sys.executable, "-m", "tests.bench", "--drains=1,2", f"--messages={MESSAGES}", "--json"]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    found = json.loads(run.stdout)["drains"]
+    assert set(found) == {"1", "2"}
+    assert all(one["messages"] == MESSAGES and one["messages_per_s"] > 0 for one in found.values())
+
+
 def test_a_ratio_is_the_median_of_those_of_single_turns():
     seconds = {"one": [1.0, 2.0, 3.0, 4.0, 5.0], "two": [2.0, 4.0, 6.6, 8.0, 50.0]}
     found = Turns("load", "ms", 1_000, seconds).as_json()

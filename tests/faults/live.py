@@ -5,6 +5,10 @@ after another; `extract` is killed now and then. Runs go on until the queue is e
 where each message is, and how long each took from the sender to its row. Exit code 0 when no message is lost,
 loaded twice, quarantined or left on the queue and no run has failed; 1 otherwise.
 
+    --live 300 --rate 67 --sqs stub --worker-kills 30 --scheduler-kills 30 --clears 30 [--executor celery]
+
+also kills workers and the scheduler, and clears tasks. A run may fail then, but all has to end by itself.
+
 The stack has a history of cron, as a deployment of an earlier version has.
 """
 
@@ -12,12 +16,14 @@ import argparse
 import contextlib
 import json
 import os
+import random
 import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +35,14 @@ from devstack import environment, orchestrator, ports, postgres, processes, stac
 from devstack.bench import positive
 from devstack.console import Console
 from devstack.postgres import AIRFLOW
+from devstack.settings import Settings as StackSettings
 from include.contracts.user_logins import CONTRACT
 from tests.bench import stub_process
 from tests.bench.feed import Feed
+from tests.faults import live_kills
 from tests.faults.servers import Servers, running
+from tests.support import celery_stack
+from tests.support.celery_stack import Celery
 from tests.support.traffic import Sent, traffic
 
 DAG = orchestrator.DAG
@@ -42,7 +52,10 @@ VISIBILITY = ("QUEUE_ETL_VISIBILITY_TIMEOUT_SECONDS", "120")
 DRAIN_SECONDS = 1_800  # from the last message sent to an empty queue
 RECEIVING_SECONDS = 3  # a process is killed when it has received for so long
 REPORT_SECONDS = 15
-WRONG = ("lost", "twice", "quarantined", "left_on_queue", "failed_dag_runs", "failed_runs")
+# In which part of the time until the next one each comes: a new scheduler needs most of that time.
+FIRST = {"kills": 0.5, "worker_kills": 0.75, "scheduler_kills": 0.1, "clears": 0.6}
+WRONG = ("lost", "twice", "quarantined", "left_on_queue", "unfinished_runs")
+WRONG_IN_PEACE = ("failed_dag_runs", "failed_runs")  # where neither worker nor scheduler is killed
 
 TIMES = """
     SELECT user_id, extract(epoch FROM pg_xact_commit_timestamp(xmin))::double precision * 1000
@@ -63,7 +76,8 @@ WORKING = """
 """
 RUNS = """
     SELECT count(*) FILTER (WHERE received > 0), count(*) FILTER (WHERE received = 0),
-           count(*) FILTER (WHERE state = 'failed'), coalesce(max(extract_seconds), 0),
+           count(*) FILTER (WHERE state = 'failed'), count(*) FILTER (WHERE state = 'running'),
+           coalesce(max(extract_seconds), 0),
            coalesce(max(oldest_age_seconds), 0)
     FROM etl.runs
 """
@@ -84,12 +98,26 @@ class Plan:
         rate: messages a second
         kills: times that the process of an extract is killed, spread over the time
         sqs: `emulator`, or `stub`, for rates that the emulator cannot serve
+        executor: `local` or `celery`, which also has its staging in a bucket
+        worker_kills: times that what runs a task is killed, with the task
+        scheduler_kills: times that the scheduler is killed
+        clears: times that a task is cleared, drawn with `seed`
     """
 
     seconds: int
     rate: float
     kills: int = 0
     sqs: str = "emulator"
+    executor: str = "local"
+    worker_kills: int = 0
+    scheduler_kills: int = 0
+    clears: int = 0
+    seed: int = 1
+
+    @property
+    def is_peaceful(self) -> bool:
+        """Whether no run has a reason to fail."""
+        return not (self.worker_kills or self.scheduler_kills or self.clears)
 
 
 @dataclass(frozen=True)
@@ -103,10 +131,14 @@ class Result:
     left_on_queue: int
     failed_dag_runs: int
     failed_runs: int
+    unfinished_runs: int
     dag_runs: int
     loading_runs: int
     empty_runs: int
     kills: int
+    worker_kills: int
+    scheduler_kills: int
+    clears: int
     p50_seconds: float
     p95_seconds: float
     max_seconds: float
@@ -114,21 +146,33 @@ class Result:
     oldest_age_seconds: int
     drained_after_seconds: float
 
-    @property
-    def is_good(self) -> bool:
-        return not any(getattr(self, name) for name in WRONG)
+    def wrong(self, plan: Plan) -> list[str]:
+        """Names of what should be 0 and is not."""
+        names = (*WRONG, *(WRONG_IN_PEACE if plan.is_peaceful else ()))
+        return [name for name in names if getattr(self, name)]
 
 
 @dataclass
 class Soak:
-    """A running stack with Airflow, and what is done to it."""
+    """A running stack with Airflow, and what is done to it.
+
+    Attributes:
+        settings: of the stack, as Airflow's processes were started with them
+        celery: the workers, where Airflow has some
+        done: how often each thing was done to it
+    """
 
     plan: Plan
     servers: Servers
+    settings: StackSettings
     queue_url: str
     sqs: Any
-    kills: int = 0
+    celery: Celery | None = None
+    done: Counter[str] = field(default_factory=Counter)
     _api: httpx.Client | None = None
+
+    def __post_init__(self) -> None:
+        self.dice = random.Random(self.plan.seed)
 
     def run(self) -> Result:
         started = time.monotonic()
@@ -136,15 +180,17 @@ class Soak:
             while (passed := time.monotonic() - started) < self.plan.seconds:
                 self._turn(passed, sent)
         ended = time.monotonic()
-        while self._depth() or self._works():
+        while self._depth() or self._works() or self._open_runs():
             waited = time.monotonic() - ended
             assert waited < DRAIN_SECONDS, f"the queue is not empty after {DRAIN_SECONDS} s: {self._depth()}"
             self._turn(waited, sent)
         return self._result(sent, time.monotonic() - ended)
 
     def _turn(self, passed: float, sent: Sent) -> None:
-        if self.kills < self.plan.kills and passed > self._next_kill():
-            self.kills += self._kill_extract()
+        for name, act in self._mischief().items():
+            if self.done[name] < getattr(self.plan, name) and passed > self._next(name) and act():
+                self.done[name] += 1
+                _say(f"{passed:5.0f} s: {name.replace('_', ' ')} {self.done[name]}")
         if int(passed) % REPORT_SECONDS == 0:
             rows = self.servers.rows("SELECT count(*) FROM public.user_logins")[0][0]
             queued = f"{self._depth():,} on the queue"
@@ -156,12 +202,22 @@ class Soak:
         reply = self.request("POST", f"/dags/{dag}/dagRuns", json={"logical_date": None, **fields})
         return reply.is_success
 
-    def _next_kill(self) -> float:
-        return self.plan.seconds * (self.kills + 0.5) / self.plan.kills
+    def _mischief(self) -> dict[str, Callable[[], bool]]:
+        """By the name of its number in the plan; an action tells whether it could be done."""
+        return {
+            "kills": self._kill_extract,
+            "worker_kills": lambda: live_kills.kill_worker(self),
+            "scheduler_kills": lambda: live_kills.kill_scheduler(self),
+            "clears": lambda: live_kills.clear_task(self, self.dice),
+        }
+
+    def _next(self, name: str) -> float:
+        """Second at which the next one of that name is due: evenly spread, and not all at once."""
+        return self.plan.seconds * (self.done[name] + FIRST[name]) / getattr(self.plan, name)
 
     def _kill_extract(self) -> bool:
         """Kill the process of an extract that is receiving; whether there was one."""
-        parts = orchestrator.parts(self.servers.settings)
+        parts = orchestrator.parts(self.settings)
         (scheduler,) = [part.pid() for part in parts if part.name == "scheduler"]
         assert scheduler, "the scheduler is gone"
         for (pid,) in self.airflow_rows(RECEIVING, DAG, RECEIVING_SECONDS):
@@ -169,13 +225,16 @@ class Soak:
                 process = psutil.Process(pid)
                 if scheduler in {parent.pid for parent in process.parents()}:
                     process.send_signal(signal.SIGKILL)
-                    _say(f"killed extract, process {pid}")
                     return True
         return False
 
     def _works(self) -> bool:
         """Whether a run is under way that does not wait for messages only."""
         return bool(self.airflow_rows(WORKING, DAG)[0][0])
+
+    def _open_runs(self) -> int:
+        """Runs that nobody has closed; where the DAG run failed, `queue_etl_recovery` closes them."""
+        return int(self.servers.rows("SELECT count(*) FROM etl.runs WHERE state = 'running'")[0][0])
 
     def _states(self) -> dict[str, int]:
         return dict(self.airflow_rows(DAG_RUNS, DAG))
@@ -207,7 +266,7 @@ class Soak:
         waits = sorted(
             (rows[user] - sent_ms) / 1000 for user, sent_ms in sent.messages.items() if user in rows
         )
-        loading, empty, failed, extract_seconds, oldest = self.servers.rows(RUNS)[0]
+        loading, empty, failed, running, extract_seconds, oldest = self.servers.rows(RUNS)[0]
         states = self._states()
         return Result(
             sent=sent.count,
@@ -217,10 +276,11 @@ class Soak:
             left_on_queue=self._depth(),
             failed_dag_runs=states.get("failed", 0),
             failed_runs=failed,
+            unfinished_runs=running,
             dag_runs=sum(states.values()),
             loading_runs=loading,
             empty_runs=empty,
-            kills=self.kills,
+            **{name: self.done[name] for name in self._mischief()},
             p50_seconds=_quantile(waits, 0.5),
             p95_seconds=_quantile(waits, 0.95),
             max_seconds=_quantile(waits, 1),
@@ -234,11 +294,16 @@ class Soak:
 def soaking(plan: Plan, folder: Path) -> Iterator[Soak]:
     """A stack with Airflow in this folder, on free ports; stopped and removed at the end."""
     os.environ.setdefault(*VISIBILITY)
+    if not plan.is_peaceful:
+        for name, value in live_kills.SOON.items():
+            os.environ.setdefault(name, value)
     console = Console(sys.stderr)
     with contextlib.ExitStack() as ends:
         servers = ends.enter_context(running(folder))
         _record_commit_times(servers)
-        settings, endpoint = servers.settings, servers.environment["AWS_ENDPOINT_URL"]
+        # The stack sets some of these itself, and would win over the environment.
+        own = {name: os.environ[name] for name in live_kills.SOON if name in os.environ}
+        settings, endpoint = replace(servers.settings, variables=own), servers.environment["AWS_ENDPOINT_URL"]
         stack.ensure(settings, console, airflow_database=True)
         with psycopg.connect(postgres.superuser(settings).url(AIRFLOW)) as airflow:
             airflow.execute(CRON_RUN, [DAG])
@@ -246,12 +311,23 @@ def soaking(plan: Plan, folder: Path) -> Iterator[Soak]:
             stub = stub_process.serving(Feed([], 0), folder, latency_ms=0.0)
             endpoint = ends.enter_context(stub).url
             settings = replace(settings, sqs_endpoint=endpoint)
+        celery = ends.enter_context(_celery(servers, settings)) if plan.executor == "celery" else None
+        settings = celery.settings if celery else settings
         stack.ensure_airflow(settings, console)
         sqs = servers.session().client("sqs", endpoint_url=endpoint)
-        soak = Soak(plan, servers, sqs.get_queue_url(QueueName=CONTRACT.queue)["QueueUrl"], sqs)
+        url = sqs.get_queue_url(QueueName=CONTRACT.queue)["QueueUrl"]
+        soak = Soak(plan, servers, settings, url, sqs, celery)
         # A run finds an empty queue; when it is there, the scheduler knows the DAG.
         assert processes.wait_until(soak.trigger, 300, every=1.0), "Airflow does not know the DAG"
         yield soak
+
+
+@contextlib.contextmanager
+def _celery(servers: Servers, settings: StackSettings) -> Iterator[Celery]:
+    """Workers whose staged files are in a bucket of the emulator."""
+    servers.client("s3").create_bucket(Bucket=celery_stack.BUCKET)
+    with celery_stack.running(settings, servers.environment["AWS_ENDPOINT_URL"]) as celery:
+        yield celery
 
 
 def _record_commit_times(servers: Servers) -> None:
@@ -272,7 +348,11 @@ def _say(text: str) -> None:
 
 def main() -> int:
     options = _options()
-    plan = Plan(options.live, options.rate, options.kills, options.sqs)
+    if options.executor == "celery" and (missing := celery_stack.missing()):
+        print(f"no Celery here: {missing}", file=sys.stderr)
+        return 2
+    given = {name: getattr(options, name) for name in Plan.__dataclass_fields__ if name != "seconds"}
+    plan = Plan(options.live, **given)
     with (
         tempfile.TemporaryDirectory(prefix="queue-etl-live-") as folder,
         soaking(plan, Path(folder, "s")) as soak,
@@ -281,9 +361,10 @@ def main() -> int:
     if options.json:
         print(json.dumps({**asdict(plan), **asdict(result)}))
     else:
+        wrong = result.wrong(plan)
         for name, value in asdict(result).items():
-            print(f"{name:<25}{value:>10}{'   <- should be 0' if name in WRONG and value else ''}")
-    return 0 if result.is_good else 1
+            print(f"{name:<25}{value:>10}{'   <- should be 0' if name in wrong else ''}")
+    return 1 if result.wrong(plan) else 0
 
 
 def _options() -> argparse.Namespace:
@@ -294,6 +375,16 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--sqs", choices=("emulator", "stub"), default="emulator", help="which queue (default: emulator)"
     )
+    parser.add_argument(
+        "--executor", choices=("local", "celery"), default="local", help="Airflow's (default: local)"
+    )
+    for name, what in (
+        ("worker-kills", "workers to kill, each with the task in it"),
+        ("scheduler-kills", "schedulers to kill"),
+        ("clears", "tasks to clear"),
+    ):
+        parser.add_argument(f"--{name}", type=int, default=0, help=f"{what} (default: 0)")
+    parser.add_argument("--seed", type=int, default=1, help="of the dice (default: 1)")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     return parser.parse_args()
 

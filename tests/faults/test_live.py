@@ -8,6 +8,7 @@ import json
 import secrets
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,7 +17,7 @@ import pytest
 
 from devstack import orchestrator, processes, stack
 from devstack.console import Console
-from tests.faults import live
+from tests.faults import live, live_kills
 from tests.faults.live import DAG, Plan, Soak, soaking
 from tests.support.airflow_settings import PARSED_ONCE
 from tests.support.traffic import traffic
@@ -84,7 +85,7 @@ class Airflow:
 def soak(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Soak]:
     """A stack with Airflow on which messages come back soon."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in (SOON | PARSED_ONCE).items():
+        for name, value in (SOON | PARSED_ONCE | live_kills.SOON).items():
             patch.setenv(name, value)
         with soaking(Plan(seconds=1, rate=1), tmp_path_factory.mktemp("live") / "s") as soak:
             yield soak
@@ -145,6 +146,24 @@ def test_a_living_queue_under_the_scheduler_loses_nothing_to_a_kill(
     assert 0 < result["p50_seconds"] <= result["p95_seconds"] <= result["max_seconds"]
     with_kill = f"p50 {result['p50_seconds']}, p95 {result['p95_seconds']}, max {result['max_seconds']} s"
     print(f"\nfrom sending to row, one extract killed: {with_kill}")
+
+
+def test_kills_of_worker_and_scheduler_and_cleared_tasks_lose_nothing(
+    soak: Soak, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Rows of another test have the same user ids.
+    monkeypatch.setattr(live, "TAG", "killed")
+    monkeypatch.setattr(
+        live, "soaking", lambda plan, _: contextlib.nullcontext(replace(soak, plan=plan, done=Counter()))
+    )
+    mischief = ["--worker-kills=1", "--scheduler-kills=1", "--clears=2"]
+    monkeypatch.setattr(sys, "argv", ["live", "--live=20", "--rate=10", "--json", *mischief])
+    code, printed = live.main(), capsys.readouterr()
+    assert code == 0, printed.out + printed.err[-4000:]
+    result = json.loads(printed.out)
+    assert (result["worker_kills"], result["scheduler_kills"], result["clears"]) == (1, 1, 2)
+    assert result["sent"] >= 190
+    print(f"\nempty {result['drained_after_seconds']} s after the last message")
 
 
 def test_a_run_waits_in_the_triggerer_and_goes_on_when_messages_come(airflow: Airflow) -> None:

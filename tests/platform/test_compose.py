@@ -1,6 +1,7 @@
 """docker-compose.yml and Dockerfile against the project: no container engine is needed."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
 import yaml
 from airflow.sdk import Connection
@@ -25,7 +27,16 @@ DOCKERFILE = (ROOT / "Dockerfile").read_text()
 EXAMPLE = (ROOT / ".env.example").read_text()
 PINS = dict(re.findall(r"^([\w.-]+)(?:\[\w+\])?==([\w.]+)", (ROOT / "requirements.lock").read_text(), re.M))
 TOOL_PINS = dict(re.findall(r"^([\w.-]+)==([\w.]+)", (ROOT / "requirements-tools.txt").read_text(), re.M))
-AIRFLOW_SERVICES = {"airflow-init", "api-server", "scheduler", "dag-processor", "triggerer"}
+AIRFLOW_SERVICES = {
+    "airflow-init",
+    "api-server",
+    "scheduler",
+    "dag-processor",
+    "triggerer",
+    "worker",
+    "flower",
+}
+CELERY_SERVICES = {"redis", "worker", "flower"}
 COMMAND_SERVICES = {"ops", "privacy"}
 VARIABLE = re.compile(r"\$\{(\w+)")
 # Of .env. Airflow's own, which each of its processes needs, and those of one role.
@@ -37,6 +48,7 @@ AIRFLOW_SECRETS = {
 }
 AWS_SECRETS = {"AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"}
 LOADER, MAINTAINER = "QUEUE_ETL_LOADER_PASSWORD", "QUEUE_ETL_MAINTAINER_PASSWORD"
+REDIS = "REDIS_PASSWORD"
 REMASKER, OFFICER = "QUEUE_ETL_REMASKER_PASSWORD", "QUEUE_ETL_OFFICER_PASSWORD"
 KEYSET = "AIRFLOW_CONN_PII_KEYSET"
 SECRETS = {
@@ -49,7 +61,10 @@ SECRETS = {
     "api-server": AIRFLOW_SECRETS,
     "dag-processor": AIRFLOW_SECRETS,
     "triggerer": AIRFLOW_SECRETS | AWS_SECRETS,
-    "scheduler": {*AIRFLOW_SECRETS, *AWS_SECRETS, LOADER, MAINTAINER, REMASKER, KEYSET},
+    "scheduler": {*AIRFLOW_SECRETS, *AWS_SECRETS, LOADER, MAINTAINER, REMASKER, KEYSET, REDIS},
+    "redis": {REDIS},
+    "worker": {*AIRFLOW_SECRETS, *AWS_SECRETS, LOADER, MAINTAINER, REMASKER, KEYSET, REDIS},
+    "flower": {*AIRFLOW_SECRETS, "UI_PASSWORD", REDIS},
     "ops": {*AWS_SECRETS, LOADER, MAINTAINER, "QUEUE_ETL_OPS_PASSWORD", KEYSET},
     "privacy": {*AWS_SECRETS, REMASKER, OFFICER, KEYSET},
 }  # fmt: skip
@@ -108,6 +123,27 @@ def test_airflow_has_time_to_stop_in_good_order(name: str) -> None:
     assert SERVICES[name]["stop_grace_period"] == "60s"
 
 
+def test_celery_is_a_profile_whose_workers_share_no_staged_files() -> None:
+    assert {name for name, one in SERVICES.items() if one.get("profiles") == ["celery"]} == CELERY_SERVICES
+    assert "requirements-celery.lock" in DOCKERFILE
+    assert SERVICES["worker"]["deploy"]["replicas"] == 2
+    assert [volume for volume in SERVICES["worker"]["volumes"] if "staging" in volume] == []
+    assert SERVICES["worker"]["environment"] == SERVICES["scheduler"]["environment"]
+    broker = {
+        SERVICES[name]["environment"]["AIRFLOW__CELERY__BROKER_URL"] for name in ("scheduler", "flower")
+    }
+    assert {address.partition("@")[2] for address in broker} == {"redis:6379/0"}
+
+
+def test_the_bucket_is_made_once_and_a_folder_is_left_alone() -> None:
+    endpoint = os.environ["AWS_ENDPOINT_URL"]
+    script = [sys.executable, str(ROOT / "docker" / "make-bucket.py")]
+    for staging in ("/opt/airflow/staging", "s3://made-here/staging", "s3://made-here/staging"):
+        subprocess.run([*script, staging], check=True, env={"AWS_ENDPOINT_URL": endpoint})
+    found = boto3.client("s3", endpoint_url=endpoint).list_buckets()["Buckets"]
+    assert [one["Name"] for one in found if one["Name"] == "made-here"] == ["made-here"]
+
+
 def test_ports_are_published_on_loopback_only() -> None:
     published = [port for service in SERVICES.values() for port in service.get("ports", [])]
     assert published
@@ -132,6 +168,9 @@ def test_the_environment_has_only_names_that_the_launcher_sets_too(tmp_path: Pat
         "AIRFLOW__SCHEDULER__ENABLE_HEALTH_CHECK",  # here the scheduler is asked over HTTP
         "UI_PASSWORD",  # for airflow-init's own command
         "AWS_SESSION_TOKEN",  # the emulator takes any key
+        "AIRFLOW__CELERY__BROKER_URL",  # the launcher has no workers
+        "AIRFLOW__CELERY__WORKER_CONCURRENCY",
+        "AIRFLOW__CELERY__FLOWER_BASIC_AUTH",
     }
     settings_of_the_engine = {PREFIX + field.name.upper() for field in fields(Settings)}
     for name in AIRFLOW_SERVICES | COMMAND_SERVICES:
@@ -273,7 +312,7 @@ def test_compose_itself_accepts_the_file(tmp_path: Path) -> None:
     shutil.copy(ROOT / "docker-compose.yml", tmp_path)
     shutil.copytree(ROOT / "docker", tmp_path / "docker")
     filled = dotenv.fill(EXAMPLE, '{"primaryKeyId": 1}')
-    for profiles in ("emulator", ""):
+    for profiles in ("emulator", "", "emulator,celery"):
         (tmp_path / ".env").write_text(
             filled.replace("COMPOSE_PROFILES=emulator", f"COMPOSE_PROFILES={profiles}")
         )

@@ -11,7 +11,9 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[2]
-PRODUCT, TESTS, CHECKS, TOOLS = (f"requirements{name}.txt" for name in ("", "-tests", "-checks", "-tools"))
+PRODUCT, CELERY, TESTS, CHECKS, TOOLS = (
+    f"requirements{name}.txt" for name in ("", "-celery", "-tests", "-checks", "-tools")
+)
 FILES = [*ROOT.iterdir(), *(ROOT / "plugins").iterdir(), *(ROOT / "tests").rglob("*.py")]
 OWN = {path.stem for path in FILES} | {"clocked_outer"}  # a test writes that before it imports it
 PROGRAMS = "devstack/programs"  # of the launcher, those that run in the virtualenv
@@ -88,6 +90,7 @@ def test_everything_declared_for_the_product_is_imported():
     ("lock", "files"),
     [
         ("requirements.lock", [PRODUCT]),
+        ("requirements-celery.lock", [PRODUCT, CELERY]),
         ("requirements-dev.lock", [TESTS, CHECKS]),
         ("requirements-tools.lock", [TOOLS]),
     ],
@@ -117,9 +120,15 @@ def test_the_locks_of_one_virtualenv_agree():
     assert {name for name in both if product[name] != development[name]} == set()
 
 
+def test_celery_changes_no_version_of_the_product():
+    product, celery = pinned("requirements.lock"), pinned("requirements-celery.lock")
+    assert {name for name in product if product[name] != celery.get(name)} == set()
+
+
 def test_the_image_installs_the_product_alone():
-    installed = re.findall(r"-r /opt/airflow/(\S+)", (ROOT / "Dockerfile").read_text())
-    assert installed == ["requirements.lock"]
+    text = (ROOT / "Dockerfile").read_text()
+    assert re.findall(r"-r /opt/airflow/(\S+)", text) == ["$REQUIREMENTS"]
+    assert "\nARG REQUIREMENTS=requirements.lock\n" in text
     assert pinned("requirements.lock").keys() & names(CHECKS) == set()
     assert {name for name in pinned("requirements.lock") if name.startswith("pytest")} == set()
 
@@ -127,5 +136,5 @@ def test_the_image_installs_the_product_alone():
 def test_every_dependency_has_its_reason_and_its_licence():
     text = (ROOT / "docs/dependencies.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `([\w.-]+)` \| ([^|]+) \| ([^|]+) \|", text, re.MULTILINE)
-    assert sorted(name for name, _, _ in rows) == sorted(names(PRODUCT, TESTS, CHECKS, TOOLS))
+    assert sorted(name for name, _, _ in rows) == sorted(names(PRODUCT, CELERY, TESTS, CHECKS, TOOLS))
     assert [row for row in rows if not row[1].strip() or not row[2].strip()] == []

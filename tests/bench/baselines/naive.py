@@ -19,9 +19,9 @@ import psycopg2
 INSERT = "INSERT INTO user_logins VALUES (%s, %s, %s, %s, %s, %s, %s)"
 
 
-def main() -> None:
+def main(queue: str) -> None:
     sqs = boto3.client("sqs")
-    url = sqs.get_queue_url(QueueName=sys.argv[1])["QueueUrl"]
+    url = sqs.get_queue_url(QueueName=queue)["QueueUrl"]
     connection = psycopg2.connect(os.environ["BENCH_DSN"])
     while messages := receive(sqs, url):
         rows = [row for message in messages if (row := parsed(message))]
@@ -57,4 +57,4 @@ def masked(value):
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1])

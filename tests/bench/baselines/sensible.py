@@ -28,12 +28,12 @@ INSERT = "INSERT INTO user_logins VALUES %s"
 ONCE = "--at-least-once" not in sys.argv
 
 
-def main() -> None:
+def main(queue: str) -> None:
     if ONCE:
         with psycopg2.connect(os.environ["BENCH_DSN"]) as connection, connection.cursor() as cursor:
             cursor.execute(CREATE)
     sqs = boto3.client("sqs", config=Config(max_pool_connections=THREADS))
-    url = sqs.get_queue_url(QueueName=sys.argv[1])["QueueUrl"]
+    url = sqs.get_queue_url(QueueName=queue)["QueueUrl"]
     with ThreadPoolExecutor(THREADS) as pool:
         for worker in [pool.submit(work, sqs, url) for _ in range(THREADS)]:
             worker.result()
@@ -91,4 +91,4 @@ def masked(value):
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1])
