@@ -15,6 +15,7 @@ from playwright.sync_api import Browser, BrowserContext, sync_playwright
 
 from devstack import environment, ports, stack
 from devstack.console import Console
+from include.contracts import contract_names
 from tests.faults.servers import Servers, running
 from tests.support.airflow_settings import PARSED_ONCE
 from tests.support.wait import wait_until
@@ -25,6 +26,7 @@ SETTINGS = {**PARSED_ONCE, "AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": "False"}
 CHROMIUM = shutil.which("chromium")
 WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 400, "height": 800}
 LONG_SECONDS = 300
+DAGS = len(contract_names()) + 4
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def airflow(folder: Path) -> Iterator[Airflow]:
             stack.ensure_airflow(servers.settings, console)
             found = Airflow(servers)
             with found.client("admin") as client:
-                wait_until(lambda: client.get("/api/v2/dags/queue_etl_redrive").is_success, LONG_SECONDS)
+                wait_until(lambda: client.get("/api/v2/dags").json()["total_entries"] >= DAGS, LONG_SECONDS)
             yield found
 
 

@@ -36,7 +36,12 @@ UNREACHABLE = Word("unreachable", "bad", "Its warehouse does not answer this pag
 FAILING = Word("failing", "bad", "The last run failed. Open the contract: it shows what the run said.", 2)
 LATE = Word("late", "bad", "The oldest message is beyond half of the queue's retention. Run the DAG now.", 3)
 STUCK = Word("stuck", "bad", "Messages wait and no run has succeeded for 30 minutes. Is the DAG paused?", 4)
-DEAD = Word("dead-letters", "warn", "Look at them with `dead-letters`, then send them back.", 5)
+DEAD = Word(
+    "dead-letters",
+    "warn",
+    "The command dead-letters shows them without their bodies, and sends them back.",
+    5,
+)
 REJECTING = Word(
     "rejecting", "warn", "More than 5 % of today's messages are in quarantine. Look at the reasons.", 6
 )

@@ -122,9 +122,7 @@ class Views:
         depths = self._depths.of(good.values())
         lines = [Line(name, standing.BROKEN, problem=problem) for name, problem in broken.items()]
         problems = []
-        for warehouse, own in by_warehouse(good).items():
-            if not own:
-                continue
+        for warehouse, own in _used(good):
             queues = [(name, contract.queue) for name, contract in own.items()]
             stands, problem = self._read(warehouse, own, partial(PageStore.standings, contracts=queues))
             problems += [problem] if problem else []
@@ -133,7 +131,7 @@ class Views:
                 word = standing.word_of(stand, depths[name], now=now) if stand else standing.UNREACHABLE
                 lines.append(Line(name, word, depths[name], stand, problem))
         lines.sort(key=lambda line: (line.word.rank, line.name))
-        return {"lines": lines, "problems": problems, "contracts": self._names(viewer)}
+        return {"lines": lines, "problems": problems}
 
     def contract(self, viewer: Viewer, name: str, range_name: str = DEFAULT_RANGE) -> dict[str, Any]:
         """Charts and runs of one contract; raises NotThere."""
@@ -142,7 +140,8 @@ class Views:
             "name": name,
             "range": chosen.name,
             "ranges": list(RANGES),
-            "contracts": self._names(viewer),
+            "contract": None,
+            "charts": [],
         }
         contract, problem = self._contract(viewer, name)
         if contract is None:
@@ -173,7 +172,6 @@ class Views:
         """What waits in quarantine by reason, day and shape; raises NotThere."""
         values = {
             "name": name,
-            "contracts": self._names(viewer),
             "may_redrive": viewer.may_redrive,
             "redrive_dag": REDRIVE_DAG,
         }
@@ -215,18 +213,18 @@ class Views:
         """Keys, the audit, and what expires when, in each warehouse."""
         good, _ = self._seen(viewer)
         parts, problems = [], []
-        for warehouse, own in by_warehouse(good).items():
+        for warehouse, own in _used(good):
             found, problem = self._read(warehouse, own, partial(_keys, contracts=own))
             problems += [problem] if problem else []
             if found is not None:
                 parts.append({"warehouse": warehouse, **found})
-        return {"parts": parts, "problems": problems, "contracts": self._names(viewer), **self._kept_days()}
+        return {"parts": parts, "problems": problems, **self._kept_days()}
 
     def storage(self, viewer: Viewer) -> dict[str, Any]:
         """Sizes of tables and partitions in each warehouse."""
         good, _ = self._seen(viewer)
         parts, problems = [], []
-        for warehouse, own in by_warehouse(good).items():
+        for warehouse, own in _used(good):
             tables = {one.table for contract in own.values() for one in contract.each_table()}
             names = [*ENGINE_TABLES, *sorted(tables)]
             found, problem = self._read(warehouse, own, partial(PageStore.sizes, tables=names))
@@ -235,12 +233,12 @@ class Views:
                 parts.append(
                     {"warehouse": warehouse, "tables": _by_table(found, names), "retain": _retain(own)}
                 )
-        return {"parts": parts, "problems": problems, "contracts": self._names(viewer), **self._kept_days()}
+        return {"parts": parts, "problems": problems, **self._kept_days()}
 
     def run(self, viewer: Viewer, dag_id: str, run_id: str) -> dict[str, Any]:
         """The batches of one DAG run."""
         good, broken = self._seen(viewer)
-        values = {"dag_id": dag_id, "run_id": run_id, "contracts": self._names(viewer), "panel": True}
+        values = {"dag_id": dag_id, "run_id": run_id, "panel": True, "run": None}
         if dag_id == REDRIVE_DAG:
             candidates = {name: Run(name, f"{dag_id}__{run_id}").id for name in good}
         elif dag_id in good:
@@ -252,9 +250,7 @@ class Views:
                 "problems": [broken[dag_id]] if dag_id in broken else [],
             }
         problems = []
-        for warehouse, own in by_warehouse({name: good[name] for name in candidates}).items():
-            if not own:
-                continue
+        for warehouse, own in _used({name: good[name] for name in candidates}):
             ids = [candidates[name] for name in own]
             found, problem = self._read(warehouse, own, partial(_run, run_ids=ids))
             problems += [problem] if problem else []
@@ -267,10 +263,6 @@ class Views:
         loaded = self._contracts()
         good = {name: one for name, one in loaded.good.items() if viewer.may_see(name)}
         return good, {name: text for name, text in loaded.broken.items() if viewer.may_see(name)}
-
-    def _names(self, viewer: Viewer) -> list[str]:
-        good, broken = self._seen(viewer)
-        return sorted([*good, *broken])
 
     def _contract(self, viewer: Viewer, name: str) -> tuple[Contract | None, str]:
         """The contract, or what is wrong with its file."""
@@ -301,6 +293,11 @@ def dag_run(run: RunLine) -> tuple[str, str] | None:
         return run.contract, run.name
     dag, separator, name = run.name.partition("__")
     return (dag, name) if separator and dag == REDRIVE_DAG else None
+
+
+def _used(contracts: Mapping[str, Contract]) -> list[tuple[str, Mapping[str, Contract]]]:
+    """The warehouses of these contracts; the default one too where one of them has it."""
+    return [(warehouse, own) for warehouse, own in by_warehouse(contracts).items() if own]
 
 
 def _floor(moment: datetime, step: timedelta) -> datetime:
@@ -338,8 +335,10 @@ def _compared(contract: Contract, groups: Sequence[ShapeLine]) -> list[dict[str,
     found = []
     for group in groups:
         differences = shapes.differences(group.shape or "")
-        fits = group.shape is not None and not any((differences.missing, differences.other_type))
-        found.append({"group": group, "differences": differences, "fits": fits})
+        # Of a body that is no JSON there is nothing to compare.
+        is_json = (group.shape or "").startswith("$")
+        fits = is_json and not any((differences.missing, differences.other_type))
+        found.append({"group": group, "differences": differences, "fits": fits, "is_json": is_json})
     return found
 
 

@@ -24,9 +24,11 @@ def share(value: float | None) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Its two largest units: `2 d 3 h`, `4 min 10 s`, `0.3 s`."""
+    """Its two largest units: `2 d 3 h`, `4 min 10 s`, `0.3 s`, `12 ms`."""
     if seconds is None:
         return count(None)
+    if seconds < 0.1:
+        return f"{1000 * seconds:.0f} ms"
     if seconds < 10:
         return f"{seconds:.1f} s"
     left = int(seconds)

@@ -4,8 +4,10 @@
   const ended = new Set(["success", "failed"]);
 
   // Times, in the zone of who looks.
-  const localised = (text) => new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" })
-    .format(new Date(text));
+  const localised = (text) => new Intl.DateTimeFormat(undefined, {
+    day: "numeric", month: "short", hour: "2-digit", minute: "2-digit", hour12: false,
+    ...(new Date(text).getFullYear() !== new Date().getFullYear() && { year: "numeric" }),
+  }).format(new Date(text));
   for (const time of document.querySelectorAll("time")) {
     time.title = time.dateTime;
     time.textContent = localised(time.dateTime);
