@@ -50,7 +50,8 @@ def test_a_standing_counts_today_and_what_waits(warehouse: RunStore, store: Page
     standing = store.standings([(NAME, QUEUE)])[NAME]
     assert (standing.rows_today, standing.quarantined_today, standing.handled_today) == (8, 2, 10)
     assert standing.waiting == 2
-    assert standing.last_success and standing.last_failure
+    assert standing.last_success is not None
+    assert standing.last_failure is not None
     assert standing.last_success < standing.last_failure
     assert standing.running_since is None
     assert standing.oldest_age_seconds == 40

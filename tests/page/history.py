@@ -1,4 +1,4 @@
-"""What the page has to show: runs of thirty days, written into the warehouse, and one that Airflow really does."""
+"""What the page has to show: runs of thirty days, written into the warehouse, and one of Airflow."""
 
 import json
 import secrets
@@ -22,8 +22,9 @@ CANARY_EVENT = {
 CANARIES = (CANARY, "203.0.113.77")
 
 RUNS = """
-    INSERT INTO etl.runs (run_id, contract, table_name, queue_id, airflow_run_id, state, started_at, finished_at,
-                          received, loaded, quarantined, duplicates, deleted, delete_failed, released,
+    INSERT INTO etl.runs (run_id, contract, table_name, queue_id, airflow_run_id, state, started_at,
+                          finished_at, received, loaded, quarantined, duplicates, deleted, delete_failed,
+                          released,
                           quarantined_by_reason, unknown_fields, staged_bytes, oldest_age_seconds,
                           extract_seconds, mask_seconds, load_seconds, finish_seconds,
                           personal_data_checked, personal_data_found)

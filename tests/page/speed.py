@@ -1,8 +1,8 @@
 """How long the server takes for each view of a large warehouse: `python -m tests.page.speed`.
 
-100,000 runs of thirty days, 10,000,000 ledger entries and 100,000 quarantined messages, written by SQL into a
-stack of its own. Measured is what the page does in the api-server: read, and write the document; beside it are
-only Airflow's login and the network. The queues are taken as answered.
+100,000 runs of thirty days, 10,000,000 ledger entries and 100,000 quarantined messages, written by SQL into
+a stack of its own. Measured is what the page does in the api-server: read, and write the document; beside it
+are only Airflow's login and the network. The queues are taken as answered.
 """
 
 import argparse
@@ -32,15 +32,17 @@ LEDGER = """
     FROM generate_series(1, %(entries)s) AS n
 """
 RUNS = """
-    INSERT INTO etl.runs (run_id, contract, table_name, queue_id, airflow_run_id, state, started_at, finished_at,
-                          received, loaded, quarantined, duplicates, deleted, delete_failed, released,
+    INSERT INTO etl.runs (run_id, contract, table_name, queue_id, airflow_run_id, state, started_at,
+                          finished_at, received, loaded, quarantined, duplicates, deleted, delete_failed,
+                          released,
                           quarantined_by_reason, unknown_fields, staged_bytes, oldest_age_seconds,
                           extract_seconds, mask_seconds, load_seconds, finish_seconds, personal_data_checked,
                           personal_data_found)
     SELECT gen_random_uuid(), 'user_logins', 'public.user_logins', 1, 'scheduled__' || n,
            CASE WHEN n %% 1000 = 7 THEN 'failed' ELSE 'succeeded' END, began, began + interval '9 seconds',
-           n %% 900, n %% 900, 0, 0, n %% 900, 0, 0, '{"bad_json": 1}', '{}', 300, 30, 1.5, 0.4, 0.6, 0.3, 9, '{}'
-    FROM (SELECT n, now() - n * interval '26 seconds' AS began FROM generate_series(1, %(runs)s) AS n) AS given
+           n %% 900, n %% 900, 0, 0, n %% 900, 0, 0, '{"bad_json": 1}', '{}', 300, 30, 1.5, 0.4, 0.6, 0.3, 9,
+           '{}'
+    FROM (SELECT n, now() - n * interval '26 seconds' AS began FROM generate_series(1, %(runs)s) AS n) AS runs
 """
 BATCHES = """
     INSERT INTO etl.batches (run_id, batch, ids_digest, loaded, staged_bytes, mask_seconds)

@@ -1,8 +1,10 @@
-"""The page without a server: its words, its drawing, its states, and what each view makes of what was read."""
+"""The page without a server: its words, drawing and states, and what each view makes of what was read."""
 
+import re
 import threading
 from dataclasses import dataclass, field, replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any
 from uuid import UUID
 
@@ -14,7 +16,7 @@ from include.contracts.user_logins import CONTRACT
 from include.queue_etl.errors import SettingsError, WarehouseRefused, WarehouseUnavailable
 from include.queue_etl.page import charts, standing, views, wording
 from include.queue_etl.page.depths import UNKNOWN, Depths, QueueFigures, queue_figures
-from include.queue_etl.page.rendering import Place, Renderer, time_element
+from include.queue_etl.page.rendering import Place, Renderer, iso, utc
 from include.queue_etl.page.standing import word_of
 from include.queue_etl.page.store import (
     AuditLine,
@@ -49,14 +51,14 @@ PLACE = Place("", "/queue-etl")
     ("told", "expected"),
     [
         (wording.count(1234.4), "1,234"),
-        (wording.count(None), "–"),
+        (wording.count(None), wording.DASH),
         (wording.known(None), "unknown"),
         (wording.known(1234), "1,234"),
-        (wording.share(None), "–"),
+        (wording.share(None), wording.DASH),
         (wording.share(0), "0.0 %"),
         (wording.share(0.0001), "< 0.1 %"),
         (wording.share(0.032), "3.2 %"),
-        (wording.duration(None), "–"),
+        (wording.duration(None), wording.DASH),
         (wording.duration(0.012), "12 ms"),
         (wording.duration(0.34), "0.3 s"),
         (wording.duration(250), "4 min 10 s"),
@@ -64,7 +66,7 @@ PLACE = Place("", "/queue-etl")
         (wording.duration(183_600), "2 d 3 h"),
         (wording.duration(86_460), "1 d"),
         (wording.span(timedelta(minutes=2)), "2 min"),
-        (wording.size(None), "–"),
+        (wording.size(None), wording.DASH),
         (wording.size(74), "74 B"),
         (wording.size(1_500_000), "1.5 MB"),
         (wording.size(150_000), "150 kB"),
@@ -104,7 +106,7 @@ def test_bars_lie_beside_each_other_within_the_width() -> None:
     chart = charts.stacked("M", "s", ("a",), values, NOW, HOUR, 4)
     edges = [(bar.rects[0].x, bar.rects[0].x + bar.rects[0].width) for bar in chart.bars]
     assert all(0 <= left < right <= charts.WIDTH for left, right in edges)
-    assert all(one[1] < next_one[0] for one, next_one in zip(edges, edges[1:], strict=False))
+    assert all(one[1] < next_one[0] for one, next_one in pairwise(edges))
 
 
 def test_a_chart_of_nothing_says_so() -> None:
@@ -508,5 +510,7 @@ def test_links_lead_to_where_airflow_is_served() -> None:
 
 def test_a_moment_is_utc_until_the_script_moves_it() -> None:
     berlin = datetime.fromisoformat("2026-11-26T13:00:00+01:00")
-    assert time_element(berlin) == '<time datetime="2026-11-26T12:00:00+00:00">2026-11-26 12:00 UTC</time>'
-    assert date(2026, 11, 26) == berlin.date()
+    assert iso(berlin) == "2026-11-26T12:00:00+00:00"
+    assert utc(berlin) == "2026-11-26 12:00 UTC"
+    text = html("overview", lambda: made().overview(EVERYTHING))
+    assert re.search(r'<time datetime="[-0-9T:]+\+00:00">[-0-9: ]+ UTC</time>', text)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
 from include.queue_etl.errors import QueueEtlError
 from include.queue_etl.page import charts, wording
@@ -62,12 +61,7 @@ class Renderer:
             lstrip_blocks=True,
         )
         told = {name: getattr(wording, name) for name in ("count", "known", "share", "duration", "size")}
-        self._environment.globals.update(told, figure=charts.figure, time=time_element)
-        # Ours, and of this folder alone.
-        self._parts = {
-            name: Markup((TEMPLATES / file).read_text(encoding="utf-8"))
-            for name, file in (("style", "style.css"), ("theme", "theme.js"), ("script", "script.js"))
-        }
+        self._environment.globals.update(told, figure=charts.figure, iso=iso, utc=utc)
 
     def document(self, view: str, place: Place, read: Callable[[], Mapping[str, Any]]) -> Document:
         """The view with what `read` returns; a page that says why where that cannot be had."""
@@ -87,7 +81,7 @@ class Renderer:
     def _document(self, template: str, status: int, place: Place, values: Mapping[str, Any]) -> Document:
         nonce = secrets.token_urlsafe(16)
         html = self._environment.get_template(template).render(
-            {"panel": False, "problems": [], **values, **self._parts},
+            {"panel": False, "problems": [], **values},
             nonce=nonce,
             root=place.root,
             base=place.base,
@@ -96,9 +90,11 @@ class Renderer:
         return Document(html, {**HEADERS, "Content-Security-Policy": POLICY.format(nonce=nonce)}, status)
 
 
-def time_element(moment: datetime) -> Markup:
-    """A moment that the script puts into the viewer's zone; without a script it is UTC."""
-    at = moment.astimezone(UTC)
-    return Markup('<time datetime="{}">{} UTC</time>').format(
-        at.isoformat(timespec="seconds"), at.strftime("%Y-%m-%d %H:%M")
-    )
+def iso(moment: datetime) -> str:
+    """A moment for the script, in UTC."""
+    return moment.astimezone(UTC).isoformat(timespec="seconds")
+
+
+def utc(moment: datetime) -> str:
+    """A moment for who has no script."""
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC"

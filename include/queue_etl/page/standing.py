@@ -35,7 +35,7 @@ BROKEN = Word(
 UNREACHABLE = Word("unreachable", "bad", "Its warehouse does not answer this page; runs may still load.", 1)
 FAILING = Word("failing", "bad", "The last run failed. Open the contract: it shows what the run said.", 2)
 LATE = Word("late", "bad", "The oldest message is beyond half of the queue's retention. Run the DAG now.", 3)
-STUCK = Word("stuck", "bad", "Messages wait and no run has succeeded for 30 minutes. Is the DAG paused?", 4)
+STUCK = Word("stuck", "bad", "Messages wait, and no run has succeeded for 30 minutes. Is it paused?", 4)
 DEAD = Word(
     "dead-letters",
     "warn",
@@ -51,7 +51,7 @@ NEW = Word("new", "calm", "No run has received a message yet. Send one, or run t
 
 
 def word_of(standing: Standing, depth: QueueFigures = UNKNOWN, *, now: datetime) -> Word:
-    """The worst that is true of a contract whose warehouse answered; what is unknown is not held against it."""
+    """The worst that is true of a contract whose warehouse answered; what is unknown does not count."""
     success, failure = standing.last_success, standing.last_failure
     checks: Sequence[tuple[bool, Word]] = (
         (failure is not None and (success is None or success < failure), FAILING),

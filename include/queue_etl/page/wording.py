@@ -2,13 +2,14 @@
 
 from datetime import timedelta
 
+DASH = "\N{EN DASH}"
 _UNITS = (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1))
 _SIZES = ("B", "kB", "MB", "GB", "TB")
 
 
 def count(value: float | None) -> str:
     """`12,345`; a dash for what is not known."""
-    return "–" if value is None else f"{value:,.0f}"  # noqa: RUF001 - a dash in a table
+    return DASH if value is None else f"{value:,.0f}"
 
 
 def known(value: int | None) -> str:
