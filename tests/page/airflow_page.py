@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, BrowserContext, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ViewportSize, sync_playwright
 
 from devstack import environment, ports, stack
 from devstack.console import Console
@@ -24,7 +24,7 @@ ROLES = ("viewer", "user", "op", "admin")
 # Without the runs of the schedule, which would take messages between two looks of a test.
 SETTINGS = {**PARSED_ONCE, "AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": "False"}
 CHROMIUM = shutil.which("chromium")
-WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 400, "height": 800}
+WIDE, NARROW = ViewportSize(width=1280, height=900), ViewportSize(width=400, height=800)
 LONG_SECONDS = 300
 DAGS = len(contract_names()) + 4
 

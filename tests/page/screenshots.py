@@ -8,12 +8,13 @@ import sys
 import tempfile
 from pathlib import Path
 
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, ViewportSize
 
 from tests.page import history
 from tests.page.airflow_page import NARROW, Airflow, airflow, chromium
 
-SCREEN = {"width": 1180, "height": 420}
+SCREEN = ViewportSize(width=1180, height=420)
+FRAMED = ViewportSize(width=1180, height=640)
 MOST_HEIGHT = 1000  # of a picture: its file stays small
 RUN = "manual__with-malformed-messages"
 VIEWS = {
@@ -39,7 +40,7 @@ def take(airflow: Airflow, browser: Browser, folder: Path) -> None:
         page.set_viewport_size(NARROW)
         page.goto(f"{airflow.base}{VIEWS['overview']}")
         _picture(page, folder / f"narrow-{theme}.png")
-        page.set_viewport_size({**SCREEN, "height": 640})
+        page.set_viewport_size(FRAMED)
         page.goto(f"{airflow.base}/plugin/queue-etl")
         page.frame_locator("iframe").get_by_role("heading", name="Queues").wait_for()
         page.wait_for_load_state("networkidle")
@@ -52,11 +53,14 @@ def take(airflow: Airflow, browser: Browser, folder: Path) -> None:
 
 
 def _picture(page: Page, path: Path, *, full_page: bool = False) -> None:
-    height = (
-        page.evaluate("document.documentElement.scrollHeight") if full_page else page.viewport_size["height"]
+    size = page.viewport_size or SCREEN
+    height = page.evaluate("document.documentElement.scrollHeight") if full_page else size["height"]
+    page.screenshot(
+        path=path,
+        animations="disabled",
+        full_page=full_page,
+        clip={"x": 0, "y": 0, "width": size["width"], "height": min(height, MOST_HEIGHT)},
     )
-    clip = {"x": 0, "y": 0, "width": page.viewport_size["width"], "height": min(height, MOST_HEIGHT)}
-    page.screenshot(path=path, animations="disabled", full_page=full_page, clip=clip)
 
 
 def main() -> None:

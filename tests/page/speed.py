@@ -10,6 +10,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ def measured(page: Views) -> dict[str, list[float]]:
     reads: dict[str, tuple[str, Callable[[], Any]]] = {
         "overview": ("overview", lambda: page.overview(everyone)),
         **{
-            f"contract {name}": ("contract", lambda name=name: page.contract(everyone, "user_logins", name))
+            f"contract {name}": ("contract", partial(page.contract, everyone, "user_logins", name))
             for name in RANGES
         },
         "quarantine": ("quarantine", lambda: page.quarantine(everyone, "user_logins")),

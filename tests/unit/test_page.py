@@ -173,7 +173,12 @@ def test_an_answer_is_kept_and_one_that_is_late_is_there_the_next_time() -> None
 
 def test_an_answer_that_is_old_is_asked_for_again() -> None:
     asked = []
-    depths = Depths(lambda contract: asked.append(contract) or DEPTH, wait_seconds=10, kept_seconds=-1)
+
+    def ask(contract: Any) -> QueueFigures:
+        asked.append(contract)
+        return DEPTH
+
+    depths = Depths(ask, wait_seconds=10, kept_seconds=-1)
     depths.of([CONTRACT])
     depths.of([CONTRACT])
     assert len(asked) == 2
@@ -237,63 +242,81 @@ def test_queues_are_asked_for_depth_dead_letters_and_age() -> None:
 # Views
 
 
-class Store:
-    """What a warehouse would tell; it knows one run."""
+class Store(PageStore):
+    """What a warehouse would tell, each answer as given; it knows one run, and day and time of today."""
 
-    def __init__(self, **changed: Any) -> None:
-        self.told = {
-            "standings": lambda contracts: {
-                name: replace(STOOD, contract=name, last_success=datetime.now(UTC)) for name, _ in contracts
-            },
-            "slices": lambda contract, since, step: [Slice(since, 2, 0, 10, 8, 1, 1, 1.0, 0.5, 0.5, 0.2)],
-            "runs": lambda contract, limit: [RUN, replace_run(kind="redrive", name="queue_etl_redrive__m")],
-            "run": lambda run_ids: RUN if Run(NAME, "manual__1").id in run_ids else None,
-            "batches": lambda run_id: [BatchLine("0000-x", 7, 1, 1, 2048, 0.01, 0.02, NOW)],
-            "reasons": lambda queue: [ReasonLine("bad_json", 3, 2, 74, 1, NOW, NOW)],
-            "shapes": lambda queue: [
-                ShapeLine("bad_json", "not JSON", 1, NOW, NOW),
-                ShapeLine("missing_field locale", "$: object, user_id: string", 1, NOW, NOW),
-                ShapeLine("bad_type x", None, 1, NOW, NOW),
-            ],
-            "quarantine_days": lambda queue, since: [DayLine(datetime.now(UTC).date(), 3, 2)],
-            "used_keys": lambda: [KeyLine(7, NOW, None), KeyLine(8, NOW, NOW)],
-            "sampled_keys": lambda table, column: {7: 3, 8: 1},
-            "audit": lambda limit: [AuditLine(1, NOW, "officer", "unmask", 4)],
-            "oldest_waiting": lambda queues: {CONTRACT.queue: NOW},
-            "sizes": lambda tables: [
-                PartitionLine("etl.ledger", "ledger_20261126", "FOR VALUES", 10, 4096),
-                PartitionLine("etl.ledger", "ledger_20261125", "FOR VALUES", None, 4096),
-                PartitionLine("etl.runs", "runs", None, None, 4096),
-            ],
-            **changed,
-        }
+    def __init__(self, **told: Any) -> None:
+        self.told = told
 
-    def __getattr__(self, name: str) -> Any:
-        return self.told[name]
+    def standings(self, contracts: Any) -> dict[str, Standing]:
+        return {name: replace(STOOD, contract=name, last_success=datetime.now(UTC)) for name, _ in contracts}
 
+    def slices(self, contract: str, since: datetime, step: timedelta) -> list[Slice]:
+        return self.told.get("slices", [Slice(since, 2, 0, 10, 8, 1, 1, 1.0, 0.5, 0.5, 0.2)])
 
-for _name in Store().told:  # the views call methods of the class
-    setattr(Store, _name, (lambda name: lambda self, *a, **k: self.told[name](*a, **k))(_name))
+    def runs(self, contract: str, limit: int) -> list[RunLine]:
+        return self.told.get("runs", [RUN, replace_run(kind="redrive", name="queue_etl_redrive__m")])
+
+    def run(self, run_ids: Any) -> RunLine | None:
+        known = self.told.get("run", {Run(NAME, "manual__1").id: RUN})
+        return next((known[one] for one in run_ids if one in known), None)
+
+    def batches(self, run_id: UUID) -> list[BatchLine]:
+        return [BatchLine("0000-x", 7, 1, 1, 2048, 0.01, 0.02, NOW)]
+
+    def reasons(self, queue: str) -> list[ReasonLine]:
+        return self.told.get("reasons", [ReasonLine("bad_json", 3, 2, 74, 1, NOW, NOW)])
+
+    def shapes(self, queue: str) -> list[ShapeLine]:
+        found = [
+            ShapeLine("bad_json", "not JSON", 1, NOW, NOW),
+            ShapeLine("missing_field locale", "$: object, user_id: string", 1, NOW, NOW),
+            ShapeLine("bad_type x", None, 1, NOW, NOW),
+        ]
+        return self.told.get("shapes", found)
+
+    def quarantine_days(self, queue: str, since: Any) -> list[DayLine]:
+        return self.told.get("days", [DayLine(datetime.now(UTC).date(), 3, 2)])
+
+    def used_keys(self) -> list[KeyLine]:
+        return self.told.get("keys", [KeyLine(7, NOW, None), KeyLine(8, NOW, NOW)])
+
+    def sampled_keys(self, table: str, column: str) -> dict[int, int]:
+        if "refusal" in self.told:
+            raise self.told["refusal"]
+        return {7: 3, 8: 1}
+
+    def audit(self, limit: int) -> list[AuditLine]:
+        return self.told.get("audit", [AuditLine(1, NOW, "officer", "unmask", 4)])
+
+    def oldest_waiting(self, queues: Any) -> dict[str, datetime]:
+        return self.told.get("oldest", {CONTRACT.queue: NOW})
+
+    def sizes(self, tables: Any) -> list[PartitionLine]:
+        found = [
+            PartitionLine("etl.ledger", "ledger_20261126", "FOR VALUES", 10, 4096),
+            PartitionLine("etl.ledger", "ledger_20261125", "FOR VALUES", None, 4096),
+            PartitionLine("etl.runs", "runs", None, None, 4096),
+        ]
+        return self.told.get("sizes", found)
 
 
 def replace_run(**changed: Any) -> RunLine:
     return RUN._replace(**changed)
 
 
-@pytest.fixture(autouse=True)
-def _store_is_ours(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(views, "PageStore", Store)
-
-
 def made(
-    store: Any = None, good: Any = (CONTRACT,), broken: Any = None, depth: QueueFigures = DEPTH
+    store: PageStore | Exception | None = None,
+    good: Any = (CONTRACT,),
+    broken: Any = None,
+    depth: QueueFigures = DEPTH,
 ) -> Views:
     loaded = LoadedContracts({one.name: one for one in good}, broken or {})
 
     def store_of(_warehouse: str) -> PageStore:
         if isinstance(store, Exception):
             raise store
-        return store or Store()  # type: ignore[no-any-return]
+        return store or Store()
 
     depths = Depths(lambda _: depth, wait_seconds=10)
     return Views(lambda: loaded, store_of, depths, lambda: Settings(staging="/"))
@@ -385,7 +408,7 @@ def test_a_contract_is_drawn_over_each_range(name: str) -> None:
 
 
 def test_a_run_whose_counts_differ_says_how_many_come_back() -> None:
-    store = Store(runs=lambda contract, limit: [replace_run(loaded=4), replace_run(state="running")])
+    store = Store(runs=[replace_run(loaded=4), replace_run(state="running")])
     text = html("contract", lambda: made(store).contract(EVERYTHING, NAME))
     assert "3 come back" in text
     assert "under way" in text
@@ -393,7 +416,7 @@ def test_a_run_whose_counts_differ_says_how_many_come_back() -> None:
 
 
 def test_a_contract_without_runs_says_what_to_do() -> None:
-    store = Store(runs=lambda contract, limit: [], slices=lambda contract, since, step: [])
+    store = Store(runs=[], slices=[])
     text = html("contract", lambda: made(store).contract(EVERYTHING, NAME))
     assert "No run has received a message yet" in text
     assert text.count("Nothing in this time") == 3
@@ -419,11 +442,9 @@ def test_the_quarantine_compares_shapes_with_the_contract() -> None:
 
 
 def test_an_empty_quarantine_says_that_there_is_nothing_to_do() -> None:
-    empty = Store(reasons=lambda queue: [], shapes=lambda queue: [], quarantine_days=lambda queue, since: [])
+    empty = Store(reasons=[], shapes=[], days=[])
     assert "There is nothing to do" in html("quarantine", lambda: made(empty).quarantine(EVERYTHING, NAME))
-    done = Store(
-        reasons=lambda queue: [ReasonLine("bad_json", 3, 0, 74, 1, NOW, NOW)], shapes=lambda queue: []
-    )
+    done = Store(reasons=[ReasonLine("bad_json", 3, 0, 74, 1, NOW, NOW)], shapes=[])
     assert "nothing to redrive" in html("quarantine", lambda: made(done).quarantine(EVERYTHING, NAME))
 
 
@@ -436,21 +457,14 @@ def test_keys_have_their_share_and_the_audit_has_no_reason() -> None:
 
 
 def test_a_column_that_cannot_be_sampled_leaves_the_keys_shown() -> None:
-    def refuse(table: str, column: str) -> dict[int, int]:
-        raise WarehouseRefused("the column holds no tokens")
-
-    found = made(Store(sampled_keys=refuse)).keys(EVERYTHING)["parts"][0]
+    refusal = WarehouseRefused("the column holds no tokens")
+    found = made(Store(refusal=refusal)).keys(EVERYTHING)["parts"][0]
     assert found["places"] == {}
     assert len(found["keys"]) == 2
 
 
 def test_nothing_to_show_of_keys_is_said() -> None:
-    empty = Store(
-        used_keys=lambda: [],
-        audit=lambda limit: [],
-        oldest_waiting=lambda queues: {},
-        sizes=lambda tables: [],
-    )
+    empty = Store(keys=[], audit=[], oldest={}, sizes=[])
     text = html("keys", lambda: made(empty).keys(EVERYTHING))
     for said in ("No key has masked", "Nobody has unmasked", "There is none yet", "Nothing waits"):
         assert said in text
@@ -478,7 +492,7 @@ def test_a_dag_run_shows_its_batches() -> None:
 
 def test_a_redrive_is_found_under_its_contract() -> None:
     wanted = Run(NAME, "queue_etl_redrive__m").id
-    store = Store(run=lambda run_ids: replace_run(kind="redrive") if wanted in run_ids else None)
+    store = Store(run={wanted: replace_run(kind="redrive")})
     assert made(store).run(EVERYTHING, "queue_etl_redrive", "m")["run"].kind == "redrive"
 
 
@@ -489,7 +503,7 @@ def test_settings_that_cannot_be_read_are_said() -> None:
     def wrong() -> Settings:
         raise SettingsError(["QUEUE_ETL_LEDGER_DAYS: give a number"])
 
-    page = Views(lambda: LoadedContracts({}, {}), lambda _: PageStore(None), Depths(lambda _: DEPTH), wrong)  # type: ignore[arg-type]
+    page = Views(lambda: LoadedContracts({}, {}), lambda _: Store(), Depths(lambda _: DEPTH), wrong)
     assert "QUEUE_ETL_LEDGER_DAYS" in html("keys", lambda: page.keys(EVERYTHING), 503)
 
 

@@ -124,7 +124,7 @@ class Views:
         problems = []
         for warehouse, own in _used(good):
             queues = [(name, contract.queue) for name, contract in own.items()]
-            stands, problem = self._read(warehouse, own, partial(PageStore.standings, contracts=queues))
+            stands, problem = self._read(warehouse, own, partial(_standings, queues=queues))
             problems += [problem] if problem else []
             for name in own:
                 stand = (stands or {}).get(name)
@@ -227,7 +227,7 @@ class Views:
         for warehouse, own in _used(good):
             tables = {one.table for contract in own.values() for one in contract.each_table()}
             names = [*ENGINE_TABLES, *sorted(tables)]
-            found, problem = self._read(warehouse, own, partial(PageStore.sizes, tables=names))
+            found, problem = self._read(warehouse, own, partial(_sizes, tables=names))
             problems += [problem] if problem else []
             if found is not None:
                 parts.append(
@@ -362,6 +362,14 @@ def _keys(store: PageStore, contracts: Mapping[str, Contract]) -> dict[str, Any]
         "oldest_waiting": {queues[queue]: at for queue, at in store.oldest_waiting(list(queues)).items()},
         "ledger": [line for line in store.sizes(["etl.ledger"]) if line.bounds],
     }
+
+
+def _standings(store: PageStore, queues: Sequence[tuple[str, str]]) -> dict[str, Standing]:
+    return store.standings(queues)
+
+
+def _sizes(store: PageStore, tables: Sequence[str]) -> list[PartitionLine]:
+    return store.sizes(tables)
 
 
 def _run(store: PageStore, run_ids: Sequence[Any]) -> tuple[RunLine | None, Sequence[Any]]:
