@@ -92,7 +92,7 @@ def test_slices_add_up_the_runs_of_each_step(warehouse: RunStore, store: PageSto
     since = datetime.now(UTC) - timedelta(hours=1)
     (one,) = store.slices(NAME, since, timedelta(hours=2))
     assert one.at == since
-    assert (one.runs, one.failed, one.received, one.loaded, one.quarantined) == (2, 0, 14, 12, 2)
+    assert (one.received, one.loaded, one.quarantined) == (14, 12, 2)
     assert one.extract_seconds == 1.5
     assert store.slices(NAME, datetime.now(UTC) + timedelta(hours=1), timedelta(hours=1)) == []
     assert store.slices("other", since, timedelta(hours=2)) == []
@@ -115,15 +115,12 @@ def test_the_quarantine_is_told_by_reason_day_and_shape(
             "UPDATE etl.quarantine SET redriven_at = now() WHERE message_id IN"
             " (SELECT message_id FROM etl.quarantine LIMIT 1)"
         )
-    (reason,) = store.reasons(QUEUE)
-    assert (reason.reason, reason.messages, reason.waiting) == ("bad_json", 3, 2)
-    assert [(day.day, day.messages, day.waiting) for day in store.quarantine_days(QUEUE, TODAY)] == [
-        (TODAY, 3, 2)
-    ]
+    (line,) = store.rejected(QUEUE)
+    assert (line.reason, line.day, line.messages, line.waiting) == ("bad_json", TODAY, 3, 2)
     (shape,) = store.shapes(QUEUE)
     assert (shape.shape, shape.waiting) == ("not JSON", 2)
     assert set(store.oldest_waiting([QUEUE, "other"])) == {QUEUE}
-    assert store.reasons("other") == []
+    assert store.rejected("other") == []
     assert store.shapes("other") == []
 
 

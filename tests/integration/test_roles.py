@@ -115,7 +115,7 @@ ALLOWED = {
         "SELECT * FROM etl.kept_summary",
         "SELECT * FROM etl.schema_revision",
         "SELECT * FROM etl.run_figures, etl.batch_figures, etl.quarantine_figures, etl.key_figures",
-        "SELECT * FROM etl.audit_entries, etl.table_freshness",
+        "SELECT * FROM etl.audit_entries, etl.table_freshness, etl.queues",
         SAMPLED_KEYS,
     ),
 }

@@ -16,6 +16,7 @@ from tests.page import history
 from tests.page.airflow_page import CHROMIUM, NARROW, ROLES, Airflow, airflow, chromium
 from tests.support.wait import wait_until
 
+expect.set_options(timeout=60_000)  # of a busy machine; it costs nothing when all is well
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Debian's package chromium is not installed")
 
 RUN = "manual__with-malformed-messages"
@@ -191,9 +192,7 @@ def test_a_redrive_starts_from_the_page_and_the_row_appears(look: Any, served: A
     page = look("quarantine")
     page.get_by_label("Which").select_option("missing_field locale")
     page.get_by_role("button", name="Dry run").click()
-    expect(page.locator("#outcome")).to_contain_text(
-        "missing_field locale → missing_field locale: 1", timeout=90_000
-    )
+    expect(page.locator("#outcome")).to_contain_text("missing_field locale → missing_field locale: 1")
     page.get_by_role("button", name="Redrive …").click()
     expect(page.get_by_role("dialog")).to_be_hidden()  # it takes a reason
     page.get_by_label("Why").fill("the contract was corrected")
@@ -203,7 +202,7 @@ def test_a_redrive_starts_from_the_page_and_the_row_appears(look: Any, served: A
     page.get_by_role("button", name="Redrive …").click()
     expect(page.get_by_role("dialog")).to_contain_text("the contract was corrected")
     page.get_by_role("dialog").get_by_role("button", name="Redrive", exact=True).click()
-    expect(page.locator("#outcome")).to_contain_text("Done:", timeout=90_000)
+    expect(page.locator("#outcome")).to_contain_text("Done:")
     assert served.servers.rows(waiting)[0][0] <= before
 
 
@@ -232,7 +231,7 @@ def test_the_page_has_the_theme_of_the_system_or_of_airflow(look: Any, served: A
     page.evaluate("theme => localStorage.setItem('theme', theme)", theme)
     page.goto(f"{served.base}/plugin/queue-etl")
     page.frame_locator("iframe").get_by_role("heading", name="Queues").wait_for()
-    frame = next(frame for frame in page.frames if frame.url.endswith("/queue-etl/"))
+    frame = next(frame for frame in page.frames if frame != page.main_frame)
     assert is_dark(frame.evaluate(background)) == (theme == "dark")
 
 

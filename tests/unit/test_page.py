@@ -21,11 +21,10 @@ from include.queue_etl.page.standing import word_of
 from include.queue_etl.page.store import (
     AuditLine,
     BatchLine,
-    DayLine,
     KeyLine,
     PageStore,
     PartitionLine,
-    ReasonLine,
+    RejectedLine,
     RunLine,
     ShapeLine,
     Slice,
@@ -252,7 +251,7 @@ class Store(PageStore):
         return {name: replace(STOOD, contract=name, last_success=datetime.now(UTC)) for name, _ in contracts}
 
     def slices(self, contract: str, since: datetime, step: timedelta) -> list[Slice]:
-        return self.told.get("slices", [Slice(since, 2, 0, 10, 8, 1, 1, 1.0, 0.5, 0.5, 0.2)])
+        return self.told.get("slices", [Slice(since, 10, 8, 1, 1, 1.0, 0.5, 0.5, 0.2)])
 
     def runs(self, contract: str, limit: int) -> list[RunLine]:
         return self.told.get("runs", [RUN, replace_run(kind="redrive", name="queue_etl_redrive__m")])
@@ -264,8 +263,9 @@ class Store(PageStore):
     def batches(self, run_id: UUID) -> list[BatchLine]:
         return [BatchLine("0000-x", 7, 1, 1, 2048, 0.01, 0.02, NOW)]
 
-    def reasons(self, queue: str) -> list[ReasonLine]:
-        return self.told.get("reasons", [ReasonLine("bad_json", 3, 2, 74, 1, NOW, NOW)])
+    def rejected(self, queue: str) -> list[RejectedLine]:
+        today = datetime.now(UTC).date()
+        return self.told.get("rejected", [RejectedLine("bad_json", today, 3, 2, 74, 1, NOW, NOW)])
 
     def shapes(self, queue: str) -> list[ShapeLine]:
         found = [
@@ -274,9 +274,6 @@ class Store(PageStore):
             ShapeLine("bad_type x", None, 1, NOW, NOW),
         ]
         return self.told.get("shapes", found)
-
-    def quarantine_days(self, queue: str, since: Any) -> list[DayLine]:
-        return self.told.get("days", [DayLine(datetime.now(UTC).date(), 3, 2)])
 
     def used_keys(self) -> list[KeyLine]:
         return self.told.get("keys", [KeyLine(7, NOW, None), KeyLine(8, NOW, NOW)])
@@ -441,10 +438,23 @@ def test_the_quarantine_compares_shapes_with_the_contract() -> None:
     assert "You may look" in html("quarantine", lambda: page.quarantine(Viewer(lambda _: True), NAME))
 
 
+def test_days_of_a_reason_are_added_up_and_what_waits_comes_first() -> None:
+    later = NOW + timedelta(days=1)
+    lines = [
+        RejectedLine("a", NOW.date(), 5, 0, 10, 1, NOW, NOW),
+        RejectedLine("b", NOW.date(), 3, 2, 10, 1, NOW, NOW),
+        RejectedLine("b", later.date(), 1, 1, 10, 4, later, later),
+    ]
+    assert views.by_reason(lines) == [
+        views.Reason("b", 4, 3, 20, 4, NOW, later),
+        views.Reason("a", 5, 0, 10, 1, NOW, NOW),
+    ]
+
+
 def test_an_empty_quarantine_says_that_there_is_nothing_to_do() -> None:
-    empty = Store(reasons=[], shapes=[], days=[])
+    empty = Store(rejected=[], shapes=[])
     assert "There is nothing to do" in html("quarantine", lambda: made(empty).quarantine(EVERYTHING, NAME))
-    done = Store(reasons=[ReasonLine("bad_json", 3, 0, 74, 1, NOW, NOW)], shapes=[])
+    done = Store(rejected=[RejectedLine("bad_json", NOW.date(), 3, 0, 74, 1, NOW, NOW)], shapes=[])
     assert "nothing to redrive" in html("quarantine", lambda: made(done).quarantine(EVERYTHING, NAME))
 
 

@@ -12,6 +12,7 @@ from include.queue_etl.postgres.connection import Database
 
 T = TypeVar("T")
 SHAPES = 50  # groups that the page shows
+NEWEST = 5_000  # waiting messages whose shapes are looked at
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +41,6 @@ class Slice(NamedTuple):
     """What runs that began within one step of time came to; seconds are means of a run."""
 
     at: datetime
-    runs: int
-    failed: int
     received: int
     loaded: int
     quarantined: int
@@ -92,10 +91,11 @@ class BatchLine(NamedTuple):
     committed_at: datetime
 
 
-class ReasonLine(NamedTuple):
-    """Quarantined messages of one reason."""
+class RejectedLine(NamedTuple):
+    """Messages of one reason that were quarantined on one day (UTC)."""
 
     reason: str
+    day: date
     messages: int
     waiting: int
     payload_bytes: int
@@ -112,14 +112,6 @@ class ShapeLine(NamedTuple):
     waiting: int
     first_at: datetime
     last_at: datetime
-
-
-class DayLine(NamedTuple):
-    """Messages that were quarantined on a day, and those of them that still wait."""
-
-    day: date
-    messages: int
-    waiting: int
 
 
 class KeyLine(NamedTuple):
@@ -183,17 +175,14 @@ class PageStore:
         """The committed batches of a run, by name."""
         return [BatchLine(*line) for line in self._rows(SELECT_BATCHES, run_id=run_id)]
 
-    def reasons(self, queue: str) -> list[ReasonLine]:
-        """Quarantined messages of a queue by reason; what waits comes first."""
-        return [ReasonLine(*line) for line in self._rows(SELECT_REASONS, queue=queue)]
+    def rejected(self, queue: str) -> list[RejectedLine]:
+        """Quarantined messages of a queue by reason and day."""
+        return [RejectedLine(*line) for line in self._rows(SELECT_REJECTED, queue=queue)]
 
     def shapes(self, queue: str) -> list[ShapeLine]:
-        """The largest groups of waiting messages by reason and shape."""
-        return [ShapeLine(*line) for line in self._rows(SELECT_SHAPES, queue=queue, limit=SHAPES)]
-
-    def quarantine_days(self, queue: str, since: date) -> list[DayLine]:
-        """Messages quarantined from that day on, by day (UTC); days without any are left out."""
-        return [DayLine(*line) for line in self._rows(SELECT_DAYS, queue=queue, since=since)]
+        """The largest groups by reason and shape, among the newest waiting messages."""
+        found = self._rows(SELECT_SHAPES, queue=queue, newest=NEWEST, limit=SHAPES)
+        return [ShapeLine(*line) for line in found]
 
     def used_keys(self) -> list[KeyLine]:
         """Every key that ever masked in this warehouse, the newest first."""
@@ -240,7 +229,8 @@ SELECT_STANDINGS: LiteralString = """
            coalesce(today.handled, 0) + coalesce(so_far.loaded + so_far.quarantined, 0),
            success.started_at, failure.started_at, so_far.started_at,
            (SELECT count(*) FROM etl.quarantine_figures AS waits
-            WHERE waits.queue = given.queue AND waits.redriven_at IS NULL),
+            WHERE waits.queue_id = (SELECT queue_id FROM etl.queues WHERE queues.name = given.queue)
+              AND waits.redriven_at IS NULL),
            newest.oldest_age_seconds
     FROM unnest(%(contracts)s::text[], %(queues)s::text[]) AS given (name, queue)
     LEFT JOIN LATERAL (
@@ -271,15 +261,21 @@ SELECT_STANDINGS: LiteralString = """
         ORDER BY started_at DESC LIMIT 1
     ) AS newest ON true
 """
+# A range of the index for each step: the planner would sort the runs of all steps, on disk.
 SELECT_SLICES: LiteralString = """
-    SELECT date_bin(%(step)s, started_at, %(since)s), count(*), count(*) FILTER (WHERE state = 'failed'),
-           coalesce(sum(received), 0)::bigint, coalesce(sum(loaded), 0)::bigint,
-           coalesce(sum(quarantined), 0)::bigint, coalesce(sum(duplicates), 0)::bigint,
-           coalesce(avg(extract_seconds), 0), coalesce(avg(mask_seconds), 0), coalesce(avg(load_seconds), 0),
-           coalesce(avg(finish_seconds), 0)
-    FROM etl.run_figures
-    WHERE contract = %(contract)s AND started_at >= %(since)s AND kind = 'queue'
-    GROUP BY 1 ORDER BY 1
+    SELECT step.at, total.*
+    FROM generate_series(%(since)s::timestamptz, now(), %(step)s::interval) AS step (at)
+    CROSS JOIN LATERAL (
+        SELECT sum(received)::bigint AS received, coalesce(sum(loaded), 0)::bigint,
+               coalesce(sum(quarantined), 0)::bigint, coalesce(sum(duplicates), 0)::bigint,
+               coalesce(avg(extract_seconds), 0), coalesce(avg(mask_seconds), 0),
+               coalesce(avg(load_seconds), 0), coalesce(avg(finish_seconds), 0)
+        FROM etl.run_figures
+        WHERE contract = %(contract)s AND kind = 'queue'
+          AND started_at >= step.at AND started_at < step.at + %(step)s::interval
+    ) AS total
+    WHERE total.received IS NOT NULL
+    ORDER BY step.at
 """
 SELECT_RUNS: LiteralString = """
     SELECT run.run_id, run.contract, run.airflow_run_id, run.kind, run.state, run.started_at, run.finished_at,
@@ -301,20 +297,22 @@ SELECT_BATCHES: LiteralString = """
     SELECT batch, loaded, quarantined, duplicates, staged_bytes, mask_seconds, load_seconds, committed_at
     FROM etl.batch_figures WHERE run_id = %(run_id)s ORDER BY batch
 """
-SELECT_REASONS: LiteralString = """
-    SELECT reason, messages, waiting, payload_bytes::bigint, most_receives, first_at, last_at
-    FROM etl.quarantine_summary WHERE queue = %(queue)s ORDER BY waiting DESC, messages DESC, reason
+SELECT_REJECTED: LiteralString = """
+    SELECT reason, (quarantined_at AT TIME ZONE 'UTC')::date, count(*),
+           count(*) FILTER (WHERE redriven_at IS NULL), sum(payload_bytes)::bigint, max(receive_count),
+           min(quarantined_at), max(quarantined_at)
+    FROM etl.quarantine_figures
+    WHERE queue_id = (SELECT queue_id FROM etl.queues WHERE name = %(queue)s)
+    GROUP BY 1, 2 ORDER BY 1, 2
 """
 SELECT_SHAPES: LiteralString = """
     SELECT reason, shape, count(*), min(quarantined_at), max(quarantined_at)
-    FROM etl.quarantine_figures WHERE queue = %(queue)s AND redriven_at IS NULL
+    FROM (
+        SELECT reason, shape, quarantined_at FROM etl.quarantine_figures
+        WHERE queue_id = (SELECT queue_id FROM etl.queues WHERE name = %(queue)s) AND redriven_at IS NULL
+        ORDER BY quarantined_at DESC LIMIT %(newest)s
+    ) AS newest
     GROUP BY reason, shape ORDER BY count(*) DESC, reason, shape LIMIT %(limit)s
-"""
-SELECT_DAYS: LiteralString = """
-    SELECT (quarantined_at AT TIME ZONE 'UTC')::date, count(*), count(*) FILTER (WHERE redriven_at IS NULL)
-    FROM etl.quarantine_figures
-    WHERE queue = %(queue)s AND quarantined_at >= (%(since)s::date)::timestamp AT TIME ZONE 'UTC'
-    GROUP BY 1 ORDER BY 1
 """
 SELECT_KEYS: LiteralString = """
     SELECT key_id, first_used_at, retired_at FROM etl.key_figures ORDER BY first_used_at DESC, key_id
@@ -329,9 +327,11 @@ SELECT_OLDEST: LiteralString = """
     SELECT name, oldest.quarantined_at
     FROM unnest(%(queues)s::text[]) AS given (name)
     JOIN LATERAL (
-        SELECT min(quarantined_at) AS quarantined_at FROM etl.quarantine_figures
-        WHERE queue = name AND redriven_at IS NULL
-    ) AS oldest ON oldest.quarantined_at IS NOT NULL
+        SELECT quarantined_at FROM etl.quarantine_figures
+        WHERE queue_id = (SELECT queue_id FROM etl.queues WHERE queues.name = given.name)
+          AND redriven_at IS NULL
+        ORDER BY quarantined_at LIMIT 1
+    ) AS oldest ON true
 """
 # By the catalogue alone, which everybody may read: sizes and estimates, no row.
 SELECT_SIZES: LiteralString = """

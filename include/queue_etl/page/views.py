@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -12,7 +12,16 @@ from include.queue_etl.errors import QueueEtlError, SettingsError
 from include.queue_etl.page import charts, standing
 from include.queue_etl.page.charts import Chart
 from include.queue_etl.page.depths import UNKNOWN, Depths, QueueFigures
-from include.queue_etl.page.store import PageStore, PartitionLine, RunLine, ShapeLine, Slice, Standing
+from include.queue_etl.page.store import (
+    NEWEST,
+    PageStore,
+    PartitionLine,
+    RejectedLine,
+    RunLine,
+    ShapeLine,
+    Slice,
+    Standing,
+)
 from include.queue_etl.run_context import Run
 from include.queue_etl.settings import Settings
 from include.queue_etl.transform.shapes import Shapes
@@ -46,6 +55,18 @@ RANGES = {
     )
 }
 DEFAULT_RANGE = "24h"
+
+
+class Reason(NamedTuple):
+    """Quarantined messages of one reason."""
+
+    reason: str
+    messages: int
+    waiting: int
+    payload_bytes: int
+    most_receives: int
+    first_at: datetime
+    last_at: datetime
 
 
 class Contracts(Protocol):
@@ -180,32 +201,22 @@ class Views:
             return {**values, "problems": [problem]}
         since = datetime.now(UTC).date() - timedelta(days=QUARANTINE_DAYS - 1)
 
-        def read(store: PageStore) -> tuple[Any, ...]:
+        def read(store: PageStore) -> tuple[list[RejectedLine], list[ShapeLine]]:
             queue = contract.queue
-            return store.reasons(queue), store.quarantine_days(queue, since), store.shapes(queue)
+            return store.rejected(queue), store.shapes(queue)
 
         found, problem = self._read(contract.warehouse, {name: contract}, read)
         if found is None:
             return {**values, "problems": [problem]}
-        reasons, days, shapes = found
-        start = datetime(since.year, since.month, since.day, tzinfo=UTC)
-        by_day = {
-            datetime(day.day.year, day.day.month, day.day.day, tzinfo=UTC): (
-                day.waiting,
-                day.messages - day.waiting,
-            )
-            for day in days
-        }
-        chart = charts.stacked(
-            "Quarantined by day", "messages", ("waiting", "redriven"), by_day, start, timedelta(days=1),
-            QUARANTINE_DAYS,
-        )  # fmt: skip
+        rejected, shapes = found
+        reasons = by_reason(rejected)
         return {
             **values,
             "reasons": reasons,
             "waiting": sum(reason.waiting for reason in reasons),
-            "chart": chart,
+            "chart": _days_chart(rejected, since),
             "shapes": _compared(contract, shapes),
+            "newest": NEWEST,
             "problems": [],
         }
 
@@ -327,6 +338,42 @@ def _charts(slices: Sequence[Slice], since: datetime, chosen: Range) -> list[Cha
             lambda one: (one.extract_seconds, one.mask_seconds, one.load_seconds, one.finish_seconds),
         ),
     ]  # fmt: skip
+
+
+def by_reason(lines: Sequence[RejectedLine]) -> list[Reason]:
+    """All days of each reason together; what waits comes first."""
+    found: dict[str, list[RejectedLine]] = {}
+    for line in lines:
+        found.setdefault(line.reason, []).append(line)
+    reasons = [
+        Reason(
+            reason,
+            sum(line.messages for line in days),
+            sum(line.waiting for line in days),
+            sum(line.payload_bytes for line in days),
+            max(line.most_receives for line in days),
+            min(line.first_at for line in days),
+            max(line.last_at for line in days),
+        )
+        for reason, days in found.items()
+    ]
+    return sorted(reasons, key=lambda one: (-one.waiting, -one.messages, one.reason))
+
+
+def _days_chart(lines: Sequence[RejectedLine], since: date) -> Chart:
+    values: dict[datetime, tuple[int, int]] = {}
+    for line in lines:
+        at = _midnight(line.day)
+        waiting, redriven = values.get(at, (0, 0))
+        values[at] = (waiting + line.waiting, redriven + line.messages - line.waiting)
+    series, day = ("waiting", "redriven"), timedelta(days=1)
+    return charts.stacked(
+        "Quarantined by day", "messages", series, values, _midnight(since), day, QUARANTINE_DAYS
+    )
+
+
+def _midnight(day: date) -> datetime:
+    return datetime(day.year, day.month, day.day, tzinfo=UTC)
 
 
 def _compared(contract: Contract, groups: Sequence[ShapeLine]) -> list[dict[str, Any]]:

@@ -77,7 +77,7 @@ GRANT EXECUTE ON FUNCTION etl.json_steps, etl.json_paths, etl.json_values, etl.j
 -- Nothing that holds a body, sealed or not, and no token. The page in Airflow's UI reads as this role too.
 GRANT SELECT ON
     etl.run_summary, etl.quarantine_summary, etl.quarantine_shapes, etl.kept_summary, etl.run_figures,
-    etl.batch_figures, etl.quarantine_figures, etl.key_figures, etl.audit_entries, etl.table_freshness
+    etl.batch_figures, etl.quarantine_figures, etl.key_figures, etl.audit_entries, etl.table_freshness, etl.queues
 TO ops_ro;
 GRANT EXECUTE ON FUNCTION etl.sampled_keys TO ops_ro;
 

@@ -9,8 +9,9 @@ ALTER TABLE etl.runs ADD COLUMN table_name text;
 CREATE INDEX runs_of_contract ON etl.runs (contract, started_at);
 -- The last failure, however long ago.
 CREATE INDEX runs_failed ON etl.runs (contract, started_at) WHERE state = 'failed';
--- What waits, without a look at what was redriven.
-CREATE INDEX quarantine_waiting ON etl.quarantine (queue_id, quarantined_at) WHERE redriven_at IS NULL;
+-- Counts by reason and day, without a look at the payloads.
+CREATE INDEX quarantine_by_time ON etl.quarantine (queue_id, quarantined_at)
+INCLUDE (redriven_at, reason, payload_bytes, receive_count);
 
 -- A line for each run as it stands in the table: unlike run_summary it adds up no batches, so the counts of a run
 -- that is running are null.
@@ -25,8 +26,8 @@ SELECT run_id, batch, loaded, quarantined, duplicates, staged_bytes, mask_second
 FROM etl.batches;
 
 CREATE VIEW etl.quarantine_figures AS
-SELECT queues.name AS queue, sent_day, reason, shape, payload_bytes, receive_count, quarantined_at, redriven_at
-FROM etl.quarantine JOIN etl.queues USING (queue_id);
+SELECT queue_id, sent_day, reason, shape, payload_bytes, receive_count, quarantined_at, redriven_at
+FROM etl.quarantine;
 
 CREATE VIEW etl.key_figures AS
 SELECT key_id, first_used_at, retired_at FROM etl.keys;
@@ -262,7 +263,7 @@ COMMENT ON COLUMN etl.quarantine.receive_count IS 'How often SQS had handed it o
 COMMENT ON COLUMN etl.quarantine.quarantined_at IS 'When it was quarantined.';
 COMMENT ON COLUMN etl.quarantine.redriven_at IS 'When a redrive made it a row; null: it waits.';
 COMMENT ON COLUMN etl.quarantine.redriven_run_id IS 'That redrive.';
-COMMENT ON COLUMN etl.quarantine_figures.queue IS 'Name of the queue.';
+COMMENT ON COLUMN etl.quarantine_figures.queue_id IS 'Number of the queue, as in etl.queues.';
 COMMENT ON COLUMN etl.quarantine_figures.sent_day IS 'Day (UTC) on which the message was sent.';
 COMMENT ON COLUMN etl.quarantine_figures.reason IS
     'Why it cannot become a row, with the path where there is one.';
