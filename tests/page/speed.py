@@ -10,10 +10,12 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
 import psycopg
 
 from include.contracts import load_contracts
@@ -70,9 +72,23 @@ def fill(owner: psycopg.Connection, sizes: dict[str, int]) -> None:
     owner.execute("VACUUM ANALYZE")
 
 
-def measured(page: Views) -> dict[str, list[float]]:
-    """Seconds of each view, by its name."""
-    renderer, everyone = Renderer(), Viewer(lambda _: True, may_redrive=True)
+@dataclass(frozen=True)
+class Cost:
+    """Of one view: the median of what passed on the clock, and the mean of what was computed, in seconds."""
+
+    clock: float
+    page: float
+    postgres: float
+
+    @property
+    def computed(self) -> float:
+        """What the server takes where nobody else computes: all is in memory, and nothing is waited for."""
+        return self.page + self.postgres
+
+
+def measured(page: Views, database: Database) -> dict[str, Cost]:
+    """What each view costs, by its name."""
+    everyone = Viewer(lambda _: True, may_redrive=True)
     reads: dict[str, tuple[str, Callable[[], Any]]] = {
         "overview": ("overview", lambda: page.overview(everyone)),
         **{
@@ -84,16 +100,20 @@ def measured(page: Views) -> dict[str, list[float]]:
         "storage": ("storage", lambda: page.storage(everyone)),
         "run": ("run", lambda: page.run(everyone, "user_logins", "scheduled__1")),
     }
-    found = {}
-    for name, (view, read) in reads.items():
-        times = []
-        for _ in range(REPEATS):
-            started = time.perf_counter()
-            document = renderer.document(view, Place("", "/queue-etl"), read)
-            times.append(time.perf_counter() - started)
-            assert document.status == 200
-        found[name] = times
-    return found
+    backend = psutil.Process(database.execute("SELECT pg_backend_pid()")[0][0])
+    return {name: _cost(backend, *read) for name, read in reads.items()}
+
+
+def _cost(backend: psutil.Process, view: str, read: Callable[[], Any]) -> Cost:
+    renderer, times = Renderer(), []
+    for repeat in range(REPEATS + 1):
+        if repeat == 1:  # the first one compiles templates and fills caches
+            own, theirs = time.process_time(), sum(backend.cpu_times()[:2])
+        started = time.perf_counter()
+        assert renderer.document(view, Place("", "/queue-etl"), read).status == 200
+        times.append(time.perf_counter() - started)
+    own, theirs = time.process_time() - own, sum(backend.cpu_times()[:2]) - theirs
+    return Cost(statistics.median(times[1:]), own / REPEATS, theirs / REPEATS)
 
 
 def main() -> int:
@@ -104,14 +124,21 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="queue-etl-page-") as state, running(Path(state, "s")) as servers:
         with servers.owner() as owner:
             fill(owner, sizes)
-        with Database(servers.environment["QUEUE_ETL_OPS_DSN"]) as database:
-            store = PageStore(database)
-            depths = Depths(lambda _: QueueFigures(5, 1, 0, 30, 345_600), kept_seconds=3_600)
-            found = measured(Views(load_contracts, lambda _: store, depths, lambda: Settings(staging="/")))
-    for name, times in found.items():
-        median, most = statistics.median(times) * 1000, max(times) * 1000
-        print(f"{name:<14}{median:8.1f} ms median{most:8.1f} ms at most")
-    return int(any(statistics.median(times) > LIMIT_SECONDS for times in found.values()))
+        return report(servers.environment["QUEUE_ETL_OPS_DSN"])
+
+
+def report(dsn: str) -> int:
+    """Print what each view costs in this warehouse; 1 where one computes for longer than the limit."""
+    with Database(dsn) as database:
+        store = PageStore(database)
+        depths = Depths(lambda _: QueueFigures(5, 1, 0, 30, 345_600), kept_seconds=3_600)
+        page = Views(load_contracts, lambda _: store, depths, lambda: Settings(staging="/"))
+        costs = measured(page, database)
+    print(f"{'milliseconds':<14}{'computed':>10}{'page':>8}{'Postgres':>10}{'on the clock':>14}")
+    for name, cost in costs.items():
+        told = (1000 * value for value in (cost.computed, cost.page, cost.postgres, cost.clock))
+        print("{:<14}{:>10.0f}{:>8.0f}{:>10.0f}{:>14.0f}".format(name, *told))
+    return int(any(cost.computed > LIMIT_SECONDS for cost in costs.values()))
 
 
 if __name__ == "__main__":
