@@ -89,11 +89,11 @@ def send(airflow: Airflow, queue: str, bodies: list[str]) -> None:
         sqs.send_message_batch(QueueUrl=url, Entries=entries)
 
 
-def run(airflow: Airflow, dag: str, run_id: str, **conf: Any) -> None:
-    """Start a DAG run as an operator does, and wait until it has ended."""
+def run(airflow: Airflow, dag: str, run_id: str, state: str = "success", **conf: Any) -> None:
+    """Start a DAG run as an operator does, and wait until it has ended in that state."""
     with airflow.client("op") as client:
         body = {"logical_date": None, "dag_run_id": run_id, "conf": conf}
         client.post(f"/api/v2/dags/{dag}/dagRuns", json=body).raise_for_status()
         path = f"/api/v2/dags/{dag}/dagRuns/{run_id}"
         wait_until(lambda: client.get(path).json()["state"] in {"success", "failed"}, LONG_SECONDS)
-        assert client.get(path).json()["state"] == "success"
+        assert client.get(path).json()["state"] == state

@@ -55,7 +55,7 @@ def look(served: Airflow, browser: Browser) -> Iterator[Any]:
         page = context.new_page()
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.on("console", lambda said: errors.append(said.text) if said.type == "error" else None)
-        page.goto(f"{served.base}{VIEWS.get(view, view)}")
+        page.goto(view if ":" in view else f"{served.base}{VIEWS.get(view, view)}")
         return page
 
     yield open_view
@@ -204,6 +204,21 @@ def test_a_redrive_starts_from_the_page_and_the_row_appears(look: Any, served: A
     page.get_by_role("dialog").get_by_role("button", name="Redrive", exact=True).click()
     expect(page.locator("#outcome")).to_contain_text("Done:")
     assert served.servers.rows(waiting)[0][0] <= before
+
+
+def test_what_a_failed_dag_run_said_is_shown(look: Any, served: Airflow) -> None:
+    """A redrive that cannot be meant fails at once; the browser is told that the contract's DAG did so."""
+    conf = {"contract": "user_logins", "reason": "never_met"}
+    history.run(served, "queue_etl_redrive", "manual__in-vain", "failed", **conf)
+    page = look("about:blank")
+    page.route(
+        re.compile(r"/api/v2/dags/user_logins/dagRuns"),
+        lambda route: route.continue_(url=route.request.url.replace("user_logins", "queue_etl_redrive")),
+    )
+    page.goto(f"{served.base}{VIEWS['contract']}")
+    failures = page.locator("#failures")
+    expect(failures).to_contain_text("manual__in-vain")
+    expect(failures).to_contain_text("redrive: SettingsError: no message of login-queue was ever rejected")
 
 
 # How it looks
