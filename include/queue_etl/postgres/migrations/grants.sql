@@ -27,8 +27,8 @@ FROM PUBLIC, etl_loader, etl_maintainer, etl_remasker, analyst, pii_officer, ops
 REVOKE ALL ON
     etl.schema_revision, etl.queues, etl.runs, etl.batches, etl.keys, etl.masked_columns, etl.tables, etl.ledger,
     etl.quarantine, etl.run_summary, etl.quarantine_summary, etl.quarantine_shapes, etl.kept_fields,
-    etl.kept_summary, etl.run_figures, etl.batch_figures, etl.quarantine_figures, etl.key_figures, etl.audit_entries,
-    etl.table_freshness, pii.audit
+    etl.kept_summary, etl.run_figures, etl.batch_figures, etl.quarantine_figures, etl.key_figures,
+    etl.audit_entries, etl.table_freshness, pii.audit
 FROM PUBLIC, etl_loader, etl_maintainer, etl_remasker, analyst, pii_officer, ops_ro;
 REVOKE ALL ON FUNCTION
     etl.ledger_day_exists, etl.ensure_ledger_partition, etl.drop_ledger_partitions, etl.grant_contract,
@@ -77,7 +77,8 @@ GRANT EXECUTE ON FUNCTION etl.json_steps, etl.json_paths, etl.json_values, etl.j
 -- Nothing that holds a body, sealed or not, and no token. The page in Airflow's UI reads as this role too.
 GRANT SELECT ON
     etl.run_summary, etl.quarantine_summary, etl.quarantine_shapes, etl.kept_summary, etl.run_figures,
-    etl.batch_figures, etl.quarantine_figures, etl.key_figures, etl.audit_entries, etl.table_freshness, etl.queues
+    etl.batch_figures, etl.quarantine_figures, etl.key_figures, etl.audit_entries,
+    etl.table_freshness, etl.queues
 TO ops_ro;
 GRANT EXECUTE ON FUNCTION etl.sampled_keys TO ops_ro;
 
