@@ -50,9 +50,7 @@ def size(count_of_bytes: float | None) -> str:
     """`1.5 MB`, in powers of 1,000."""
     if count_of_bytes is None:
         return count(None)
-    value, unit = float(count_of_bytes), _SIZES[0]
-    for unit in _SIZES:
-        if value < 1000 or unit == _SIZES[-1]:
-            break
-        value /= 1000
-    return f"{value:.0f} {unit}" if unit == "B" or value >= 100 else f"{value:.1f} {unit}"
+    value, step = float(count_of_bytes), 0
+    while value >= 1000 and step < len(_SIZES) - 1:
+        value, step = value / 1000, step + 1
+    return f"{value:.0f} {_SIZES[step]}" if step == 0 or value >= 100 else f"{value:.1f} {_SIZES[step]}"
