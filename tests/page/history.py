@@ -57,6 +57,9 @@ def fill(airflow: Airflow) -> None:
             )
             given = {"contract": contract, "table": one.table, "queue": one.queue, "fails": fails}
             connection.execute(RUNS, given)
+        # A reason may name a person, so the page shows none.
+        tokens = json.dumps({"tokens": 4, "canary": CANARY})
+        connection.execute("SELECT pii.record('unmask', %s, %s, %s)", [CANARY, CANARY, tokens])
     send(airflow, "login-queue", [*messages("user_logins"), json.dumps(CANARY_EVENT)])
     send(airflow, "login-queue", malformed())
     run(airflow, "user_logins", "manual__with-malformed-messages")

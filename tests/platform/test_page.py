@@ -150,8 +150,11 @@ def test_the_quarantine_is_shown_by_reason_day_and_shape(look: Any) -> None:
 
 def test_keys_and_storage_tell_what_is_kept(look: Any, served: Airflow) -> None:
     key = served.servers.rows("SELECT key_id::text FROM etl.keys")[0][0]
-    line = look("keys").get_by_role("row", name=key)
-    expect(line.locator("td[data-label='public.user_logins.masked_ip']")).to_contain_text("100.0 %")
+    page = look("keys")
+    expect(page.get_by_role("region", name="Keys")).to_contain_text(key)
+    line = page.get_by_role("row", name="public.user_logins.masked_ip")
+    expect(line.locator("td[data-label='Key']")).to_have_text(f"{key} 100.0 %")
+    expect(page.get_by_role("region", name="Audit")).to_contain_text("unmask")
     page = look("storage")
     page.get_by_text("etl.ledger", exact=True).click()
     expect(page.get_by_text(re.compile(r"^ledger_\d{8}$")).first).to_be_visible()
