@@ -16,6 +16,7 @@ from devstack import (
     locks,
     orchestrator,
     postgres,
+    sample_traffic,
     settings,
     stack,
     status,
@@ -79,16 +80,19 @@ def _demo(options: argparse.Namespace, stack_settings: Settings, console: Consol
     return 0 if outcome.succeeded else 1
 
 
-def _up(_options: argparse.Namespace, stack_settings: Settings, console: Console) -> int:
+def _up(options: argparse.Namespace, stack_settings: Settings, console: Console) -> int:
     with locks.held(stack_settings.state / "demo.lock", console):  # the scheduler would disturb its run
         stack.require_ports(stack_settings, ("postgres", "ministack", "api-server"))
         stack.ensure(stack_settings, console, airflow_database=True)
         stack.ensure_airflow(stack_settings, console)
     console.note(f"\nAirflow:  {stack.ui_address(stack_settings)}")
+    console.note(f"page:     {stack.page_address(stack_settings)}")
     console.note(f"login:    user {environment.UI_USER}, password {environment.ui_password(stack_settings)}")
     console.note(f"shell:    source '{stack_settings.state / 'env'}'")
     if stack_settings.sqs_endpoint is None:
         console.note(f"speed:    {EMULATOR_SPEED}")
+    if options.sample_traffic:
+        sample_traffic.run(stack_settings, console)
     return 0
 
 
@@ -233,7 +237,12 @@ def _known_contract(name: str) -> str:
 
 
 def _add_stack(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    _add(commands, "up", _up, f"start everything with the Airflow UI; the DAG is {orchestrator.DAG}")
+    up = _add(commands, "up", _up, f"start everything with the Airflow UI; the DAG is {orchestrator.DAG}")
+    up.add_argument(
+        "--sample-traffic",
+        action="store_true",
+        help="then send a few messages of the samples every 20 s, some malformed, until Ctrl-C",
+    )
     _add(commands, "down", _down, "stop everything; rows, queue and secrets are kept")
     look = _add(
         commands, "status", _status, "what runs, queues, last runs; exit 1 when something needs a person"

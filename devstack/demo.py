@@ -133,7 +133,8 @@ def show(settings: Settings, console: Console, outcome: Outcome) -> None:
         console.note("\n" + "\n".join(_numbers(outcome)))
     console.note(
         "\nPostgres and the SQS emulator keep running. Next: ./dev psql, ./dev demo again, ./dev up for the"
-        "\nAirflow UI, ./dev down to stop everything."
+        f"\nAirflow UI with queues and quarantine at {stack.page_address(settings)},"
+        "\n./dev down to stop everything."
     )
 
 

@@ -197,6 +197,7 @@ def _warehouse_connections(settings: Settings, database: str) -> dict[str, dict[
         "AIRFLOW_CONN_POSTGRES_DEFAULT": _warehouse(settings, "etl_loader", database),
         "AIRFLOW_CONN_POSTGRES_MAINTENANCE": _warehouse(settings, "etl_maintainer", database),
         "AIRFLOW_CONN_POSTGRES_REMASKER": _warehouse(settings, "etl_remasker", database),
+        "AIRFLOW_CONN_POSTGRES_ON_CALL": _warehouse(settings, "ops_ro", database),
     }
 
 

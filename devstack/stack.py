@@ -98,6 +98,11 @@ def ui_address(settings: Settings) -> str:
     return f"http://localhost:{settings.ui_port}"
 
 
+def page_address(settings: Settings) -> str:
+    """Return the URL of the queues in Airflow's UI."""
+    return f"{ui_address(settings)}/plugin/queue-etl"
+
+
 def ensure_airflow(settings: Settings, console: Console) -> None:
     """Bring up Airflow's processes on top of a stack that `ensure` made."""
     with locks.held(settings.state / "stack.lock", console):

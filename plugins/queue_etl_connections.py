@@ -29,6 +29,7 @@ AWS = "aws_default"
 WAREHOUSE = "postgres_default"
 MAINTENANCE = "postgres_maintenance"
 REMASKER = "postgres_remasker"
+ON_CALL = "postgres_on_call"
 KEYSET = "pii_keyset"
 NOTE = "run_note"  # key of an XCom, as in queue_etl_run_note.py
 # Of the extra of an AWS connection: with more in it, a role to assume say, boto3 finds the credentials.
@@ -41,6 +42,7 @@ HOW_TO_ADD = {
     WAREHOUSE: f"airflow connections add {WAREHOUSE} --conn-type postgres --conn-login etl_loader ...",
     MAINTENANCE: f"airflow connections add {MAINTENANCE} --conn-type postgres --conn-login etl_maintainer",
     REMASKER: f"airflow connections add {REMASKER} --conn-type postgres --conn-login etl_remasker",
+    ON_CALL: f"airflow connections add {ON_CALL} --conn-type postgres --conn-login ops_ro ...",
     KEYSET: f"airflow connections add {KEYSET} --conn-type generic --conn-password <Tink JSON keyset>",
 }
 

@@ -24,11 +24,16 @@ KEPT = f"INSERT INTO etl.kept_fields VALUES (1, '2007-03-01', '{RUN}', '{RUN}', 
 AUDIT = "SELECT pii.record('unmask', 'r', 't')"
 AUDIT_ROW = "INSERT INTO pii.audit (id, action, reason, ticket, hash) VALUES (1, 'unmask', 'r', 't', '')"
 MASKED_COLUMN = "INSERT INTO etl.masked_columns VALUES ('c', 't', 'm', 'f', 'recoverable')"
+TOKEN_COLUMN = (
+    "INSERT INTO etl.masked_columns (contract, table_name, column_name, field, scheme)"
+    " VALUES ('user_logins', 'public.user_logins', 'masked_ip', 'ip', 'recoverable')"
+)
 CREATE = ("CREATE TABLE public.mine (x int)", "CREATE TABLE etl.mine (x int)", "CREATE SCHEMA mine")
 
 JSON = "etl.json_values('{}', etl.json_paths('.a')), etl.json_changed('{}', etl.json_steps('.a'), NULL)"
 TOKENS_INSIDE = "etl.tokens_inside('public.user_logins', 'masked_ip', '', '{}')"
 MOVE_INSIDE = "etl.move_tokens_inside('public.user_logins', 'masked_ip', '{}', '{}', '(0,0)', '(1,0)')"
+SAMPLED_KEYS = "SELECT etl.sampled_keys('public.user_logins', 'masked_ip')"
 GRANT_CONTRACT = "SELECT etl.grant_contract('public.user_logins', '{}')"
 
 LOADS = (
@@ -77,7 +82,7 @@ ALLOWED = {
         "SELECT etl.expired_partitions('public.user_logins')",
         DROP,
     ),
-    "analyst": ("SELECT * FROM public.user_logins",),
+    "analyst": ("SELECT * FROM public.user_logins", "SELECT * FROM etl.table_freshness"),
     "pii_officer": (
         "SELECT * FROM public.user_logins",
         "SELECT * FROM etl.quarantine",
@@ -109,6 +114,9 @@ ALLOWED = {
         "SELECT * FROM etl.quarantine_shapes",
         "SELECT * FROM etl.kept_summary",
         "SELECT * FROM etl.schema_revision",
+        "SELECT * FROM etl.run_figures, etl.batch_figures, etl.quarantine_figures, etl.key_figures",
+        "SELECT * FROM etl.audit_entries, etl.table_freshness, etl.queues",
+        SAMPLED_KEYS,
     ),
 }
 
@@ -207,6 +215,10 @@ FORBIDDEN = {
         "SELECT * FROM etl.kept_fields",
         "SELECT * FROM etl.kept_summary",
         "SELECT * FROM etl.run_summary",
+        "SELECT * FROM etl.run_figures",
+        "SELECT * FROM etl.quarantine_figures",
+        "SELECT * FROM etl.audit_entries",
+        SAMPLED_KEYS,
         "SELECT etl.ensure_ledger_partition('2007-03-02')",
         "SELECT * FROM pii.audit",
         AUDIT,
@@ -278,7 +290,11 @@ FORBIDDEN = {
         "SELECT payload FROM etl.kept_fields",
         "SELECT shape FROM etl.kept_fields",
         "SELECT * FROM etl.keys",
+        "SELECT check_value FROM etl.keys",
+        "SELECT masked_ip FROM public.user_logins",
+        "SELECT * FROM etl.masked_columns",
         "SELECT * FROM pii.audit",
+        "SELECT reason FROM pii.audit",
         "SELECT etl.ensure_ledger_partition('2007-03-02')",
         ENSURE,
         DROP,
@@ -289,12 +305,13 @@ FORBIDDEN = {
 
 @pytest.fixture(scope="module")
 def filled(database: Database) -> Database:
-    """With a queue and a day, so that nothing fails for want of them."""
+    """With a queue, a day and a column of tokens, so that nothing fails for want of them."""
     with database.owner() as connection:
         connection.execute("SELECT etl.ensure_ledger_partition('2007-03-01')")
         connection.execute("SELECT etl.ensure_partition('public.user_logins', '2007-03-01')")
         connection.execute(f"TRUNCATE {CONTENTS} RESTART IDENTITY")
         connection.execute("INSERT INTO etl.queues (name) VALUES ('roles')")
+        connection.execute(f"{TOKEN_COLUMN} ON CONFLICT DO NOTHING")
     return database
 
 

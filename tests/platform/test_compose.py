@@ -58,7 +58,7 @@ SECRETS = {
         *AIRFLOW_SECRETS, *AWS_SECRETS, "UI_PASSWORD", "POSTGRES_PASSWORD",
         LOADER, MAINTAINER, REMASKER, OFFICER, "QUEUE_ETL_ANALYST_PASSWORD", "QUEUE_ETL_OPS_PASSWORD",
     },
-    "api-server": AIRFLOW_SECRETS,
+    "api-server": {*AIRFLOW_SECRETS, *AWS_SECRETS, "QUEUE_ETL_OPS_PASSWORD"},
     "dag-processor": AIRFLOW_SECRETS,
     "triggerer": AIRFLOW_SECRETS | AWS_SECRETS,
     "scheduler": {*AIRFLOW_SECRETS, *AWS_SECRETS, LOADER, MAINTAINER, REMASKER, KEYSET, REDIS},
@@ -205,13 +205,20 @@ def test_tasks_and_commands_log_in_to_one_warehouse(conn_id: str, variable: str,
     assert connection.extra_dejson == {"sslmode": "verify-full", "sslrootcert": "/certs/ca.pem"}
 
 
+def test_the_page_logs_in_as_the_role_that_reads_no_body() -> None:
+    asked = conninfo_to_dict(values_of("api-server")["AIRFLOW_CONN_POSTGRES_ON_CALL"])
+    assert (asked["user"], asked["dbname"]) == ("ops_ro", "warehouse")
+    roles = [text for text in map(str, values_of("api-server").values()) if "postgresql://etl_" in text]
+    assert roles == []
+
+
 def test_the_warehouse_is_the_postgres_of_this_file_unless_told_otherwise() -> None:
     asked = conninfo_to_dict(values_of("airflow-init")["QUEUE_ETL_OWNER_DSN"])
     assert (asked["user"], asked["host"], asked["dbname"]) == ("postgres", "postgres", "warehouse")
     assert SERVICES["postgres"]["environment"]["POSTGRES_DB"] == "warehouse"
 
 
-@pytest.mark.parametrize("name", ["scheduler", "triggerer"])
+@pytest.mark.parametrize("name", ["scheduler", "triggerer", "api-server"])
 def test_the_connection_to_aws_says_what_the_variables_say(name: str) -> None:
     given = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "a/b+c", "AWS_SESSION_TOKEN": "token"}
     found = values_of(name, AWS_ENDPOINT_URL="", AWS_DEFAULT_REGION="eu-central-1", **given)

@@ -28,6 +28,7 @@ ROOMS = (
     "steps",
     "operations",
     "privacy",
+    "page",
     "include.contracts",
     "cli",
     "__main__",

@@ -86,6 +86,7 @@ class RunStore:
             INSERT_RUN,
             run_id=run_id,
             contract=contract.name,
+            table=contract.table,
             queue=queue,
             run_name=run_name,
             kind=kind,
@@ -195,8 +196,8 @@ INSERT_QUEUE: LiteralString = """
 """
 INSERT_RUN: LiteralString = """
     INSERT INTO etl.runs
-        (run_id, contract, queue_id, airflow_run_id, kind, visible_before, oldest_age_seconds)
-    SELECT %(run_id)s, %(contract)s, queue_id, %(run_name)s, %(kind)s, %(visible_before)s,
+        (run_id, contract, table_name, queue_id, airflow_run_id, kind, visible_before, oldest_age_seconds)
+    SELECT %(run_id)s, %(contract)s, %(table)s, queue_id, %(run_name)s, %(kind)s, %(visible_before)s,
            %(oldest_age_seconds)s
     FROM etl.queues WHERE name = %(queue)s ON CONFLICT DO NOTHING
 """

@@ -27,14 +27,15 @@ FROM PUBLIC, etl_loader, etl_maintainer, etl_remasker, analyst, pii_officer, ops
 REVOKE ALL ON
     etl.schema_revision, etl.queues, etl.runs, etl.batches, etl.keys, etl.masked_columns, etl.tables, etl.ledger,
     etl.quarantine, etl.run_summary, etl.quarantine_summary, etl.quarantine_shapes, etl.kept_fields,
-    etl.kept_summary, pii.audit
+    etl.kept_summary, etl.run_figures, etl.batch_figures, etl.quarantine_figures, etl.key_figures,
+    etl.audit_entries, etl.table_freshness, pii.audit
 FROM PUBLIC, etl_loader, etl_maintainer, etl_remasker, analyst, pii_officer, ops_ro;
 REVOKE ALL ON FUNCTION
     etl.ledger_day_exists, etl.ensure_ledger_partition, etl.drop_ledger_partitions, etl.grant_contract,
     etl.partition_range, etl.partition_name, etl.partition_ranges, etl.partition_gaps, etl.partition_bounds,
     etl.missing_partitions, etl.ensure_partition, etl.expired_partitions, etl.drop_partitions, etl.revoke_all,
     etl.json_steps, etl.json_paths, etl.json_values, etl.json_changed,
-    etl.require_path, etl.tokens_inside, etl.move_tokens_inside,
+    etl.require_path, etl.tokens_inside, etl.move_tokens_inside, etl.sampled_keys,
     pii.chained, pii.record
 FROM PUBLIC, etl_loader, etl_maintainer, etl_remasker, analyst, pii_officer, ops_ro;
 
@@ -73,7 +74,16 @@ GRANT SELECT, DELETE ON etl.quarantine, etl.kept_fields TO pii_officer;
 GRANT EXECUTE ON FUNCTION pii.record TO etl_remasker, pii_officer;
 GRANT EXECUTE ON FUNCTION etl.json_steps, etl.json_paths, etl.json_values, etl.json_changed TO pii_officer;
 
--- Nothing that holds a body, sealed or not.
-GRANT SELECT ON etl.run_summary, etl.quarantine_summary, etl.quarantine_shapes, etl.kept_summary TO ops_ro;
+-- Nothing that holds a body, sealed or not, and no token. The page in Airflow's UI reads as this role too.
+GRANT SELECT ON
+    etl.run_summary, etl.quarantine_summary, etl.quarantine_shapes, etl.kept_summary, etl.run_figures,
+    etl.batch_figures, etl.quarantine_figures, etl.key_figures, etl.audit_entries,
+    etl.table_freshness, etl.queues
+TO ops_ro;
+GRANT EXECUTE ON FUNCTION etl.sampled_keys TO ops_ro;
+
+-- How fresh a table is, and how complete a day.
+GRANT USAGE ON SCHEMA etl TO analyst;
+GRANT SELECT ON etl.table_freshness TO analyst;
 
 RESET ROLE;

@@ -1,0 +1,148 @@
+"""What SQS says of the queues, within a second or not at all: the page is drawn without it."""
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from threading import Lock
+from typing import Any
+
+from include.queue_etl.contract import Contract
+
+WAIT_SECONDS = 1.0
+KEPT_SECONDS = 10.0
+ASKED_AT_ONCE = 8
+METRIC_WINDOW = timedelta(minutes=15)  # CloudWatch has a point a minute, some minutes late
+DEPTHS = ("ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible", "MessageRetentionPeriod")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class QueueFigures:
+    """What is known of a contract's queues; None is unknown.
+
+    Attributes:
+        problem: why nothing is known, in a few words
+    """
+
+    visible: int | None = None
+    in_flight: int | None = None
+    dead_letters: int | None = None
+    oldest_age_seconds: int | None = None
+    retention_seconds: int | None = None
+    problem: str = ""
+
+
+UNKNOWN = QueueFigures(problem="SQS has not answered yet")
+# Given a contract and a service, "sqs" or "cloudwatch": a boto3 client with short time limits.
+Clients = Callable[[Contract, str], Any]
+Ask = Callable[[Contract], QueueFigures]
+
+
+class Depths:
+    """Asks for the figures of queues side by side, and keeps each answer for some seconds."""
+
+    def __init__(
+        self, ask: Ask, *, wait_seconds: float = WAIT_SECONDS, kept_seconds: float = KEPT_SECONDS
+    ) -> None:
+        """Ask nothing yet.
+
+        Args:
+            ask: has time limits of its own; what it raises becomes the problem that the page shows
+            wait_seconds: of one call of `of`; an answer that comes later is there for the next
+            kept_seconds: an answer is as good as new for so long
+        """
+        self._ask = ask
+        self._wait_seconds = wait_seconds
+        self._kept_seconds = kept_seconds
+        self._lock = Lock()
+        self._answers: dict[str, tuple[float, Future[QueueFigures]]] = {}
+        self._threads = ThreadPoolExecutor(ASKED_AT_ONCE, thread_name_prefix="queue-depths")
+
+    def of(self, contracts: Iterable[Contract]) -> dict[str, QueueFigures]:
+        """The figures by contract, as far as they are known in time."""
+        futures = {contract.name: self._answer(contract) for contract in contracts}
+        wait(futures.values(), self._wait_seconds)
+        return {name: future.result() if future.done() else UNKNOWN for name, future in futures.items()}
+
+    def _answer(self, contract: Contract) -> "Future[QueueFigures]":
+        with self._lock:
+            at, future = self._answers.get(contract.name, (0.0, None))
+            # One that is still asked for is waited for, not asked for twice.
+            if future is None or (future.done() and time.monotonic() - at > self._kept_seconds):
+                future = self._threads.submit(self._figures, contract)
+                self._answers[contract.name] = (time.monotonic(), future)
+            return future
+
+    def _figures(self, contract: Contract) -> QueueFigures:
+        try:
+            return self._ask(contract)
+        except Exception as error:  # the page is drawn whatever AWS says; its text may quote a request
+            problem = f"{type(error).__name__} {_code(error)}".strip()
+            log.warning("contract %s: the depth of %s is unknown: %s", contract.name, contract.queue, problem)
+            return QueueFigures(problem=problem)
+
+
+def queue_figures(contract: Contract, clients: Clients) -> QueueFigures:
+    """Ask SQS and CloudWatch; raises what boto3 raises where the queue itself does not answer."""
+    sqs = clients(contract, "sqs")
+    found = _attributes(sqs, contract, contract.queue)
+    visible = int(found[DEPTHS[0]])
+    return QueueFigures(
+        visible,
+        int(found[DEPTHS[1]]),
+        _dead_letters(sqs, contract),
+        _oldest_age(clients(contract, "cloudwatch"), contract.queue) if visible else 0,
+        int(found[DEPTHS[2]]),
+    )
+
+
+def _attributes(sqs: Any, contract: Contract, queue: str) -> dict[str, str]:
+    owner = {"QueueOwnerAWSAccountId": contract.queue_account} if contract.queue_account else {}
+    url = sqs.get_queue_url(QueueName=queue, **owner)["QueueUrl"]
+    found: dict[str, str] = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=list(DEPTHS))["Attributes"]
+    return found
+
+
+def _dead_letters(sqs: Any, contract: Contract) -> int | None:
+    """None where there is no such queue, or this role may not ask."""
+    from botocore.exceptions import ClientError
+
+    try:
+        return int(_attributes(sqs, contract, contract.dead_letter_queue)[DEPTHS[0]])
+    except ClientError as error:
+        log.info("dead letters of %s are unknown: %s", contract.queue, _code(error))
+        return None
+
+
+def _oldest_age(cloudwatch: Any, queue: str) -> int | None:
+    """Newest point of the metric; None where there is none, or CloudWatch does not answer."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    now = datetime.now(UTC)
+    try:
+        answer = cloudwatch.get_metric_statistics(
+            Namespace="AWS/SQS",
+            MetricName="ApproximateAgeOfOldestMessage",
+            Dimensions=[{"Name": "QueueName", "Value": queue}],
+            StartTime=now - METRIC_WINDOW,
+            EndTime=now,
+            Period=60,
+            Statistics=["Maximum"],
+        )
+    except (BotoCoreError, ClientError) as error:
+        log.info(
+            "age of the oldest message of %s is unknown: %s", queue, _code(error) or type(error).__name__
+        )
+        return None
+    points = answer.get("Datapoints", [])
+    return int(max(points, key=lambda point: point["Timestamp"])["Maximum"]) if points else None
+
+
+def _code(error: Exception) -> str:
+    """AWS's code of an error, empty where it is none of AWS's."""
+    response = getattr(error, "response", None)
+    return str(response.get("Error", {}).get("Code", "")) if isinstance(response, dict) else ""
