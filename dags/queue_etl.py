@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 from airflow.sdk import DAG, Asset, Metadata, TriggerRule, task, task_group
 from queue_etl_connections import open_run, push_note, queue_to_watch, run_so_far
+from queue_etl_observe import report_run
 from queue_etl_policy import DEFAULT_ARGS, PARAMS
 from sqs_queue_depth import SqsQueueDepthSensor
 
@@ -66,7 +67,7 @@ def queue_etl(name: str) -> DAG:
         from include.queue_etl import steps
 
         with open_run(name) as context:
-            summary = steps.finish(context, tell=push_note, **run_so_far())
+            summary = steps.finish(context, tell=push_note, report=report_run, **run_so_far())
         yield Metadata(table, {"rows": summary["loaded"]})
         return summary
 

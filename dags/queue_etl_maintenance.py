@@ -19,6 +19,7 @@ returns counts (XCom `return_value`).
 | `quarantine` | Postgres failing, or no keyset | still in quarantine, except what had expired | nothing: it is tried again; correct the keyset |
 | `runs` | SQS, staging or Postgres failing | orphaned runs stay open; their messages come back by the visibility timeout | correct what the error names; clear the task |
 | `staging` | staging or Postgres failing | files stay where they are | correct it; clear the task |
+| `verify` | `the numbers do not agree:` with a sentence for each difference, which is an alert too | where it was: nothing is changed | docs/operations.md, `The numbers do not agree` |
 
 `unsettled` above 0 in the result of `runs`: the log says which runs, and why. `unknown` above 0 in that of
 `staging`: there are staged runs that the warehouse does not know; if it was restored, run `reconcile`
@@ -89,7 +90,16 @@ with DAG(
             lambda resources, own: maintenance.clean_staging(resources, own, broken=loaded.broken),
         )
 
+    @task
+    def verify():
+        """Compare ledger, tables, quarantine and runs of yesterday."""
+        from include.queue_etl.operations import maintenance
+        from include.queue_etl.warehouses import in_each
+
+        return in_each(load_contracts().usable(), open_maintenance, maintenance.verify_days)
+
     ledger()
     partitions()
     quarantine()
     runs() >> staging()
+    verify()

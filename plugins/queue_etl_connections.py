@@ -308,12 +308,21 @@ def endpoint_urls(connection: "Connection | None", conn_id: str = AWS) -> dict[s
     Raises:
         SettingsError: `service_config` is no object
     """
+    return {name: url for name in ("sqs", "s3", "kms") if (url := _endpoint_url(connection, conn_id, name))}
+
+
+def cloudwatch_endpoint(conn_id: str = AWS) -> str | None:
+    """The endpoint of CloudWatch, as in `endpoint_urls`."""
+    return _endpoint_url(_connection(conn_id), conn_id, "cloudwatch")
+
+
+def _endpoint_url(connection: "Connection | None", conn_id: str, service: str) -> str | None:
     extra = connection.extra_dejson if connection else {}
     special, general = extra.get("service_config", {}), extra.get("endpoint_url")
     if not isinstance(special, dict):  # a URI can only say text
         raise SettingsError([f"connection {conn_id}: service_config has to be an object; write it as JSON"])
-    found = {name: special.get(name, {}).get("endpoint_url") or general for name in ("sqs", "s3", "kms")}
-    return {name: url for name, url in found.items() if url}
+    found: str | None = special.get(service, {}).get("endpoint_url") or general
+    return found
 
 
 def warehouse_dsn(conn_id: str = WAREHOUSE, needed_by: str = "") -> str:

@@ -175,6 +175,7 @@ def finish(
     upstream_failed: bool = False,
     last_attempt: bool = True,
     tell: Callable[[str], None] = lambda figures: None,
+    report: Callable[[Mapping[str, Any]], None] = lambda summary: None,
 ) -> dict[str, Any]:
     """Delete the messages the ledger proves committed, release the others, record and close the run.
 
@@ -183,6 +184,7 @@ def finish(
         upstream_failed: a task before this one failed
         last_attempt: nobody will try again after this call
         tell: is given the line with the run's figures once the run is closed, before any RunFailed
+        report: is given what is returned, the first time only, before any RunFailed
 
     Returns:
         the run's row of etl.run_summary; of a closed run as it was recorded
@@ -202,7 +204,8 @@ def finish(
         raise
     if run is None:
         raise RunFailed("the run never started: nothing was received; see the log of extract")
-    if not run.closed:
+    closes_now = not run.closed
+    if closes_now:
         _close(context, proven, upstream_failed=upstream_failed, last_attempt=last_attempt)
     else:  # an attempt of extract that outlived its run may have sealed messages since
         _settle(context, proven, last_attempt)
@@ -210,6 +213,8 @@ def finish(
     summary = context.store.run_summary(context.run.id)
     _log_figures(summary)
     tell(run_in_words(summary))
+    if closes_now:  # counters would count it twice
+        report(summary)
     # Also when somebody else had closed it, as an attempt that was killed: the DAG run must not end green.
     if summary["state"] == "failed":
         raise RunFailed("the run failed; each of its messages is deleted, released, or comes back by itself")

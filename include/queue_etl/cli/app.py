@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from include import VERSION
-from include.queue_etl.cli import contract, operations, pipeline, privacy
+from include.queue_etl.cli import contract, operations, pipeline, privacy, watch
 from include.queue_etl.cli.arguments import UsageError
 from include.queue_etl.errors import BreakingChange, QueueEtlError
 
@@ -60,6 +60,6 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m include.queue_etl", description=__doc__)
     parser.add_argument("--version", action="version", version=f"queue-etl {VERSION}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for module in (pipeline, operations, privacy, contract):
+    for module in (pipeline, operations, watch, privacy, contract):
         module.add_to(commands)
     return parser
