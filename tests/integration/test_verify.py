@@ -98,8 +98,8 @@ def test_a_replay_table_has_a_line_of_its_own(project: Project) -> None:
     change(project, f"GRANT INSERT ON {again} TO etl_loader")
     change(project, "SELECT etl.ensure_ledger_partition(current_date)")
     change(project, "INSERT INTO etl.queues (name) VALUES (%s)", f"replay:{again}:{own.queue}")
-    change(project, "INSERT INTO etl.ledger SELECT queues.queue_id, current_date, gen_random_uuid(), run_id, 'L'"
-                    " FROM etl.queues, etl.runs WHERE name LIKE 'replay:%%'")  # fmt: skip
+    change(project, "INSERT INTO etl.ledger SELECT queues.queue_id, current_date, gen_random_uuid(), run_id,"
+                    " 'L' FROM etl.queues, etl.runs WHERE name LIKE 'replay:%%'")  # fmt: skip
     with project.resources() as resources:
         found = engine.verify(resources, {own.name: own}, TODAY)
     change(project, f"DROP TABLE {again}")
