@@ -247,7 +247,7 @@ FACTS: LiteralString = """
     )
     SELECT
         coalesce((SELECT airflow_run_id FROM closed WHERE state = 'failed'), ''),
-        (SELECT min(finished_at) FROM etl.runs, success, closed
+        (SELECT min(runs.finished_at) FROM etl.runs, success, closed
          WHERE closed.state = 'failed' AND runs.contract = %(contract)s AND kind = 'queue'
            AND runs.state = 'failed' AND runs.finished_at > coalesce(success.at, '-infinity')),
         (SELECT oldest_age_seconds + extract(epoch FROM now() - finished_at)::bigint FROM closed
