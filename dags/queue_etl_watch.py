@@ -32,8 +32,7 @@ with DAG(
     max_active_runs=1,
     is_paused_upon_creation=False,
     dagrun_timeout=timedelta(minutes=15),
-    # Its next run looks again anyway.
-    default_args={**DEFAULT_ARGS, "retries": 1, "execution_timeout": timedelta(minutes=6)},
+    default_args=DEFAULT_ARGS,
     tags=["sqs", "postgres", "operations"],
 ):
 

@@ -51,6 +51,9 @@ SECRETS = {
     "triggerer": AIRFLOW_SECRETS | AWS_SECRETS,
     "scheduler": {*AIRFLOW_SECRETS, *AWS_SECRETS, LOADER, MAINTAINER, REMASKER, KEYSET},
     "ops": {*AWS_SECRETS, LOADER, MAINTAINER, "QUEUE_ETL_OPS_PASSWORD", KEYSET},
+    "statsd-exporter": set(),
+    "prometheus": set(),
+    "grafana": set(),
     "privacy": {*AWS_SECRETS, REMASKER, OFFICER, KEYSET},
 }  # fmt: skip
 
@@ -132,6 +135,8 @@ def test_the_environment_has_only_names_that_the_launcher_sets_too(tmp_path: Pat
         "AIRFLOW__SCHEDULER__ENABLE_HEALTH_CHECK",  # here the scheduler is asked over HTTP
         "UI_PASSWORD",  # for airflow-init's own command
         "AWS_SESSION_TOKEN",  # the emulator takes any key
+        "QUEUE_ETL_ALERT_URLS",  # who is told
+        *(f"AIRFLOW__METRICS__STATSD_{name}" for name in ("ON", "HOST", "PORT")),
     }
     settings_of_the_engine = {PREFIX + field.name.upper() for field in fields(Settings)}
     for name in AIRFLOW_SERVICES | COMMAND_SERVICES:

@@ -70,7 +70,7 @@ def test_the_notice_of_its_end_says_how_long_it_was_so(inbox: Inbox) -> None:
     ]
 
 
-def test_a_receiver_that_is_down_is_left_to_the_next_pass_and_others_are_told(
+def test_a_receiver_that_is_down_waits_and_the_others_are_told(
     inbox: Inbox, caplog: pytest.LogCaptureFixture
 ) -> None:
     first, second = Notice("raised", alert(1)), Notice("raised", alert(2))
