@@ -3,7 +3,7 @@
 from datetime import UTC, datetime, timedelta
 
 from airflow.sdk import DAG, task
-from queue_etl_connections import open_maintenance
+from queue_etl_connections import in_each_warehouse
 from queue_etl_observe import flush, watch_from_airflow
 from queue_etl_policy import DEFAULT_ARGS
 
@@ -40,14 +40,11 @@ with DAG(
     def watch():
         """One pass; the result counts."""
         from include.queue_etl.operations.watch import watch as look
-        from include.queue_etl.warehouses import in_each
 
         loaded = load_contracts()
         outside = watch_from_airflow(loaded)
         try:
-            return in_each(
-                loaded.good, open_maintenance, lambda resources, own: look(resources, own, outside)
-            )
+            return in_each_warehouse(loaded.good, lambda resources, own: look(resources, own, outside))
         finally:
             flush()
 

@@ -84,6 +84,15 @@ def open_maintenance(warehouse: str, contracts: "Mapping[str, Contract]") -> "Re
     return _resources(MAINTENANCE, warehouse, contracts)
 
 
+def in_each_warehouse(
+    contracts: "Mapping[str, Contract]", job: "Callable[[Resources, Mapping[str, Contract]], dict[str, int]]"
+) -> dict[str, int]:
+    """Do a job of maintenance in every warehouse; counts and errors as those of `warehouses.in_each`."""
+    from include.queue_etl.warehouses import in_each
+
+    return in_each(contracts, open_maintenance, job)
+
+
 @contextmanager
 def open_remask(contracts: "Mapping[str, Contract]") -> "Iterator[list[Part]]":
     """What remask works with in every warehouse, as role etl_remasker; raises as `open_run` does."""

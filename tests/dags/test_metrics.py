@@ -1,4 +1,4 @@
-"""The engine's metrics through Airflow's own, as its task runner sets them up, to StatsD and to OpenTelemetry."""
+"""The engine's metrics through Airflow's own, as its task runner sets them up: StatsD and OpenTelemetry."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
-from tests.support.ports import free_ports
+from tests.support.ports import lasting_ports
 from tests.support.wait import wait_until
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -171,7 +171,7 @@ def answers(port: int, path: str) -> bool:
     reason=f"{EXPORTER} and {PROMETHEUS} are not installed (Debian has both)",
 )
 def test_prometheus_has_them_under_the_names_of_rules_and_dashboard(tmp_path: Path) -> None:
-    statsd, exporter, prometheus = free_ports(3)
+    statsd, exporter, prometheus = lasting_ports(["statsd", EXPORTER, PROMETHEUS]).values()
     config = (DEPLOY / "prometheus" / "prometheus.yml").read_text()
     config = re.sub("scrape_interval: .*", "scrape_interval: 1s", config)
     config = config.replace("statsd-exporter:9102", f"127.0.0.1:{exporter}")
@@ -183,7 +183,8 @@ def test_prometheus_has_them_under_the_names_of_rules_and_dashboard(tmp_path: Pa
             "--statsd.listen-tcp=", f"--statsd.mapping-config={DEPLOY / 'statsd-exporter' / 'mapping.yml'}",
         ),
         running(
-            PROMETHEUS, f"--config.file={tmp_path / 'prometheus.yml'}", f"--storage.tsdb.path={tmp_path / 'data'}",
+            PROMETHEUS, f"--config.file={tmp_path / 'prometheus.yml'}",
+            f"--storage.tsdb.path={tmp_path / 'data'}",
             f"--web.listen-address=127.0.0.1:{prometheus}",
         ),
     ):  # fmt: skip
