@@ -59,7 +59,7 @@ LOADS = (
 )
 
 ALERT = (
-    "INSERT INTO etl.alerts (kind, subject, contract, since, what, place, mend)"
+    "INSERT INTO etl.alerts (kind, subject, contract, since, what, place, remedy)"
     " VALUES ('k', 's', 'c', now(), 'w', 'p', 'm')"
 )
 STATE = "INSERT INTO etl.queue_states VALUES ('c', 'q', now(), 1, 1, 1, 1, 1, 1, now())"

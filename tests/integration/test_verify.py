@@ -366,7 +366,7 @@ def test_maintenance_verifies_yesterday_and_what_differed_before(project: Projec
 def test_the_alert_of_a_day_that_the_ledger_forgot_is_ended(project: Project) -> None:
     change(
         project,
-        "INSERT INTO etl.alerts (kind, subject, contract, since, what, place, mend)"
+        "INSERT INTO etl.alerts (kind, subject, contract, since, what, place, remedy)"
         " VALUES ('verify', 'user_logins 2020-01-01', 'user_logins', now(), '', '', '')",
     )
     with project.resources() as resources:

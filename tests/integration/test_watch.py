@@ -330,8 +330,8 @@ def test_a_drill_from_an_old_queue_to_the_notice_that_it_is_over(
     assert inbox.titles() == ["queue_etl alert: user_logins: age", "queue_etl alert: user_logins: stalled"]
     assert command("alerts", "list") == 0
     shown = capsys.readouterr().out
-    (mend,) = {line.partition("mend")[2].strip() for line in shown.splitlines() if "or `python" in line}
-    (told,) = [one for one in mend.split("`") if " drain " in one]
+    (remedy,) = {line.partition("remedy")[2].strip() for line in shown.splitlines() if "or `python" in line}
+    (told,) = [one for one in remedy.split("`") if " drain " in one]
     _, _, _, *arguments = shlex.split(told)
     assert command(*arguments) == 0
     # One in quarantine: 16 %, which is an alert of its own.

@@ -72,7 +72,7 @@ def test_each_cause_in_the_runs_is_told_alone(kind: str, runs: RunFacts, what: s
     assert set(told) == {kind}
     assert what in told[kind].what
     assert told[kind].place
-    assert told[kind].mend
+    assert told[kind].remedy
 
 
 def test_a_share_at_the_limit_is_not_above_it() -> None:
@@ -82,7 +82,7 @@ def test_a_share_at_the_limit_is_not_above_it() -> None:
     assert found(Seen(NOW, RunFacts(quarantined=1), IDLE))["quarantined"].since == NOW
 
 
-def test_where_undeclared_and_personal_fields_are_follows_from_the_contract() -> None:
+def test_where_undeclared_and_personal_fields_are_told() -> None:
     runs = RunFacts(unknown_fields={"a": 1}, personal={"b": {"ip": 1}})
     ignoring = held(Seen(NOW, runs, IDLE))
     assert "nowhere: they are left out" in ignoring["undeclared"].place
@@ -97,7 +97,7 @@ def test_dead_letters_are_told_with_the_command_that_empties_them() -> None:
     (cause,) = held(Seen(NOW, RunFacts(), replace(IDLE, dead_letters=3))).values()
     assert cause.what == "3 messages of user_logins are dead letters"
     assert cause.place == "on login-queue-dlq"
-    assert "`python -m include.queue_etl dead-letters --contract user_logins --apply`" in cause.mend
+    assert "`python -m include.queue_etl dead-letters --contract user_logins --apply`" in cause.remedy
     assert held(Seen(NOW, RunFacts(), replace(IDLE, dead_letters=None))) == {}
 
 
@@ -194,7 +194,7 @@ def test_a_difference_is_told_with_how_many_more_there_are() -> None:
     one = causes.verify_finding("orders", "2026-11-25", ["a is missing"], NOW)
     assert (one.subject, one.contract) == ("orders 2026-11-25", "orders")
     assert one.cause.what == "the numbers of orders on 2026-11-25 do not agree: a is missing"
-    assert "verify --contract orders --day 2026-11-25" in one.cause.mend
+    assert "verify --contract orders --day 2026-11-25" in one.cause.remedy
     more = causes.verify_finding("orders", "2026-11-25", ["a is missing", "b", "c"], NOW)
     assert more.cause.what.endswith("a is missing, and 2 differences more")
     assert causes.verify_finding("orders", "2026-11-25", [], NOW).cause is None

@@ -19,8 +19,8 @@ SINCE = datetime(2026, 11, 26, 12, tzinfo=UTC)
 
 
 def alert(number: int) -> Alert:
-    place, mend = "on the queue", "`python -m include.queue_etl check`"
-    return Alert(number, "stalled", "orders", "orders", SINCE, SINCE, None, "7 messages wait", place, mend)
+    place, remedy = "on the queue", "`python -m include.queue_etl check`"
+    return Alert(number, "stalled", "orders", "orders", SINCE, SINCE, None, "7 messages wait", place, remedy)
 
 
 class Store:
@@ -50,13 +50,13 @@ def delivered(store: Store, *addresses: str, seconds: float = 30) -> dict[str, i
     return deliver(store, of(*addresses), seconds)  # type: ignore[arg-type]
 
 
-def test_an_alert_says_what_since_when_where_and_what_mends_it(inbox: Inbox) -> None:
+def test_an_alert_says_what_since_when_where_and_what_helps(inbox: Inbox) -> None:
     store = Store(Notice("raised", alert(1)))
     assert delivered(store, inbox.address()) == {"sent": 1, "unsent": 0}
     assert inbox.titles() == ["queue_etl alert: orders: stalled"]
     assert inbox.messages() == [
         "7 messages wait.\nSince: 2026-11-26 12:00 UTC\nThe messages are: on the queue\n"
-        "What mends it: `python -m include.queue_etl check`"
+        "What helps: `python -m include.queue_etl check`"
     ]
 
 

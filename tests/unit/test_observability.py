@@ -81,7 +81,7 @@ def test_rules_and_dashboard_name_metrics_that_there_are() -> None:
     assert named <= NAMES
 
 
-def test_every_rule_says_what_mends_it_and_has_a_test() -> None:
+def test_every_rule_says_what_helps_and_has_a_test() -> None:
     rules = yaml.safe_load((DEPLOY / "prometheus" / "rules.yml").read_text())["groups"][0]["rules"]
     tests = yaml.safe_load((DEPLOY / "prometheus" / "rules.test.yml").read_text())["tests"]
     raised = {one["alertname"] for test in tests for one in test["alert_rule_test"] if one["exp_alerts"]}
@@ -89,7 +89,7 @@ def test_every_rule_says_what_mends_it_and_has_a_test() -> None:
     names = {rule["alert"] for rule in rules}
     assert raised == names
     assert names <= quiet
-    assert all(rule["annotations"]["mend"] for rule in rules)
+    assert all(rule["annotations"]["remedy"] for rule in rules)
 
 
 @pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is not installed (Debian: prometheus)")

@@ -1,6 +1,6 @@
 """The state of alerts, in the warehouse: which are open, and who has been told of what.
 
-A cause is open once (`etl.alerts_open`), so it is told once, whoever finds it and however many look at once.
+A cause is open once (`etl.alerts_open`), so it is told once, however many look at once.
 Nobody sends from here: `notices` does, in a pass of the watch.
 """
 
@@ -27,7 +27,7 @@ class Alert(NamedTuple):
     ended_at: datetime | None
     what: str
     place: str
-    mend: str
+    remedy: str
 
 
 class Notice(NamedTuple):
@@ -105,10 +105,10 @@ def open_alerts(database: Database, *, ended_too: int = 0) -> list[Alert]:
 
 # xmax is 0 in a row that was inserted and not updated.
 RAISE: LiteralString = """
-    INSERT INTO etl.alerts AS one (kind, subject, contract, since, what, place, mend)
-    VALUES (%(kind)s, %(subject)s, %(contract)s, %(since)s, %(what)s, %(place)s, %(mend)s)
+    INSERT INTO etl.alerts AS one (kind, subject, contract, since, what, place, remedy)
+    VALUES (%(kind)s, %(subject)s, %(contract)s, %(since)s, %(what)s, %(place)s, %(remedy)s)
     ON CONFLICT (kind, subject) WHERE ended_at IS NULL
-    DO UPDATE SET what = excluded.what, place = excluded.place, mend = excluded.mend, seen_at = now()
+    DO UPDATE SET what = excluded.what, place = excluded.place, remedy = excluded.remedy, seen_at = now()
     RETURNING xmax = 0
 """
 END: LiteralString = """
@@ -144,7 +144,7 @@ CLAIM: LiteralString = """
         WHERE (notice.alert_id, notice.event, notice.receiver) = (mine.alert_id, mine.event, mine.receiver)
         RETURNING notice.alert_id, notice.event
     )
-    SELECT event, alert_id, kind, contract, subject, since, raised_at, ended_at, what, place, mend
+    SELECT event, alert_id, kind, contract, subject, since, raised_at, ended_at, what, place, remedy
     FROM claimed JOIN etl.alerts USING (alert_id)
 """
 SENT: LiteralString = """
@@ -156,10 +156,10 @@ GIVE_BACK: LiteralString = """
     WHERE alert_id = %(alert_id)s AND event = %(event)s AND receiver = %(receiver)s
 """
 SELECT_ALERTS: LiteralString = """
-    (SELECT alert_id, kind, contract, subject, since, raised_at, ended_at, what, place, mend
+    (SELECT alert_id, kind, contract, subject, since, raised_at, ended_at, what, place, remedy
      FROM etl.alerts WHERE ended_at IS NULL)
     UNION ALL
-    (SELECT alert_id, kind, contract, subject, since, raised_at, ended_at, what, place, mend
+    (SELECT alert_id, kind, contract, subject, since, raised_at, ended_at, what, place, remedy
      FROM etl.alerts WHERE ended_at IS NOT NULL ORDER BY ended_at DESC LIMIT %(ended)s)
     ORDER BY alert_id DESC
 """

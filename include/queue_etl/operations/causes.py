@@ -1,4 +1,4 @@
-"""When somebody is to be told: what was seen of a contract -> causes, each with what mends it. Pure.
+"""When somebody is to be told: what was seen of a contract -> causes, each with what helps. Pure.
 
 A finding says of one kind of cause that it holds, or that it does not. Where something could not be seen,
 there is no finding, and an alert stays as it is.
@@ -27,13 +27,13 @@ class Cause(NamedTuple):
         since: as far as is known
         what: a sentence without its full stop
         place: where the messages are
-        mend: the command or page that mends it
+        remedy: the command or page that helps
     """
 
     since: datetime
     what: str
     place: str
-    mend: str
+    remedy: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,7 +261,7 @@ def _dead_letters(contract: Contract, seen: Seen, queue: QueueState) -> Cause | 
         seen.at,
         f"{queue.dead_letters} messages of {contract.name} are dead letters",
         f"on {contract.dead_letter_queue}",
-        f"`{COMMAND} dead-letters --contract {contract.name} --apply`, when their cause is mended",
+        f"`{COMMAND} dead-letters --contract {contract.name} --apply`, when their cause is gone",
     )
 
 

@@ -105,7 +105,7 @@ def title_of(notice: Notice) -> str:
 
 
 def text_of(notice: Notice) -> str:
-    """What, since when, where the messages are, and what mends it; of one that ended, how long it was so."""
+    """What, since when, where the messages are, and what helps; of one that ended, how long it was so."""
     alert = notice.alert
     if notice.event == "ended" and alert.ended_at:
         span = f"from {_utc(alert.since)} to {_utc(alert.ended_at)}"
@@ -116,7 +116,7 @@ def text_of(notice: Notice) -> str:
         f"{alert.what}.",
         f"Since: {_utc(alert.since)}",
         f"The messages are: {alert.place}",
-        f"What mends it: {alert.mend}",
+        f"What helps: {alert.remedy}",
     )
     return "\n".join(lines)
 

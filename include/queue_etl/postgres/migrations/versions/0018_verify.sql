@@ -9,12 +9,13 @@ CREATE TABLE etl.quarantine_deleted (
     messages bigint NOT NULL,
     PRIMARY KEY (queue_id, sent_day, cause)
 );
-COMMENT ON TABLE etl.quarantine_deleted IS 'Waiting messages deleted from the quarantine, counted by day of sending.';
+COMMENT ON TABLE etl.quarantine_deleted IS
+    'Waiting messages that were deleted from the quarantine, by day of sending.';
 COMMENT ON COLUMN etl.quarantine_deleted.cause IS
-    'expired: by maintenance. erased: by a privacy officer. other: by somebody else. before: before this was counted.';
+    'expired: by maintenance. erased: by a privacy officer. other: by others. before: before it was counted.';
 
 INSERT INTO etl.quarantine_deleted (queue_id, sent_day, cause, messages)
-SELECT queue_id, sent_day, 'before', count(*) FROM etl.ledger
+SELECT queue_id, sent_day, 'before' AS cause, count(*) AS messages FROM etl.ledger
 WHERE status = 'Q' AND NOT EXISTS (
     SELECT FROM etl.quarantine
     WHERE (quarantine.queue_id, quarantine.sent_day, quarantine.message_id)

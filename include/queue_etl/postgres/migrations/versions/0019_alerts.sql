@@ -13,15 +13,17 @@ CREATE TABLE etl.queue_states (
     retention_seconds  bigint NOT NULL,
     waiting_since      timestamptz
 );
-COMMENT ON TABLE etl.queue_states IS 'What the watch saw of each queue the last time it looked, a line a contract.';
+COMMENT ON TABLE etl.queue_states IS
+    'What the watch saw of each queue the last time it looked, a line a contract.';
 COMMENT ON COLUMN etl.queue_states.dead_letters IS 'Messages in the dead-letter queue; NULL where there is none.';
-COMMENT ON COLUMN etl.queue_states.oldest_age_seconds IS 'As far as it can be told; at least so old. NULL: unknown.';
+COMMENT ON COLUMN etl.queue_states.oldest_age_seconds IS
+    'As far as it can be told; at least so old. NULL: unknown.';
 COMMENT ON COLUMN etl.queue_states.waiting_since IS
     'Since when messages wait without a run that succeeded; NULL where none waits.';
 
 -- When the pass that looked last had begun; of two at once it decides which one reports.
 CREATE TABLE etl.last_watch (
-    only_one  boolean PRIMARY KEY DEFAULT true CHECK (only_one),
+    only_one  boolean PRIMARY KEY DEFAULT TRUE CHECK (only_one),
     looked_at timestamptz NOT NULL
 );
 INSERT INTO etl.last_watch (looked_at) VALUES ('-infinity');
@@ -37,7 +39,7 @@ CREATE TABLE etl.alerts (
     ended_at  timestamptz,
     what      text NOT NULL,
     place     text NOT NULL,
-    mend      text NOT NULL
+    remedy    text NOT NULL
 );
 -- A cause is open once, whoever finds it.
 CREATE UNIQUE INDEX alerts_open ON etl.alerts (kind, subject) WHERE ended_at IS NULL;
@@ -46,7 +48,7 @@ COMMENT ON COLUMN etl.alerts.subject IS 'What it is about: a contract, or a cont
 COMMENT ON COLUMN etl.alerts.since IS 'Since when it is so, as far as is known.';
 COMMENT ON COLUMN etl.alerts.seen_at IS 'When it was last found to be so.';
 COMMENT ON COLUMN etl.alerts.place IS 'Where the messages are.';
-COMMENT ON COLUMN etl.alerts.mend IS 'The command or page that mends it.';
+COMMENT ON COLUMN etl.alerts.remedy IS 'The command or page that helps.';
 
 -- What each receiver is to be told, and was told.
 CREATE TABLE etl.alert_notices (
