@@ -64,8 +64,9 @@ def open_run(contract_name: str) -> "Iterator[RunContext]":
     given = {**contract.settings, **_given_settings(get_current_context()["params"])}
     opened = _of_contract(WAREHOUSE, contract, BATCH_SILENCE_SECONDS, without_boto3=True, **given)
     _exit_on_sigterm()
-    with opened as resources:
-        yield RunContext(resources, contract, _run_name(contract_name))
+    name = _run_name(contract_name)
+    with opened as resources, _log_fields(contract_name, name):
+        yield RunContext(resources, contract, name)
 
 
 @contextmanager
@@ -75,8 +76,10 @@ def open_redrive(contract_name: str) -> "Iterator[RunContext]":
     from include.queue_etl.run_context import RunContext
 
     contract = load_contract(contract_name)
-    with _of_contract(MAINTENANCE, contract, None, without_boto3=False, **contract.settings) as resources:
-        yield RunContext(resources, contract, _run_name(contract_name))
+    name = _run_name(contract_name)
+    opened = _of_contract(MAINTENANCE, contract, None, without_boto3=False, **contract.settings)
+    with opened as resources, _log_fields(contract_name, name):
+        yield RunContext(resources, contract, name)
 
 
 def open_maintenance(warehouse: str, contracts: "Mapping[str, Contract]") -> "Resources":
@@ -122,6 +125,20 @@ def _exit_on_sigterm() -> None:
 
     if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handler
         signal.signal(signal.SIGTERM, stop)
+
+
+@contextmanager
+def _log_fields(contract_name: str, run_name: str) -> "Iterator[None]":
+    """Give every line of a run its contract and run as fields, and its batch where there is one.
+
+    Airflow's logging takes fields from structlog, also for lines of the standard library's logging.
+    """
+    from structlog.contextvars import bound_contextvars
+
+    from include.queue_etl.log_fields import bound, bound_also
+
+    with bound_also(bound_contextvars), bound(contract=contract_name, run=run_name):
+        yield
 
 
 def _run_name(contract_name: str) -> str:

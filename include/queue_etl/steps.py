@@ -30,6 +30,7 @@ from include.queue_etl.errors import (
     TransientError,
     WarehouseRefused,
 )
+from include.queue_etl.log_fields import bound
 from include.queue_etl.run_context import RunContext
 from include.queue_etl.settings import Settings
 from include.queue_etl.sqs.wire import USUAL, Message
@@ -132,6 +133,11 @@ def mask(context: RunContext, batch: str) -> dict[str, Any]:
     Raises:
         StagedFileDamaged: the raw file was changed, or is gone while the run is open
     """
+    with bound(batch=batch):
+        return _masked(context, batch)
+
+
+def _masked(context: RunContext, batch: str) -> dict[str, Any]:
     masked = context.staging.open(BatchFile(batch, Kind.MASKED), MaskedBatch) or _mask(context, batch)
     if masked is None:
         return {"batch": batch, "accepted": 0, "rejected": {}, "anomalies": {}}
@@ -156,6 +162,11 @@ def load(context: RunContext, batch: str) -> dict[str, Any]:
         WarehouseUnavailable, WarehouseRefused: nothing of the batch is in the tables
         StagedFileDamaged: a staged file was changed, or is gone while the run is open
     """
+    with bound(batch=batch):
+        return _loaded(context, batch)
+
+
+def _loaded(context: RunContext, batch: str) -> dict[str, Any]:
     # Here and not at the top: mask does without psycopg, whose import takes 0.15 s.
     from include.queue_etl.postgres.loading import BatchCounts
 
@@ -362,7 +373,8 @@ def _seal(context: RunContext, intake: _Intake) -> None:
     context.staging.seal(BatchFile(batch, Kind.RAW), raw)
     intake.sealed(batch, len(ids), age)
     intake.open, intake.open_bytes = [], 0
-    log.info("batch %s: sealed %d messages", batch, len(ids))
+    with bound(batch=batch):
+        log.info("batch %s: sealed %d messages", batch, len(ids))
 
 
 def _values(column: Column, messages: Sequence[Message]) -> list[str | bytes | None]:
@@ -459,19 +471,20 @@ def _settle(context: RunContext, proven: Mapping[str, bytes], last_attempt: bool
     batches = _settleable_batches(context, last_attempt)
     settlement = _Settlement(RunTotals(), len(batches))
     for number, batch in enumerate(batches):
-        try:
-            _settle_batch(context, batch, proven.get(batch), settlement.totals)
-        except (QueueRefused, StagedFileDamaged) as error:
-            settlement.unsettled += 1
-            log.error("batch %s: %s; its messages come back by %s", batch, error, _back_by(context))
-        except TransientError as error:
-            if not last_attempt:
-                raise
-            settlement.unsettled += len(batches) - number
-            settlement.outage = True
-            text = "batch %s and %d after it: %s; their messages come back by %s"
-            log.error(text, batch, len(batches) - number - 1, error, _back_by(context))
-            break
+        with bound(batch=batch):
+            try:
+                _settle_batch(context, batch, proven.get(batch), settlement.totals)
+            except (QueueRefused, StagedFileDamaged) as error:
+                settlement.unsettled += 1
+                log.error("batch %s: %s; its messages come back by %s", batch, error, _back_by(context))
+            except TransientError as error:
+                if not last_attempt:
+                    raise
+                settlement.unsettled += len(batches) - number
+                settlement.outage = True
+                text = "batch %s and %d after it: %s; their messages come back by %s"
+                log.error(text, batch, len(batches) - number - 1, error, _back_by(context))
+                break
     return settlement
 
 

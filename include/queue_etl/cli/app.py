@@ -6,6 +6,7 @@ QUEUE_ETL_WAREHOUSE_DSN, QUEUE_ETL_KEYSET_FILE, and what boto3 reads itself (AWS
 
 import argparse
 import logging
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from include import VERSION
 from include.queue_etl.cli import contract, operations, pipeline, privacy, watch
 from include.queue_etl.cli.arguments import UsageError
 from include.queue_etl.errors import BreakingChange, QueueEtlError
+from include.queue_etl.log_fields import JsonLines
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,9 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0 done, 1 failed with one clear message on stderr, 2 wrong usage, 3 breaking change, 130 Ctrl-C
     """
     parsed = _parser().parse_args(arguments)
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO if parsed.verbose else logging.WARNING, format="%(message)s"
-    )
+    _set_up_logs(logging.INFO if parsed.verbose else logging.WARNING)
     signal.signal(signal.SIGTERM, _stop)
     try:
         parsed.command(parsed)
@@ -43,6 +43,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"\n{parsed.name}: interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def _set_up_logs(level: int) -> None:
+    """Lines for people on standard error; with QUEUE_ETL_LOG=json, a JSON object a line."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines() if os.environ.get("QUEUE_ETL_LOG") == "json" else None)
+    logging.basicConfig(level=level, handlers=[handler])
 
 
 def _text_of(error: Exception) -> str:

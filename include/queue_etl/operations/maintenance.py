@@ -15,6 +15,7 @@ from include.queue_etl import steps
 from include.queue_etl.contract import Contract
 from include.queue_etl.counts import in_words
 from include.queue_etl.errors import QueueEtlError, RunFailed
+from include.queue_etl.log_fields import bound
 from include.queue_etl.operations import verify
 from include.queue_etl.operations.alerts import AlertStore
 from include.queue_etl.operations.shapes import fill_shapes
@@ -268,7 +269,8 @@ def _is_finished(resources: Resources, contracts: Contracts, run_id: UUID, run: 
         return False
     try:
         # Not the last attempt: without SQS it stays as it is, for the next maintenance.
-        steps.finish(context, upstream_failed=True, last_attempt=False)
+        with bound(contract=run.contract, run=run.run_name):
+            steps.finish(context, upstream_failed=True, last_attempt=False)
     except RunFailed:
         return True  # finish closed the run as failed
     except QueueEtlError as error:
