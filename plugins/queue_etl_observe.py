@@ -13,15 +13,19 @@ if TYPE_CHECKING:
     from include.queue_etl.contract import Contract
     from include.queue_etl.operations.metrics import Metric
     from include.queue_etl.operations.watch import Outside
+    from include.queue_etl.run_context import RunContext
 
 FLUSH_MILLISECONDS = 5_000  # a collector that is away holds a task no longer
 
 
-def report_run(summary: Mapping[str, Any]) -> None:
-    """Emit the figures of a closed run, given its line of etl.run_summary."""
+def report_run(context: "RunContext", summary: Mapping[str, Any]) -> None:
+    """Emit the figures of a closed run, given its line of etl.run_summary, and tell OpenLineage of it."""
+    from queue_etl_lineage import tell_lineage
+
     from include.queue_etl.operations.metrics import of_run
 
     emit_all(of_run(summary))
+    tell_lineage(context, summary)
 
 
 def watch_from_airflow(loaded: "LoadedContracts") -> "Outside":

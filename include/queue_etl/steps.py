@@ -186,7 +186,7 @@ def finish(
     upstream_failed: bool = False,
     last_attempt: bool = True,
     tell: Callable[[str], None] = lambda figures: None,
-    report: Callable[[Mapping[str, Any]], None] = lambda summary: None,
+    report: Callable[[RunContext, Mapping[str, Any]], None] = lambda context, summary: None,
 ) -> dict[str, Any]:
     """Delete the messages the ledger proves committed, release the others, record and close the run.
 
@@ -195,7 +195,7 @@ def finish(
         upstream_failed: a task before this one failed
         last_attempt: nobody will try again after this call
         tell: is given the line with the run's figures once the run is closed, before any RunFailed
-        report: is given what is returned, the first time only, before any RunFailed
+        report: is given the run and what is returned, the first time only, before any RunFailed
 
     Returns:
         the run's row of etl.run_summary; of a closed run as it was recorded
@@ -225,7 +225,7 @@ def finish(
     _log_figures(summary)
     tell(run_in_words(summary))
     if closes_now:  # counters would count it twice
-        report(summary)
+        report(context, summary)
     # Also when somebody else had closed it, as an attempt that was killed: the DAG run must not end green.
     if summary["state"] == "failed":
         raise RunFailed("the run failed; each of its messages is deleted, released, or comes back by itself")

@@ -30,13 +30,13 @@ from airflow.sdk.configuration import conf
 from airflow.sdk.observability import stats
 from airflow.sdk.observability.metrics import stats_utils
 stats.initialize(factory=stats_utils.get_stats_factory(), export_legacy_names=False)
-from queue_etl_observe import emit_all, report_run
-from include.queue_etl.operations.metrics import open_alerts
-report_run(dict(
+from queue_etl_observe import emit_all
+from include.queue_etl.operations.metrics import of_run, open_alerts
+emit_all(of_run(dict(
     contract="user_logins", state="succeeded", received=9, loaded=7, quarantined=2, duplicates=0, deleted=9,
     delete_failed=None, extract_seconds=1.5, mask_seconds=0.25, load_seconds=0.5, finish_seconds=0.1,
     total_seconds=4.0,
-))
+)))
 emit_all([open_alerts("", 3)])
 import os
 os._exit(0)  # as a task's process ends: nothing is done at exit

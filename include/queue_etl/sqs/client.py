@@ -205,6 +205,11 @@ class SqsQueue:
 
         return cls(access, open_transport, name, settings, account)
 
+    @property
+    def url(self) -> str:
+        """Where it is, as SQS names it."""
+        return self._place.url
+
     def depth(self) -> Depth:
         """How many messages there are now.
 
