@@ -168,7 +168,7 @@ def answers(port: int, path: str) -> bool:
 
 @pytest.mark.skipif(
     not (shutil.which(EXPORTER) and shutil.which(PROMETHEUS)),
-    reason=f"{EXPORTER} and {PROMETHEUS} are not installed (Debian has both)",
+    reason=f"{EXPORTER} and {PROMETHEUS} are not installed",
 )
 def test_prometheus_has_them_under_the_names_of_rules_and_dashboard(tmp_path: Path) -> None:
     statsd, exporter, prometheus = lasting_ports(["statsd", EXPORTER, PROMETHEUS]).values()
