@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 
 from airflow.sdk import DAG, Asset, Metadata, TriggerRule, task, task_group
 from queue_etl_connections import open_run, push_note, queue_to_watch, run_so_far
+from queue_etl_observe import report_run
 from queue_etl_policy import PARAMS, pace, task_args, waiting
 from sqs_queue_depth import SqsQueueDepthSensor
 
@@ -21,8 +22,7 @@ quarantine, once, with personal data masked. A message is deleted when the datab
 | `load` | SQLSTATE and constraint, never a value | a batch is in `{table}` wholly or not at all; the rest is on the queue | correct it; the next run takes the messages |
 | `finish` | that a task before it failed, or a delete that SQS refused | committed rows are in `{table}`; a message not deleted comes back and counts as a duplicate | correct what the task before it names; nothing comes twice |
 
-Once `finish` has closed a run, clearing its tasks does nothing. A run that Airflow or a person ends before that is
-closed by `queue_etl_recovery` within minutes, and its messages are visible again.
+Once `finish` has closed a run, clearing its tasks does nothing. A run that Airflow or a person ends before that is closed by `queue_etl_recovery` within minutes, and its messages are visible again.
 """  # noqa: E501 - a row of a table is a line
 # The grid names a mapped task by its batches instead of by a number.
 GROUP = "{{ task.op_kwargs['group']['name'] }}"
@@ -66,7 +66,7 @@ def queue_etl(name: str) -> DAG:
         from include.queue_etl import steps
 
         with open_run(name) as context:
-            summary = steps.finish(context, tell=push_note, **run_so_far())
+            summary = steps.finish(context, tell=push_note, report=report_run, **run_so_far())
         yield Metadata(table, {"rows": summary["loaded"]})
         return summary
 

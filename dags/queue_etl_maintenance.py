@@ -3,7 +3,7 @@
 from datetime import UTC, datetime, timedelta
 
 from airflow.sdk import DAG, TriggerRule, task
-from queue_etl_connections import open_maintenance
+from queue_etl_connections import in_each_warehouse
 from queue_etl_policy import DEFAULT_ARGS
 
 from include.contracts import load_contracts
@@ -19,6 +19,7 @@ returns counts (XCom `return_value`).
 | `quarantine` | Postgres failing, or no keyset | still in quarantine, except what had expired | nothing: it is tried again; correct the keyset |
 | `runs` | SQS, staging or Postgres failing | orphaned runs stay open; their messages come back by the visibility timeout | correct what the error names; clear the task |
 | `staging` | staging or Postgres failing | files stay where they are | correct it; clear the task |
+| `verify` | `the numbers do not agree:` with a sentence for each difference, which is an alert too | where it was: nothing is changed | docs/operations.md, `The numbers do not agree` |
 
 `unsettled` above 0 in the result of `runs`: the log says which runs, and why. `unknown` above 0 in that of
 `staging`: there are staged runs that the warehouse does not know; if it was restored, run `reconcile`
@@ -43,53 +44,53 @@ with DAG(
     def ledger():
         """Make the ledger's days to come, drop those long gone."""
         from include.queue_etl.operations import maintenance
-        from include.queue_etl.warehouses import in_each
 
-        return in_each(
-            load_contracts().usable(),
-            open_maintenance,
-            lambda resources, _: maintenance.maintain_ledger(resources),
+        return in_each_warehouse(
+            load_contracts().usable(), lambda resources, _: maintenance.maintain_ledger(resources)
         )
 
     @task
     def partitions():
         """Make the partitions to come, drop those past their contract's retain_days."""
         from include.queue_etl.operations import maintenance
-        from include.queue_etl.warehouses import in_each
 
-        return in_each(load_contracts().usable(), open_maintenance, maintenance.maintain_partitions)
+        return in_each_warehouse(load_contracts().usable(), maintenance.maintain_partitions)
 
     @task
     def quarantine():
         """Delete what is in quarantine for too long; give what an earlier version quarantined its shape."""
         from include.queue_etl.operations import maintenance
-        from include.queue_etl.warehouses import in_each
 
-        return in_each(load_contracts().usable(), open_maintenance, maintenance.maintain_quarantine)
+        return in_each_warehouse(load_contracts().usable(), maintenance.maintain_quarantine)
 
     @task
     def runs():
         """Finish the runs that nobody finished."""
         from include.queue_etl.operations import maintenance
-        from include.queue_etl.warehouses import in_each
 
-        return in_each(load_contracts().usable(), open_maintenance, maintenance.settle_runs)
+        return in_each_warehouse(load_contracts().usable(), maintenance.settle_runs)
 
     # After `runs`, which closes runs and so frees their files; but not only if that went well.
     @task(trigger_rule=TriggerRule.ALL_DONE)
     def staging():
         """Remove staged files by the state of their run."""
         from include.queue_etl.operations import maintenance
-        from include.queue_etl.warehouses import in_each
 
         loaded = load_contracts()
-        return in_each(
+        return in_each_warehouse(
             loaded.good,
-            open_maintenance,
             lambda resources, own: maintenance.clean_staging(resources, own, broken=loaded.broken),
         )
+
+    @task
+    def verify():
+        """Compare ledger, tables, quarantine and runs of yesterday."""
+        from include.queue_etl.operations import maintenance
+
+        return in_each_warehouse(load_contracts().usable(), maintenance.verify_days)
 
     ledger()
     partitions()
     quarantine()
     runs() >> staging()
+    verify()

@@ -66,8 +66,9 @@ def open_run(contract_name: str) -> "Iterator[RunContext]":
     given = {**contract.settings, **_given_settings(get_current_context()["params"])}
     opened = _of_contract(WAREHOUSE, contract, BATCH_SILENCE_SECONDS, without_boto3=True, **given)
     _exit_on_sigterm()
-    with opened as resources:
-        yield RunContext(resources, contract, _run_name(contract_name))
+    name = _run_name(contract_name)
+    with opened as resources, _log_fields(contract_name, name):
+        yield RunContext(resources, contract, name)
 
 
 @contextmanager
@@ -77,13 +78,24 @@ def open_redrive(contract_name: str) -> "Iterator[RunContext]":
     from include.queue_etl.run_context import RunContext
 
     contract = load_contract(contract_name)
-    with _of_contract(MAINTENANCE, contract, None, without_boto3=False, **contract.settings) as resources:
-        yield RunContext(resources, contract, _run_name(contract_name))
+    name = _run_name(contract_name)
+    opened = _of_contract(MAINTENANCE, contract, None, without_boto3=False, **contract.settings)
+    with opened as resources, _log_fields(contract_name, name):
+        yield RunContext(resources, contract, name)
 
 
 def open_maintenance(warehouse: str, contracts: "Mapping[str, Contract]") -> "Resources":
     """What maintenance works with in a warehouse, as role etl_maintainer; raises as `open_run` does."""
     return _resources(MAINTENANCE, warehouse, contracts)
+
+
+def in_each_warehouse(
+    contracts: "Mapping[str, Contract]", job: "Callable[[Resources, Mapping[str, Contract]], dict[str, int]]"
+) -> dict[str, int]:
+    """Do a job of maintenance in every warehouse; counts and errors as those of `warehouses.in_each`."""
+    from include.queue_etl.warehouses import in_each
+
+    return in_each(contracts, open_maintenance, job)
 
 
 @contextmanager
@@ -115,6 +127,20 @@ def _exit_on_sigterm() -> None:
 
     if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handler
         signal.signal(signal.SIGTERM, stop)
+
+
+@contextmanager
+def _log_fields(contract_name: str, run_name: str) -> "Iterator[None]":
+    """Give every line of a run its contract and run as fields, and its batch where there is one.
+
+    Airflow's logging takes fields from structlog, also for lines of the standard library's logging.
+    """
+    from structlog.contextvars import bound_contextvars
+
+    from include.queue_etl.log_fields import bound, bound_also
+
+    with bound_also(bound_contextvars), bound(contract=contract_name, run=run_name):
+        yield
 
 
 def _run_name(contract_name: str) -> str:
@@ -310,12 +336,21 @@ def endpoint_urls(connection: "Connection | None", conn_id: str = AWS) -> dict[s
     Raises:
         SettingsError: `service_config` is no object
     """
+    return {name: url for name in ("sqs", "s3", "kms") if (url := _endpoint_url(connection, conn_id, name))}
+
+
+def cloudwatch_endpoint(conn_id: str = AWS) -> str | None:
+    """The endpoint of CloudWatch, as in `endpoint_urls`."""
+    return _endpoint_url(_connection(conn_id), conn_id, "cloudwatch")
+
+
+def _endpoint_url(connection: "Connection | None", conn_id: str, service: str) -> str | None:
     extra = connection.extra_dejson if connection else {}
     special, general = extra.get("service_config", {}), extra.get("endpoint_url")
     if not isinstance(special, dict):  # a URI can only say text
         raise SettingsError([f"connection {conn_id}: service_config has to be an object; write it as JSON"])
-    found = {name: special.get(name, {}).get("endpoint_url") or general for name in ("sqs", "s3", "kms")}
-    return {name: url for name, url in found.items() if url}
+    found: str | None = special.get(service, {}).get("endpoint_url") or general
+    return found
 
 
 def warehouse_dsn(conn_id: str = WAREHOUSE, needed_by: str = "") -> str:

@@ -18,6 +18,7 @@
         ├── KeyInUse                 a key must stay: something is still encrypted with it
         ├── AuditBroken              an entry of the audit was changed, removed or put in
         ├── RateExceeded             more tokens an hour than one officer may unmask
+        ├── NumbersDisagree          tables, ledger and runs do not tell the same; lists each difference
         ├── StagedFileDamaged        a staged file is truncated, changed, swapped, foreign or gone
         └── RunFailed                finish ran, but a task before it had failed
 
@@ -88,6 +89,12 @@ class BreakingChange(_ProblemsError, PermanentError):
     """A table cannot become what its contract says without losing something; `problems` says what to do."""
 
     heading = "breaking changes"
+
+
+class NumbersDisagree(_ProblemsError, PermanentError):
+    """Tables, ledger and runs do not tell the same; `problems` has a sentence for each difference."""
+
+    heading = "the numbers do not agree"
 
 
 class QueueRefused(PermanentError):

@@ -52,6 +52,9 @@ class Settings:
         unmask_per_hour: most tokens that one officer may unmask, values to mask and messages to look at,
             together within an hour; counted from the audit
         kms_key_uri: the AWS KMS key that wraps the keyset: aws-kms://arn:...; nothing: it is not wrapped
+        alert_quarantined_percent: an alert is raised where more of a day's messages wait in quarantine
+        alert_stalled_minutes: an alert is raised where messages wait and no run succeeded for so long
+        alert_key_days: an alert is raised where the primary key has masked for longer; 0: never
         sqs_client: `pycurl`, or `boto3` where libcurl is not wanted (about ten times the CPU)
         queue_suffix: ends the name of every contract's queue, as in `-staging`: one for each environment
     """
@@ -82,6 +85,9 @@ class Settings:
     ledger_days: Annotated[int, Meta(ge=35, le=3_650)] = 35  # ORIGIN_REACH_MS of sqs/wire.py counts on 35
     orphan_margin_seconds: Annotated[int, Meta(ge=0, le=86_400)] = 900
     unmask_per_hour: Annotated[int, Meta(ge=1, le=1_000_000)] = 1_000
+    alert_quarantined_percent: Annotated[int, Meta(ge=0, le=100)] = 5
+    alert_stalled_minutes: Annotated[int, Meta(ge=5, le=100_000)] = 30
+    alert_key_days: Annotated[int, Meta(ge=0, le=3_650)] = 365
     kms_key_uri: Annotated[
         str,
         Meta(
@@ -169,6 +175,8 @@ OF_A_PIPELINE = (
     "body_limit_bytes",
     "personal_data_sample",
     "archive_days",
+    "alert_quarantined_percent",
+    "alert_stalled_minutes",
 )
 
 

@@ -31,6 +31,7 @@ from include.queue_etl.errors import (
     TransientError,
     WarehouseRefused,
 )
+from include.queue_etl.log_fields import bound
 from include.queue_etl.run_context import RunContext
 from include.queue_etl.settings import Settings
 from include.queue_etl.sqs.wire import USUAL, Message
@@ -142,6 +143,11 @@ def mask(context: RunContext, batch: str) -> dict[str, Any]:
     Raises:
         StagedFileDamaged: the raw file was changed, or is gone while the run is open
     """
+    with bound(batch=batch):
+        return _masked(context, batch)
+
+
+def _masked(context: RunContext, batch: str) -> dict[str, Any]:
     masked = context.staging.open(BatchFile(batch, Kind.MASKED), MaskedBatch) or _mask(context, batch)
     if masked is None:
         return {"batch": batch, "accepted": 0, "rejected": {}, "anomalies": {}}
@@ -166,6 +172,11 @@ def load(context: RunContext, batch: str) -> dict[str, Any]:
         WarehouseUnavailable, WarehouseRefused: nothing of the batch is in the tables
         StagedFileDamaged: a staged file was changed, or is gone while the run is open
     """
+    with bound(batch=batch):
+        return _loaded(context, batch)
+
+
+def _loaded(context: RunContext, batch: str) -> dict[str, Any]:
     # Here and not at the top: mask does without psycopg, whose import takes 0.15 s.
     from include.queue_etl.postgres.loading import BatchCounts
 
@@ -185,6 +196,7 @@ def finish(
     upstream_failed: bool = False,
     last_attempt: bool = True,
     tell: Callable[[str], None] = lambda figures: None,
+    report: Callable[[RunContext, Mapping[str, Any]], None] = lambda context, summary: None,
 ) -> dict[str, Any]:
     """Delete the messages the ledger proves committed, release the others, record and close the run.
 
@@ -193,6 +205,7 @@ def finish(
         upstream_failed: a task before this one failed
         last_attempt: nobody will try again after this call
         tell: is given the line with the run's figures once the run is closed, before any RunFailed
+        report: is given the run and what is returned, the first time only, before any RunFailed
 
     Returns:
         the run's row of etl.run_summary; of a closed run as it was recorded
@@ -212,7 +225,8 @@ def finish(
         raise
     if run is None:
         raise RunFailed("the run never started: nothing was received; see the log of extract")
-    if not run.closed:
+    closes_now = not run.closed
+    if closes_now:
         _close(context, proven, upstream_failed=upstream_failed, last_attempt=last_attempt)
     else:  # an attempt of extract that outlived its run may have sealed messages since
         _settle(context, proven, last_attempt)
@@ -220,6 +234,8 @@ def finish(
     summary = context.store.run_summary(context.run.id)
     _log_figures(summary)
     tell(run_in_words(summary))
+    if closes_now:  # counters would count it twice
+        report(context, summary)
     # Also when somebody else had closed it, as an attempt that was killed: the DAG run must not end green.
     if summary["state"] == "failed":
         raise RunFailed("the run failed; each of its messages is deleted, released, or comes back by itself")
@@ -367,7 +383,8 @@ def _seal(context: RunContext, intake: _Intake) -> None:
     context.staging.seal(BatchFile(batch, Kind.RAW), raw)
     intake.sealed(batch, len(ids), age)
     intake.open, intake.open_bytes = [], 0
-    log.info("batch %s: sealed %d messages", batch, len(ids))
+    with bound(batch=batch):
+        log.info("batch %s: sealed %d messages", batch, len(ids))
 
 
 def _values(column: Column, messages: Sequence[Message]) -> list[str | bytes | None]:
@@ -464,19 +481,20 @@ def _settle(context: RunContext, proven: Mapping[str, bytes], last_attempt: bool
     batches = _settleable_batches(context, last_attempt)
     settlement = _Settlement(RunTotals(), len(batches))
     for number, batch in enumerate(batches):
-        try:
-            _settle_batch(context, batch, proven.get(batch), settlement.totals)
-        except (QueueRefused, StagedFileDamaged) as error:
-            settlement.unsettled += 1
-            log.error("batch %s: %s; its messages come back by %s", batch, error, _back_by(context))
-        except TransientError as error:
-            if not last_attempt:
-                raise
-            settlement.unsettled += len(batches) - number
-            settlement.outage = True
-            text = "batch %s and %d after it: %s; their messages come back by %s"
-            log.error(text, batch, len(batches) - number - 1, error, _back_by(context))
-            break
+        with bound(batch=batch):
+            try:
+                _settle_batch(context, batch, proven.get(batch), settlement.totals)
+            except (QueueRefused, StagedFileDamaged) as error:
+                settlement.unsettled += 1
+                log.error("batch %s: %s; its messages come back by %s", batch, error, _back_by(context))
+            except TransientError as error:
+                if not last_attempt:
+                    raise
+                settlement.unsettled += len(batches) - number
+                settlement.outage = True
+                text = "batch %s and %d after it: %s; their messages come back by %s"
+                log.error(text, batch, len(batches) - number - 1, error, _back_by(context))
+                break
     return settlement
 
 

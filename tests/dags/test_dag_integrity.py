@@ -26,6 +26,7 @@ OPERATIONS = [
     "queue_etl_recovery",
     "queue_etl_redrive",
     "queue_etl_remask",
+    "queue_etl_watch",
 ]  # tested in test_operations_dags.py and test_remask_dag.py
 TASKS = ("sense", "extract", "mask", "load", "finish")
 

@@ -26,15 +26,18 @@ from include.queue_etl.operations import redrive as engine
 from include.queue_etl.transform.parsing import Parser
 from tests.dags.conftest import state_of, visible
 from tests.dags.runs import Outcome, run_dag
+from tests.support.receiver import Inbox, inbox
 from tests.support.wait import wait_until
 
+__all__ = ["inbox"]
 PROJECT = Path(__file__).resolve().parents[2]
 Warehouse = psycopg.Connection[Any]
 Run = Callable[..., Outcome]
 TASKS = {
     "queue_etl_redrive": {"redrive"},
     "queue_etl_recovery": {"runs"},
-    "queue_etl_maintenance": {"ledger", "partitions", "quarantine", "runs", "staging"},
+    "queue_etl_maintenance": {"ledger", "partitions", "quarantine", "runs", "staging", "verify"},
+    "queue_etl_watch": {"watch"},
 }
 
 
@@ -87,6 +90,7 @@ def test_each_dag_has_its_own_schedule(dags: Mapping[str, Any]) -> None:
     assert dags["queue_etl_redrive"].schedule is None
     assert dags["queue_etl_recovery"].schedule == "*/5 * * * *"
     assert dags["queue_etl_maintenance"].schedule == "17 3 * * *"
+    assert dags["queue_etl_watch"].schedule == "*/5 * * * *"
 
 
 def test_redrive_is_a_dry_run_unless_told_otherwise(dags: Mapping[str, Any]) -> None:
@@ -240,6 +244,23 @@ def test_maintenance_runs_all_its_parts(run: Run, warehouse: Warehouse) -> None:
     assert found == (False,)
 
 
+def test_the_watch_looks_at_every_queue_and_tells_its_receivers(
+    run: Run, sqs: Any, login_queue: str, warehouse: Warehouse, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QUEUE_ETL_ALERT_URLS", inbox.address())
+    dead_letters = sqs.get_queue_url(QueueName="login-queue-dlq")["QueueUrl"]
+    sqs.send_message(QueueUrl=dead_letters, MessageBody="dead")
+    try:
+        assert run("queue_etl_watch").tasks == {"watch": "success"}
+    finally:
+        sqs.purge_queue(QueueUrl=dead_letters)
+    assert "queue_etl alert: user_logins: dead_letters" in inbox.titles()
+    seen = warehouse.execute("SELECT contract FROM etl.queue_states ORDER BY 1").fetchall()
+    assert [name for (name,) in seen] == contract_names()
+    wait_until(lambda: run("queue_etl_watch").state == "success" and len(inbox.titles()) >= 2)
+    assert "queue_etl ended: user_logins: dead_letters" in inbox.titles()
+
+
 @pytest.mark.parametrize(
     ("task", "function"),
     [
@@ -248,6 +269,7 @@ def test_maintenance_runs_all_its_parts(run: Run, warehouse: Warehouse) -> None:
         ("quarantine", "expire_quarantine"),
         ("runs", "settle_runs"),
         ("staging", "clean_staging"),
+        ("verify", "verify_days"),
     ],
 )
 def test_a_part_that_fails_stops_no_other(

@@ -24,7 +24,7 @@ Message = tuple[date, str, str]  # sent day, id, user id; a user id that begins 
 
 CONTENTS = (
     "public.user_logins, etl.queues, etl.runs, etl.batches, etl.keys, etl.ledger, etl.quarantine,"
-    " etl.kept_fields, pii.audit"
+    " etl.kept_fields, etl.quarantine_deleted, etl.queue_states, etl.alerts, etl.alert_notices, pii.audit"
 )
 
 

@@ -34,7 +34,7 @@ NOTHING = {
     "kept_fields_expired": 0,
     "quarantine_expired": 0, "quarantine_never_redriven": 0, "shapes_filled": 0, "shapes_unopened": 0,
     "orphans": 0, "late_receipt_handles": 0, "unsettled": 0, "expired": 0, "tidied": 0, "unknown": 0,
-    "unknown_removed": 0,
+    "unknown_removed": 0, "verified": 1,
 }  # fmt: skip
 
 

@@ -63,6 +63,12 @@ LOADS = (
     "CREATE TEMPORARY TABLE mine (x int)",
 )
 
+ALERT = (
+    "INSERT INTO etl.alerts (kind, subject, contract, since, what, place, remedy)"
+    " VALUES ('k', 's', 'c', now(), 'w', 'p', 'm')"
+)
+STATE = "INSERT INTO etl.queue_states VALUES ('c', 'q', now(), 1, 1, 1, 1, 1, 1, now())"
+ROWS_OF_DAY = "SELECT etl.rows_of_day('public.user_logins', 'create_date', 'q', '2007-03-01')"
 ENSURE = "SELECT etl.ensure_partition('public.user_logins', '2007-05-01')"
 DROP = "SELECT etl.drop_partitions('public.user_logins')"
 
@@ -81,6 +87,13 @@ ALLOWED = {
         "DELETE FROM etl.kept_fields",
         "SELECT etl.expired_partitions('public.user_logins')",
         DROP,
+        ROWS_OF_DAY,
+        "SELECT * FROM etl.quarantine_deleted",
+        "UPDATE etl.last_watch SET looked_at = looked_at",
+        STATE,
+        "SELECT * FROM etl.queue_states, etl.alerts, etl.alert_notices",
+        ALERT,
+        "UPDATE etl.alerts SET ended_at = now()",
     ),
     "analyst": ("SELECT * FROM public.user_logins", "SELECT * FROM etl.table_freshness"),
     "pii_officer": (
@@ -117,6 +130,7 @@ ALLOWED = {
         "SELECT * FROM etl.run_figures, etl.batch_figures, etl.quarantine_figures, etl.key_figures",
         "SELECT * FROM etl.audit_entries, etl.table_freshness, etl.queues",
         SAMPLED_KEYS,
+        "SELECT * FROM etl.queue_states, etl.alerts, etl.last_watch",
     ),
 }
 
@@ -169,9 +183,16 @@ FORBIDDEN = {
         GRANT_CONTRACT,
         f"SELECT {TOKENS_INSIDE}",
         f"SELECT {MOVE_INSIDE}",
+        ROWS_OF_DAY,
+        ALERT,
+        "SELECT * FROM etl.alert_notices",
+        "SELECT * FROM etl.quarantine_deleted",
         *CREATE,
     ),
     "etl_maintainer": (
+        "SELECT etl.rows_of_day('pii.audit', 'at', 'q', '2007-03-01')",
+        "UPDATE etl.quarantine_deleted SET messages = 0",
+        "DELETE FROM etl.alerts",
         "SELECT * FROM public.user_logins",
         "SELECT count(*) FROM public.user_logins",
         f"{LOGIN} RETURNING user_id",

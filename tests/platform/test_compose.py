@@ -66,6 +66,9 @@ SECRETS = {
     "worker": {*AIRFLOW_SECRETS, *AWS_SECRETS, LOADER, MAINTAINER, REMASKER, KEYSET, REDIS},
     "flower": {*AIRFLOW_SECRETS, "UI_PASSWORD", REDIS},
     "ops": {*AWS_SECRETS, LOADER, MAINTAINER, "QUEUE_ETL_OPS_PASSWORD", KEYSET},
+    "statsd-exporter": set(),
+    "prometheus": set(),
+    "grafana": set(),
     "privacy": {*AWS_SECRETS, REMASKER, OFFICER, KEYSET},
 }  # fmt: skip
 
@@ -171,6 +174,8 @@ def test_the_environment_has_only_names_that_the_launcher_sets_too(tmp_path: Pat
         "AIRFLOW__CELERY__BROKER_URL",  # the launcher has no workers
         "AIRFLOW__CELERY__WORKER_CONCURRENCY",
         "AIRFLOW__CELERY__FLOWER_BASIC_AUTH",
+        "QUEUE_ETL_ALERT_URLS",  # who is told
+        *(f"AIRFLOW__METRICS__STATSD_{name}" for name in ("ON", "HOST", "PORT")),
     }
     settings_of_the_engine = {PREFIX + field.name.upper() for field in fields(Settings)}
     for name in AIRFLOW_SERVICES | COMMAND_SERVICES:

@@ -11,6 +11,7 @@ ENGINE = "include.queue_etl"
 ROOMS = (
     "errors",
     "counts",
+    "log_fields",
     "private_files",
     "settings",
     "recognition",

@@ -40,7 +40,7 @@ def test_every_fault_table_has_the_same_columns() -> None:
 def test_each_setting_it_names_exists() -> None:
     known = {PREFIX + field.name.upper() for field in fields(Settings)}
     known |= {f"QUEUE_ETL_{role}_DSN" for role in ("OWNER", "MAINTAINER", "WAREHOUSE", "OPS")}
-    known |= {"QUEUE_ETL_KEYSET_FILE"}
+    known |= {"QUEUE_ETL_KEYSET_FILE", "QUEUE_ETL_ALERT_URLS", "QUEUE_ETL_LOG"}
     assert set(re.findall(r"QUEUE_ETL_[A-Z_]+", TEXT)) <= known
 
 

@@ -14,6 +14,7 @@ from include.queue_etl.cli.arguments import Arguments
 from include.queue_etl.contract import Contract
 from include.queue_etl.contract.contract import QueuePlace
 from include.queue_etl.errors import KeysetError, SettingsError
+from include.queue_etl.log_fields import bound
 from include.queue_etl.resources import BATCH_SILENCE_SECONDS, HERE, Aws, Resources
 from include.queue_etl.run_context import RunContext
 from include.queue_etl.settings import Settings, read_all
@@ -45,7 +46,8 @@ def run_context(
     moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
     name = arguments.run_id or f"{arguments.name}__{moment}-{secrets.token_hex(2)}"
     given = {**contract.settings, **overrides}
-    with of_contract(role, contract, queues=True, check_dsn=check_dsn, **given) as opened:
+    fields = bound(contract=contract.name, run=name)
+    with of_contract(role, contract, queues=True, check_dsn=check_dsn, **given) as opened, fields:
         yield RunContext(opened, contract, name)
 
 

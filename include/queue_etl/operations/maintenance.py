@@ -1,13 +1,13 @@
-"""Daily maintenance: closes abandoned runs and deletes expired data.
+"""Daily maintenance: closes abandoned runs, deletes expired data, and checks that the numbers agree.
 
-Five parts that do not depend on each other. Each may run at any time, beside pipelines and beside itself, and
+Six parts that do not depend on each other. Each may run at any time, beside pipelines and beside itself, and
 again after a failure; each returns counts.
 """
 
 import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from itertools import chain
 from uuid import UUID
 
@@ -15,6 +15,9 @@ from include.queue_etl import steps
 from include.queue_etl.contract import Contract
 from include.queue_etl.counts import in_words
 from include.queue_etl.errors import QueueEtlError, RunFailed
+from include.queue_etl.log_fields import bound
+from include.queue_etl.operations import verify
+from include.queue_etl.operations.alerts import AlertStore
 from include.queue_etl.operations.shapes import fill_shapes
 from include.queue_etl.operations.store import KnownRun, MaintenanceStore
 from include.queue_etl.postgres.runs import RunStore
@@ -182,8 +185,35 @@ def clean_staging(
     return dict(counts)
 
 
+def verify_days(resources: Resources, contracts: Contracts) -> dict[str, int]:
+    """Verify yesterday, and each day whose numbers did not agree the last time; raises and ends their alerts.
+
+    The alert of a day that the ledger has forgotten is ended: nobody can verify it any more.
+
+    Returns:
+        "verified": tables and days that agree
+
+    Raises:
+        NumbersDisagree: some do not; their alerts are raised
+    """
+    days = {(name, verify.yesterday()) for name in contracts}
+    days |= {(name, date.fromisoformat(day)) for name, day in AlertStore(resources.database).verify_days()}
+    oldest = datetime.now(UTC).date() - timedelta(days=resources.settings.ledger_days)
+    found = list[verify.Verified]()
+    for name, day in sorted(days):
+        if day < oldest:  # nobody can verify it any more
+            verify.report(resources, [name], day, [])
+        elif name in contracts:
+            own = {name: contracts[name]}
+            verified = verify.verify(resources, own, day)
+            verify.report(resources, [name], day, verified)
+            found += verified
+    verify.refuse(found)
+    return {"verified": len(found)}
+
+
 def maintain(resources: Resources, contracts: Contracts, broken: Collection[str] = ()) -> dict[str, int]:
-    """All five parts; one that fails does not keep the others from running.
+    """All six parts; one that fails does not keep the others from running.
 
     Runs of contracts in `broken`, which cannot be loaded, stay as they are, and so do their staged files.
 
@@ -196,6 +226,7 @@ def maintain(resources: Resources, contracts: Contracts, broken: Collection[str]
         lambda: maintain_quarantine(resources, contracts),
         lambda: settle_runs(resources, contracts),
         lambda: clean_staging(resources, contracts, broken=broken),
+        lambda: verify_days(resources, contracts),
     )
     counts: dict[str, int] = {}
     failures: list[QueueEtlError] = []
@@ -238,7 +269,8 @@ def _is_finished(resources: Resources, contracts: Contracts, run_id: UUID, run: 
         return False
     try:
         # Not the last attempt: without SQS it stays as it is, for the next maintenance.
-        steps.finish(context, upstream_failed=True, last_attempt=False)
+        with bound(contract=run.contract, run=run.run_name):
+            steps.finish(context, upstream_failed=True, last_attempt=False)
     except RunFailed:
         return True  # finish closed the run as failed
     except QueueEtlError as error:

@@ -294,8 +294,13 @@ def _load(target: RunContext, batch: _Batch, masked: MaskedBatch) -> BatchCounts
 
 def _open_run(target: RunContext) -> RunState:
     run, contract = target.run, target.contract
-    queue = contract.queue if contract.key else f"replay:{contract.table}:{contract.queue}"
+    queue = contract.queue if contract.key else ledger_queue(contract)
     return target.store.open_run(run.id, contract, run.name, {}, kind="replay", queue=queue)
+
+
+def ledger_queue(contract: Contract) -> str:
+    """The entry of etl.queues by which the ledger knows what was replayed into the contract's table."""
+    return f"replay:{contract.table}:{contract.queue}"
 
 
 def _close(target: RunContext, seconds: float, state: str) -> None:

@@ -69,6 +69,8 @@ ENTRY_CODES = frozenset(
     }
 )
 _IDS = tuple(str(number) for number in range(BATCH))
+_RETENTION = "MessageRetentionPeriod"
+_USUAL_RETENTION_SECONDS = 345_600  # four days, where a queue says nothing
 _DEPTHS = tuple(f"ApproximateNumberOfMessages{kind}" for kind in ("", "NotVisible", "Delayed"))
 
 
@@ -203,6 +205,11 @@ class SqsQueue:
 
         return cls(access, open_transport, name, settings, account)
 
+    @property
+    def url(self) -> str:
+        """Where it is, as SQS names it."""
+        return self._place.url
+
     def depth(self) -> Depth:
         """How many messages there are now.
 
@@ -212,6 +219,16 @@ class SqsQueue:
         asked = {"QueueUrl": self._place.url, "AttributeNames": _DEPTHS}
         found = self._ask("GetQueueAttributes", wire.AttributesReply, asked).attributes
         return Depth(*(int(found.get(name, 0)) for name in _DEPTHS))
+
+    def retention_seconds(self) -> int:
+        """How long SQS keeps a message.
+
+        Raises:
+            QueueRefused, QueueUnavailable: as for `connect`
+        """
+        asked = {"QueueUrl": self._place.url, "AttributeNames": [_RETENTION]}
+        found = self._ask("GetQueueAttributes", wire.AttributesReply, asked).attributes
+        return int(found.get(_RETENTION, _USUAL_RETENTION_SECONDS))
 
     def receive(
         self, max_messages: int, seconds: float, asked: wire.Asked = wire.USUAL

@@ -28,14 +28,16 @@ REVOKE ALL ON
     etl.schema_revision, etl.queues, etl.runs, etl.batches, etl.keys, etl.masked_columns, etl.tables, etl.ledger,
     etl.quarantine, etl.run_summary, etl.quarantine_summary, etl.quarantine_shapes, etl.kept_fields,
     etl.kept_summary, etl.run_figures, etl.batch_figures, etl.quarantine_figures, etl.key_figures,
-    etl.audit_entries, etl.table_freshness, pii.audit
+    etl.audit_entries, etl.table_freshness, etl.quarantine_deleted, etl.queue_states, etl.last_watch,
+    etl.alerts, etl.alert_notices, pii.audit
 FROM PUBLIC, etl_loader, etl_maintainer, etl_remasker, analyst, pii_officer, ops_ro;
 REVOKE ALL ON FUNCTION
     etl.ledger_day_exists, etl.ensure_ledger_partition, etl.drop_ledger_partitions, etl.grant_contract,
     etl.partition_range, etl.partition_name, etl.partition_ranges, etl.partition_gaps, etl.partition_bounds,
     etl.missing_partitions, etl.ensure_partition, etl.expired_partitions, etl.drop_partitions, etl.revoke_all,
     etl.json_steps, etl.json_paths, etl.json_values, etl.json_changed,
-    etl.require_path, etl.tokens_inside, etl.move_tokens_inside, etl.sampled_keys,
+    etl.require_path, etl.tokens_inside, etl.move_tokens_inside, etl.sampled_keys, etl.count_deleted,
+    etl.rows_of_day,
     pii.chained, pii.record
 FROM PUBLIC, etl_loader, etl_maintainer, etl_remasker, analyst, pii_officer, ops_ro;
 
@@ -56,7 +58,10 @@ GRANT SELECT, UPDATE (status, run_id) ON etl.ledger TO etl_maintainer;
 GRANT SELECT, UPDATE (reason, shape, redriven_at, redriven_run_id), DELETE ON etl.quarantine TO etl_maintainer;
 GRANT SELECT ON etl.quarantine_summary TO etl_maintainer;
 GRANT SELECT (ctid, queue_id, sent_day), DELETE ON etl.kept_fields TO etl_maintainer;  -- by their age
-GRANT EXECUTE ON FUNCTION etl.expired_partitions, etl.drop_partitions TO etl_maintainer;
+GRANT EXECUTE ON FUNCTION etl.expired_partitions, etl.drop_partitions, etl.rows_of_day TO etl_maintainer;
+GRANT SELECT ON etl.quarantine_deleted TO etl_maintainer;
+GRANT SELECT, INSERT, UPDATE ON etl.queue_states, etl.alerts, etl.alert_notices TO etl_maintainer;
+GRANT SELECT, UPDATE ON etl.last_watch TO etl_maintainer;
 
 -- Who moves tokens from one key to another sees tokens, not whose they are: in jsonb columns too, by functions
 -- with the rights of the owner.
@@ -78,7 +83,7 @@ GRANT EXECUTE ON FUNCTION etl.json_steps, etl.json_paths, etl.json_values, etl.j
 GRANT SELECT ON
     etl.run_summary, etl.quarantine_summary, etl.quarantine_shapes, etl.kept_summary, etl.run_figures,
     etl.batch_figures, etl.quarantine_figures, etl.key_figures, etl.audit_entries,
-    etl.table_freshness, etl.queues
+    etl.table_freshness, etl.queues, etl.queue_states, etl.last_watch, etl.alerts
 TO ops_ro;
 GRANT EXECUTE ON FUNCTION etl.sampled_keys TO ops_ro;
 

@@ -1,0 +1,45 @@
+"""How old the oldest message on a queue is, as CloudWatch has it: SQS itself does not tell."""
+
+import logging
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from boto3 import Session
+
+# CloudWatch has one point a minute, some minutes late.
+WINDOW = timedelta(minutes=15)
+SECONDS = 5  # nobody waits for it for longer
+log = logging.getLogger(__name__)
+
+
+def oldest_age_seconds(session: "Session", queue: str, endpoint_url: str | None = None) -> int | None:
+    """The newest point of ApproximateAgeOfOldestMessage.
+
+    None where there is none, as for a queue that was idle for hours and with most emulators, or where
+    CloudWatch does not answer: then the age is told by what runs and the watch saw.
+    """
+    from botocore.config import Config
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    bounded = Config(connect_timeout=SECONDS, read_timeout=SECONDS, retries={"total_max_attempts": 1})
+    now = datetime.now(UTC)
+    try:
+        client = session.client("cloudwatch", endpoint_url=endpoint_url, config=bounded)
+        answer = client.get_metric_statistics(
+            Namespace="AWS/SQS",
+            MetricName="ApproximateAgeOfOldestMessage",
+            Dimensions=[{"Name": "QueueName", "Value": queue}],
+            StartTime=now - WINDOW,
+            EndTime=now,
+            Period=60,
+            Statistics=["Maximum"],
+        )
+    except ClientError as error:
+        log.info("age of the oldest message on %s: %s", queue, error.response["Error"]["Code"])
+        return None
+    except (BotoCoreError, ValueError) as error:
+        log.info("age of the oldest message on %s: %s", queue, type(error).__name__)
+        return None
+    points = answer.get("Datapoints", [])
+    return int(max(points, key=lambda point: point["Timestamp"])["Maximum"]) if points else None
