@@ -13,6 +13,7 @@ from include.queue_etl.sqs.signature import Signer
 
 NOON = 1_769_947_200
 DAY = 86_400
+USUAL = Credentials("id", "secret", None)
 URL = "https://sqs.eu-west-1.amazonaws.com/"
 # What HTTP carries without a change: no blanks at the ends, no line breaks.
 secrets = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs", "Z")), min_size=1, max_size=60)
@@ -83,18 +84,18 @@ def test_the_same_request_within_a_second_is_signed_once():
 @pytest.mark.parametrize(
     ("action", "body", "credentials", "seconds"),
     [
-        ("DeleteMessageBatch", b"{}", Credentials("id", "secret", None), 0),
-        ("ReceiveMessage", b"[]", Credentials("id", "secret", None), 0),
+        ("DeleteMessageBatch", b"{}", USUAL, 0),
+        ("ReceiveMessage", b"[]", USUAL, 0),
         ("ReceiveMessage", b"{}", Credentials("id", "another", None), 0),
         ("ReceiveMessage", b"{}", Credentials("id", "secret", "token"), 0),
-        ("ReceiveMessage", b"{}", Credentials("id", "secret", None), DAY),
+        ("ReceiveMessage", b"{}", USUAL, DAY),
     ],
     ids=["action", "body", "secret", "token", "day"],
 )
 def test_a_request_that_differs_is_signed_anew(action, body, credentials, seconds):
     clock = Clock()
     signer = Signer(URL, "eu-west-1", clock)
-    before = as_text(signer.headers("ReceiveMessage", b"{}", Credentials("id", "secret", None)))
+    before = as_text(signer.headers("ReceiveMessage", b"{}", USUAL))
     clock.now += seconds
     sent = as_text(signer.headers(action, body, credentials))
     assert sent["authorization"] == signature_of_botocore(sent, URL, body, credentials)
