@@ -13,6 +13,9 @@ COMMENT ON TABLE etl.quarantine_deleted IS
     'Waiting messages that were deleted from the quarantine, by day of sending.';
 COMMENT ON COLUMN etl.quarantine_deleted.cause IS
     'expired: by maintenance. erased: by a privacy officer. other: by others. before: before it was counted.';
+COMMENT ON COLUMN etl.quarantine_deleted.queue_id IS 'Number of the queue, as in etl.queues.';
+COMMENT ON COLUMN etl.quarantine_deleted.sent_day IS 'Day (UTC) on which the messages were sent.';
+COMMENT ON COLUMN etl.quarantine_deleted.messages IS 'How many.';
 
 INSERT INTO etl.quarantine_deleted (queue_id, sent_day, cause, messages)
 SELECT queue_id, sent_day, 'before' AS cause, count(*) AS messages FROM etl.ledger
