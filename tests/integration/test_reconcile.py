@@ -15,8 +15,10 @@ from include.contracts import load_contracts
 from include.queue_etl import steps
 from include.queue_etl.contract import Contract
 from include.queue_etl.errors import RunFailed
+from include.queue_etl.operations import verify
 from include.queue_etl.operations.reconcile import reconcile
 from tests.integration.project import Killed, Project, killed_at, login, project
+from tests.integration.scratch import TODAY
 
 __all__ = ["project"]
 BODIES = [*(login(f"u{number:02}") for number in range(23)), b"not json", login("v", app_version="v1")]
@@ -111,6 +113,26 @@ def test_the_lost_runs_are_entered_again_and_closed(project: Project, restore: C
     columns = "run_id, contract, airflow_run_id, state, received, loaded, quarantined, quarantined_by_reason"
     summary = f"SELECT {columns} FROM etl.run_summary"  # noqa: S608
     assert after.database.rows(summary) == project.database.rows(summary)
+
+
+def test_a_run_that_was_half_loaded_at_the_backup_has_the_sums_of_all(
+    project: Project, restore: Callable
+) -> None:
+    project.send(*(login(f"u{number}") for number in range(15)))
+    with project.open_run("run__1") as context:
+        first, second = [batch["batch"] for batch in steps.extract(context)]
+        for batch in (first, second):
+            steps.mask(context, batch)
+        steps.load(context, first)
+        restored = restore()
+        steps.load(context, second)
+        steps.finish(context)
+    after = restored()
+    assert reconciled(after)["loaded"] == 5
+    assert after.database.rows("SELECT received, loaded FROM etl.runs") == [(15, 15)]
+    with after.resources() as resources:
+        (one,) = verify.verify(resources, {after.contract.name: after.contract}, TODAY)
+    assert one.problems == ()
 
 
 def test_reconciling_again_changes_nothing(project: Project, restore: Callable) -> None:

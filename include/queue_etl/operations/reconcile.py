@@ -66,7 +66,7 @@ def _reconcile_run(
             totals += _reconcile_batch(resources, run_id, batch, contracts)
     # Receipt handles are destroyed when a run closes: without them nobody else will close it.
     if not files.batches(Kind.RECEIPT_HANDLES) and not totals["damaged"]:
-        _close(resources, run_id, totals)
+        _close(resources, run_id)
     return totals
 
 
@@ -112,8 +112,9 @@ def _of_queue(queue_id: int, lines: bytes) -> bytes:
     return encode_lines(line._replace(queue_id=queue_id) for line in decode_lines(lines))
 
 
-def _close(resources: Resources, run_id: UUID, totals: Counter[str]) -> None:
-    received = totals["loaded"] + totals["quarantined"] + totals["duplicates"]
+def _close(resources: Resources, run_id: UUID) -> None:
+    """Close it with the messages of all its batches: some may have been committed before the backup."""
     store = RunStore(resources.database)
-    store.record_extract(run_id, received, 0.0)
+    so_far = store.run_summary(run_id)
+    store.record_extract(run_id, so_far["loaded"] + so_far["quarantined"] + so_far["duplicates"], 0.0)
     store.close_run(run_id, "succeeded", RunTotals())
