@@ -7,8 +7,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-
-from plugins.queue_etl_page import LazyApp, PagePlugin
+from queue_etl_page import LazyApp, PagePlugin
 
 PROJECT = Path(__file__).resolve().parents[2]
 ROUTES = ("/", "/contracts/user_logins", "/keys", "/storage", "/runs/user_logins/x", "/docs")
