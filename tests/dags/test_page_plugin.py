@@ -5,12 +5,24 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+import queue_etl_page_app
+from airflow.api_fastapi.core_api import security
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from queue_etl_page import LazyApp, PagePlugin
+from queue_etl_page_app import make_app
 
 PROJECT = Path(__file__).resolve().parents[2]
-ROUTES = ("/", "/contracts/user_logins", "/keys", "/storage", "/runs/user_logins/x", "/docs")
+ROUTES = (
+    "/",
+    "/contracts/user_logins",
+    "/quarantine/user_logins",
+    "/keys",
+    "/storage",
+    "/runs/user_logins/x",
+    "/docs",
+)
 
 
 def test_where_the_app_cannot_be_made_every_request_is_refused(caplog: Any) -> None:
@@ -22,6 +34,36 @@ def test_where_the_app_cannot_be_made_every_request_is_refused(caplog: Any) -> N
     assert {reply.status_code for reply in answers} == {503}
     assert {reply.text for reply in answers} == {"queue-etl: see the log of the api-server\n"}
     assert "no module named fastapi" in caplog.text
+
+
+def test_no_route_of_the_app_answers_without_a_login() -> None:
+    client = TestClient(make_app())
+    routes = [path for path in ROUTES if path != "/docs"]
+    assert {path: client.get(path).status_code for path in routes} == dict.fromkeys(routes, 401)
+    assert client.get("/docs").status_code == 404
+
+
+class ReadsOrders:
+    """An auth manager that lets everybody read the DAG `orders`, and runs of some DAG, and nothing else."""
+
+    def is_authorized_dag(self, *, method: str, details: Any, **_: Any) -> bool:
+        return method == "GET" and (details is None or details.id in {None, "orders"})
+
+
+def test_who_may_read_one_dag_sees_that_one_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (security, queue_etl_page_app):
+        monkeypatch.setattr(module, "get_auth_manager", ReadsOrders)
+    app = make_app()
+    app.dependency_overrides[security.get_user] = lambda: "somebody"
+    client = TestClient(app)
+    answers = {path: client.get(path).status_code for path in ROUTES}
+    refused = {path for path, status in answers.items() if status == 403}
+    assert refused == {path for path in ROUTES if path not in {"/", "/docs"}}
+    overview = client.get("/").text
+    assert "/contracts/orders" in overview
+    assert "user_logins" not in overview
+    assert client.get("/contracts/orders").status_code == 200
+    assert 'id="redrive"' not in client.get("/quarantine/orders").text
 
 
 def test_an_app_that_could_not_be_made_is_tried_again() -> None:

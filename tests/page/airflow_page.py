@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, BrowserContext, ViewportSize, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, ViewportSize, expect, sync_playwright
 
 from devstack import environment, ports, stack
 from devstack.console import Console
@@ -56,6 +56,11 @@ class Airflow:
         context = browser.new_context(**{"viewport": WIDE, "locale": "en-GB", **options})
         context.add_cookies([{"name": "_token", "value": self.token(role), "url": self.base}])
         return context
+
+
+def settled(page: Page) -> None:
+    """Wait until the script of a view has its answers; Airflow's own pages go on asking."""
+    expect(page.get_by_text("Asking Airflow")).to_have_count(0, timeout=60_000)
 
 
 @contextlib.contextmanager

@@ -11,10 +11,11 @@ from pathlib import Path
 from playwright.sync_api import Browser, Page, ViewportSize
 
 from tests.page import history
-from tests.page.airflow_page import NARROW, Airflow, airflow, chromium
+from tests.page.airflow_page import NARROW, Airflow, airflow, chromium, settled
 
 SCREEN = ViewportSize(width=1180, height=420)
 FRAMED = ViewportSize(width=1180, height=640)
+SECOND = 1_000  # in milliseconds, for Airflow's own parts
 MOST_HEIGHT = 1000  # of a picture: its file stays small
 RUN = "manual__with-malformed-messages"
 VIEWS = {
@@ -35,7 +36,7 @@ def take(airflow: Airflow, browser: Browser, folder: Path) -> None:
         page = context.new_page()
         for name, path in VIEWS.items():
             page.goto(f"{airflow.base}{path}")
-            page.wait_for_load_state("networkidle")
+            settled(page)
             _picture(page, folder / f"{name}-{theme}.png", full_page=True)
         page.set_viewport_size(NARROW)
         page.goto(f"{airflow.base}{VIEWS['overview']}")
@@ -43,11 +44,11 @@ def take(airflow: Airflow, browser: Browser, folder: Path) -> None:
         page.set_viewport_size(FRAMED)
         page.goto(f"{airflow.base}/plugin/queue-etl")
         page.frame_locator("iframe").get_by_role("heading", name="Queues").wait_for()
-        page.wait_for_load_state("networkidle")
+        page.wait_for_timeout(SECOND)
         _picture(page, folder / f"airflow-{theme}.png")
         page.goto(f"{airflow.base}/dags/user_logins/runs/{RUN}/plugin/queue-etl-batches")
         page.frame_locator("iframe").get_by_role("heading", name="Batches of this run").wait_for()
-        page.wait_for_load_state("networkidle")
+        page.wait_for_timeout(SECOND)
         _picture(page, folder / f"tab-{theme}.png")
         context.close()
 

@@ -13,7 +13,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
 
 from tests.page import history
-from tests.page.airflow_page import CHROMIUM, NARROW, ROLES, Airflow, airflow, chromium
+from tests.page.airflow_page import CHROMIUM, NARROW, ROLES, Airflow, airflow, chromium, settled
 from tests.support.wait import wait_until
 
 expect.set_options(timeout=60_000)  # of a busy machine; it costs nothing when all is well
@@ -232,7 +232,7 @@ def test_what_a_failed_dag_run_said_is_shown(look: Any, served: Airflow) -> None
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_no_view_has_a_serious_finding_of_axe(look: Any, view: str, theme: str) -> None:
     page = look(view, color_scheme=theme)
-    page.wait_for_load_state("networkidle")
+    settled(page)
     found = Axe().run(page).response["violations"]
     bad = [(one["id"], one["nodes"][0]["html"]) for one in found if one["impact"] in {"serious", "critical"}]
     assert bad == []
@@ -257,7 +257,7 @@ def test_the_page_has_the_theme_of_the_system_or_of_airflow(look: Any, served: A
 @pytest.mark.parametrize("view", VIEWS)
 def test_nothing_sticks_out_at_400_pixels(look: Any, view: str) -> None:
     page = look(view, viewport=NARROW)
-    page.wait_for_load_state("networkidle")
+    settled(page)
     assert page.evaluate("document.documentElement.scrollWidth") <= NARROW["width"]
 
 

@@ -147,8 +147,12 @@ def _one(
 
 # The statements
 
+# An analyst may use the schema, for one view of it.
 SCHEMA_ACCESS: LiteralString = """
-    SELECT to_regnamespace('etl') IS NOT NULL, has_schema_privilege(to_regnamespace('etl')::oid, 'USAGE'),
+    SELECT to_regnamespace('etl') IS NOT NULL,
+           has_schema_privilege(to_regnamespace('etl')::oid, 'USAGE') AND coalesce(
+               (SELECT has_table_privilege(oid, 'SELECT') FROM pg_class
+                WHERE relnamespace = to_regnamespace('etl') AND relname = 'schema_revision'), true),
            current_user
 """
 TABLE_COLUMNS: LiteralString = """
