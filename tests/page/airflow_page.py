@@ -26,7 +26,7 @@ SETTINGS = {**PARSED_ONCE, "AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": "False"}
 CHROMIUM = shutil.which("chromium")
 WIDE, NARROW = ViewportSize(width=1280, height=900), ViewportSize(width=400, height=800)
 LONG_SECONDS = 300
-DAGS = len(contract_names()) + 4
+DAGS = len(contract_names()) + 5
 
 
 @dataclass(frozen=True)

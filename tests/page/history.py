@@ -2,9 +2,12 @@
 
 import json
 import secrets
+import subprocess
+from collections.abc import Mapping
 from typing import Any
 
 from devstack.demo import DEMOS
+from devstack.settings import ROOT
 from include.contracts import load_contracts
 from tests.page.airflow_page import LONG_SECONDS, Airflow
 from tests.support.wait import wait_until
@@ -64,6 +67,14 @@ def fill(airflow: Airflow) -> None:
     send(airflow, "login-queue", malformed())
     run(airflow, "user_logins", "manual__with-malformed-messages")
     send(airflow, "orders-queue-dlq", messages("orders")[:2])
+
+
+def quarantine_by_a_low_limit(airflow: Airflow, event: Mapping[str, str]) -> None:
+    """An event that the contract accepts comes to quarantine: the limit of bodies was too low then."""
+    send(airflow, "login-queue", [json.dumps(event)])
+    command = [str(airflow.servers.settings.python), "-m", "include.queue_etl", "drain"]
+    low = {**airflow.servers.environment, "QUEUE_ETL_BODY_LIMIT_BYTES": "10"}
+    subprocess.run(command, cwd=ROOT, env=low, check=True, capture_output=True)
 
 
 def messages(contract: str) -> list[str]:

@@ -4,6 +4,7 @@ One Airflow and one browser serve all tests of this module: their start takes lo
 """
 
 import re
+import secrets
 from collections.abc import Iterator
 from typing import Any
 
@@ -190,12 +191,13 @@ def test_times_are_in_the_zone_of_who_looks(look: Any) -> None:
 
 
 def test_a_redrive_starts_from_the_page_and_the_row_appears(look: Any, served: Airflow) -> None:
-    waiting = "SELECT count(*) FROM etl.quarantine WHERE redriven_at IS NULL"
-    before = served.servers.rows(waiting)[0][0]
+    event = {**history.CANARY_EVENT, "user_id": f"returning-{secrets.token_hex(4)}"}
+    history.quarantine_by_a_low_limit(served, event)
     page = look("quarantine")
     page.get_by_label("Which").select_option("missing_field locale")
     page.get_by_role("button", name="Dry run").click()
     expect(page.locator("#outcome")).to_contain_text("missing_field locale → missing_field locale: 1")
+    page.get_by_label("Which").select_option("too_large")
     page.get_by_role("button", name="Redrive …").click()
     expect(page.get_by_role("dialog")).to_be_hidden()  # it takes a reason
     page.get_by_label("Why").fill("the contract was corrected")
@@ -206,7 +208,11 @@ def test_a_redrive_starts_from_the_page_and_the_row_appears(look: Any, served: A
     expect(page.get_by_role("dialog")).to_contain_text("the contract was corrected")
     page.get_by_role("dialog").get_by_role("button", name="Redrive", exact=True).click()
     expect(page.locator("#outcome")).to_contain_text("Done:")
-    assert served.servers.rows(waiting)[0][0] <= before
+    rows = "SELECT device_type FROM public.user_logins WHERE user_id = %s"
+    assert served.servers.rows(rows, event["user_id"]) == [("android",)]
+    expect(
+        look("quarantine").get_by_role("row", name="too_large").locator("td[data-label='Redriven']")
+    ).to_have_text("1")
 
 
 def test_what_a_failed_dag_run_said_is_shown(look: Any, served: Airflow) -> None:

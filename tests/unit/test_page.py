@@ -140,6 +140,13 @@ def test_the_worst_that_is_true_is_the_state(stood: Standing, depth: QueueFigure
     assert word_of(stood, depth, now=NOW).word == word
 
 
+def test_the_limits_of_alerts_decide_on_the_state_too() -> None:
+    waits = replace(STOOD, last_success=NOW - HOUR, last_failure=None)
+    assert word_of(waits, DEPTH, now=NOW, limits=standing.Limits(61, 5)).word == "good"
+    rejects = replace(STOOD, quarantined_today=6)
+    assert word_of(rejects, DEPTH, now=NOW, limits=standing.Limits(30, 50)).word == "good"
+
+
 def test_an_age_is_told_where_it_is_known() -> None:
     assert standing.oldest_age(STOOD, DEPTH) == 30
     silent = replace(DEPTH, oldest_age_seconds=None)

@@ -3,14 +3,22 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from include.queue_etl.page.depths import UNKNOWN, QueueFigures
 from include.queue_etl.page.store import Standing
 
-# A run every five minutes is what contracts have unless they say otherwise.
-STUCK_AFTER = timedelta(minutes=30)
-MUCH_REJECTED = 0.05  # of what was handled today
 FEW = 20  # messages, of which one that is rejected says nothing
+
+
+class Limits(NamedTuple):
+    """The settings of a contract from which on alerts are raised too; their names begin with `alert_`."""
+
+    stalled_minutes: int
+    quarantined_percent: int
+
+
+USUAL = Limits(30, 5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,30 +43,30 @@ BROKEN = Word(
 UNREACHABLE = Word("unreachable", "bad", "Its warehouse does not answer this page; runs may still load.", 1)
 FAILING = Word("failing", "bad", "The last run failed. Open the contract: it shows what the run said.", 2)
 LATE = Word("late", "bad", "The oldest message is beyond half of the queue's retention. Run the DAG now.", 3)
-STUCK = Word("stuck", "bad", "Messages wait, and no run has succeeded for 30 minutes. Is it paused?", 4)
+STUCK = Word("stuck", "bad", "Messages wait, and no run has succeeded for too long. Is the DAG paused?", 4)
 DEAD = Word(
     "dead-letters",
     "warn",
     "The command dead-letters shows them without their bodies, and sends them back.",
     5,
 )
-REJECTING = Word(
-    "rejecting", "warn", "More than 5 % of today's messages are in quarantine. Look at the reasons.", 6
-)
+REJECTING = Word("rejecting", "warn", "Many of today's messages are in quarantine. Look at the reasons.", 6)
 RUNNING = Word("running", "good", "A run is under way.", 7)
 GOOD = Word("good", "good", "Nothing to do.", 8)
 NEW = Word("new", "calm", "No run has received a message yet. Send one, or run the DAG.", 9)
 
 
-def word_of(standing: Standing, depth: QueueFigures = UNKNOWN, *, now: datetime) -> Word:
+def word_of(
+    standing: Standing, depth: QueueFigures = UNKNOWN, *, now: datetime, limits: Limits = USUAL
+) -> Word:
     """The worst that is true of a contract whose warehouse answered; what is unknown does not count."""
     success, failure = standing.last_success, standing.last_failure
     checks: Sequence[tuple[bool, Word]] = (
         (failure is not None and (success is None or success < failure), FAILING),
         (_is_late(standing, depth), LATE),
-        (_is_stuck(standing, depth, now), STUCK),
+        (_is_stuck(standing, depth, now - timedelta(minutes=limits.stalled_minutes)), STUCK),
         (bool(depth.dead_letters), DEAD),
-        (_rejects_much(standing), REJECTING),
+        (_rejects_much(standing, limits.quarantined_percent / 100), REJECTING),
         (standing.running_since is not None, RUNNING),
         (success is not None, GOOD),
     )
@@ -87,12 +95,12 @@ def _is_late(standing: Standing, depth: QueueFigures) -> bool:
     return bool(age and depth.retention_seconds and age > depth.retention_seconds / 2)
 
 
-def _is_stuck(standing: Standing, depth: QueueFigures, now: datetime) -> bool:
+def _is_stuck(standing: Standing, depth: QueueFigures, since: datetime) -> bool:
     if not depth.visible or standing.running_since is not None:
         return False
-    return standing.last_success is not None and standing.last_success < now - STUCK_AFTER
+    return standing.last_success is not None and standing.last_success < since
 
 
-def _rejects_much(standing: Standing) -> bool:
+def _rejects_much(standing: Standing, most: float) -> bool:
     share = share_quarantined(standing)
-    return share is not None and standing.handled_today >= FEW and share > MUCH_REJECTED
+    return share is not None and standing.handled_today >= FEW and share > most

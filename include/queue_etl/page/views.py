@@ -147,9 +147,9 @@ class Views:
             queues = [(name, contract.queue) for name, contract in own.items()]
             stands, problem = self._read(warehouse, own, partial(_standings, queues=queues))
             problems += [problem] if problem else []
-            for name in own:
+            for name, contract in own.items():
                 stand = (stands or {}).get(name)
-                word = standing.word_of(stand, depths[name], now=now) if stand else standing.UNREACHABLE
+                word = self._word(contract, stand, depths[name], now) if stand else standing.UNREACHABLE
                 lines.append(Line(name, word, depths[name], stand, problem))
         lines.sort(key=lambda line: (line.word.rank, line.name))
         return {"lines": lines, "problems": problems}
@@ -179,7 +179,7 @@ class Views:
             line = Line(name, standing.UNREACHABLE, depth, problem=problem)
             return {**values, "contract": contract, "line": line, "problems": [problem]}
         stand, slices, runs = found
-        word = standing.word_of(stand, depth, now=datetime.now(UTC))
+        word = self._word(contract, stand, depth, datetime.now(UTC))
         return {
             **values,
             "contract": contract,
@@ -292,6 +292,14 @@ class Views:
             said = "; ".join(error.problems) if isinstance(error, SettingsError) else str(error)
             log.warning("the page cannot read%s: %s", named(warehouse, contracts) or " the warehouse", said)
             return None, f"warehouse {warehouse or '(default)'}: {said}"
+
+    def _word(self, contract: Contract, stand: Standing, depth: QueueFigures, now: datetime) -> standing.Word:
+        settings, own = self._settings(), contract.settings
+        limits = standing.Limits(
+            own.get("alert_stalled_minutes", settings.alert_stalled_minutes),
+            own.get("alert_quarantined_percent", settings.alert_quarantined_percent),
+        )
+        return standing.word_of(stand, depth, now=now, limits=limits)
 
     def _kept_days(self) -> dict[str, int]:
         settings = self._settings()
