@@ -27,7 +27,8 @@ from tests.support.traffic import Sent, traffic
 
 PARSED_WITHIN_SECONDS = 120
 DRAINED_WITHIN_SECONDS = 7_200  # cron every five minutes takes 50 minutes for a million
-CAUGHT_UP = 100  # messages on the queue, or those of two seconds
+CAUGHT_UP = 100  # messages on the queue, or those of CYCLE_SECONDS: while a run works, more arrive
+CYCLE_SECONDS = 15
 OWN = {"GetQueueAttributes", "ShowHeld", "Statistics", "SendMessageBatch", "GetQueueUrl"}
 TIMES = f"""
     SELECT user_id, extract(epoch FROM pg_xact_commit_timestamp(xmin))::double precision * 1000
@@ -164,7 +165,7 @@ def backlog(servers: AirflowServers, held: Feed, rate: float = 0.0) -> Backlog:
         sent = 0
         if rate:
             with _sender(servers, rate) as sender:
-                _drained(servers, max(CAUGHT_UP, int(2 * rate)))
+                _drained(servers, max(CAUGHT_UP, int(CYCLE_SECONDS * rate)))
             sent = sender.count
         _drained(servers)
     times = servers.stub.statistics()

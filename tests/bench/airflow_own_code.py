@@ -117,7 +117,9 @@ def done(task: Any, given: Mapping[str, Any]) -> Any:
         xcom_push=lambda *_: None,
     )
     dag_run: Any = SimpleNamespace(dag_id=DAG, run_type="manual")
-    context = Context(run_id=RUN, params=task.dag.params.dump(), ti=ti, dag=task.dag, dag_run=dag_run)
+    context = Context(
+        run_id=RUN, params=task.dag.params.dump(), ti=ti, dag=task.dag, dag_run=dag_run, task=task
+    )
     with set_current_context(context):
         if task.task_id == "sense":
             task.render_template_fields(context)
