@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from airflow.sdk import DAG, Asset, Metadata, TriggerRule, task, task_group
 from queue_etl_connections import open_run, push_note, queue_to_watch, run_so_far
 from queue_etl_observe import report_run
-from queue_etl_policy import PARAMS, pace, task_args, waiting
+from queue_etl_policy import PARAMS, caught_up_seconds, pace, task_args, waiting
 from sqs_queue_depth import SqsQueueDepthSensor
 
 from include.contracts import load_contract, load_contracts
@@ -38,7 +38,8 @@ def queue_etl(name: str) -> DAG:
         from include.queue_etl import steps
 
         with open_run(name) as context:
-            return steps.grouped(steps.extract(context, depth), context.settings)
+            batches = steps.extract(context, depth, caught_up_seconds=caught_up_seconds(contract))
+            return steps.grouped(batches, context.settings)
 
     @task(map_index_template=GROUP)
     def mask(group):

@@ -3,6 +3,7 @@
 Apart from the DAG file so that that one is wiring only.
 """
 
+import math
 import os
 from collections.abc import Mapping
 from datetime import timedelta
@@ -20,6 +21,7 @@ from include.queue_etl.settings import PREFIX, limits, read_some
 
 # A continuous run of an idle queue is skipped after so long, and the next one waits.
 IDLE = timedelta(hours=1)
+CAUGHT_UP_SECONDS = 2.0
 
 
 def _setting(name: str, title: str, meaning: str) -> Param:
@@ -103,6 +105,17 @@ def waiting(contract: Contract) -> dict[str, Any]:
     form = {name: f"{{{{ params.{name} }}}}" for name in ("min_messages", "max_age_seconds")}
     scheduled = partial(_scheduled, contract.settings) if contract.schedule == CONTINUOUS else None
     return {**form, "timeout": "{{ params.wait_seconds }}", "continuous": scheduled}
+
+
+def caught_up_seconds(contract: Contract) -> float:
+    """How long the running extract goes on receiving messages that come as fast as it takes them.
+
+    The next scheduled run of a continuous pipeline follows at once, and rows are to be there soon.
+    """
+    from airflow.sdk import get_current_context
+
+    is_scheduled = get_current_context()["dag_run"].run_type == "scheduled"
+    return CAUGHT_UP_SECONDS if is_scheduled and contract.schedule == CONTINUOUS else math.inf
 
 
 def _scheduled(settings: Mapping[str, int]) -> Continuous:

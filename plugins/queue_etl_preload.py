@@ -16,6 +16,7 @@ from importlib import import_module
 PARENTS = (["scheduler"], ["celery", "worker"])
 LIBRARIES = (
     "airflow.dag_processing.bundles.local",
+    "airflow.plugins_manager",
     "airflow.providers.standard.decorators.python",
     "airflow.sdk.bases.sensor",
     "airflow.sdk.definitions.asset.metadata",
@@ -23,6 +24,7 @@ LIBRARIES = (
     "airflow.sdk.definitions.retry_policy",  # Airflow 3.3
     "airflow.sdk.execution_time.cache",
     "airflow.sdk.execution_time.timeout",
+    "airflow.timetables.simple",
     "cryptography.hazmat.primitives.ciphers.aead",
     "jinja2.ext",
     "msgspec",

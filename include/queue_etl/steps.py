@@ -56,7 +56,9 @@ Content = TypeVar("Content")
 SEAL_SECONDS = 5.0
 
 
-def extract(context: RunContext, depth: Mapping[str, int] | None = None) -> list[dict[str, Any]]:
+def extract(
+    context: RunContext, depth: Mapping[str, int] | None = None, *, caught_up_seconds: float = math.inf
+) -> list[dict[str, Any]]:
     """Receive messages and seal them in batches.
 
     It ends when the queue is empty, when it has `max_messages`, or `receive_seconds` after the first message,
@@ -67,6 +69,8 @@ def extract(context: RunContext, depth: Mapping[str, int] | None = None) -> list
     Args:
         context: the run
         depth: what the sensor saw, recorded with the run
+        caught_up_seconds: it also ends so long after the first message, once it takes messages as they come:
+            for runs that another one follows at once
 
     Returns:
         one {"batch", "messages"} a batch, those of earlier attempts first; nothing for a closed run, or where
@@ -86,7 +90,7 @@ def extract(context: RunContext, depth: Mapping[str, int] | None = None) -> list
     started = perf_counter()
     intake = _Intake(depth or {})
     _adopt(context, intake)
-    _receive(context, intake)
+    _receive(context, intake, caught_up_seconds)
     if run is None and not intake.queue_id:
         log.info("no message came: nothing to do")
         return []
@@ -323,10 +327,10 @@ def _enter(context: RunContext, intake: _Intake) -> None:
     intake.queue_id = run.queue_id
 
 
-def _receive(context: RunContext, intake: _Intake) -> None:
+def _receive(context: RunContext, intake: _Intake, caught_up_seconds: float = math.inf) -> None:
     """Receive what there is room for and seal it; on any failure the unsealed messages are released."""
     try:
-        with closing(_arriving(context, intake)) as arriving:
+        with closing(_arriving(context, intake, caught_up_seconds)) as arriving:
             for messages in arriving:
                 intake.add(messages)
                 if intake.open and not intake.queue_id:
@@ -344,7 +348,9 @@ def _receive(context: RunContext, intake: _Intake) -> None:
         raise
 
 
-def _arriving(context: RunContext, intake: _Intake) -> Generator[list[Message], None, None]:
+def _arriving(
+    context: RunContext, intake: _Intake, caught_up_seconds: float
+) -> Generator[list[Message], None, None]:
     """Messages as they come; lists may be empty. A queue that fails when some have come counts as empty."""
     settings = context.settings
     room = settings.max_messages - intake.messages
@@ -352,7 +358,8 @@ def _arriving(context: RunContext, intake: _Intake) -> Generator[list[Message], 
         columns = context.contract.asked_for
         attributes = [column.message_attribute for column in columns if column.message_attribute]
         asked = USUAL.also(attributes, [column.field for column in columns if not column.message_attribute])
-        with closing(context.queue.receive(room, settings.receive_seconds, asked)) as replies:
+        receiving = context.queue.receive(room, settings.receive_seconds, asked, caught_up_seconds)
+        with closing(receiving) as replies:
             yield from replies
     except (QueueUnavailable, QueueRefused) as error:
         if not (intake.open or intake.batches):

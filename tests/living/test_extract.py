@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Any
 
 import pytest
@@ -51,11 +52,11 @@ class Extracted:
         return [batch["batch"] for batch in self.batches]
 
 
-def extracted(flow: Flow, stub: Stub, name: str = "run") -> Extracted:
+def extracted(flow: Flow, stub: Stub, name: str = "run", caught_up_seconds: float = inf) -> Extracted:
     with flow.open_run(name) as context:
         context.preflight()
         started = time.monotonic()
-        batches = steps.extract(context)
+        batches = steps.extract(context, caught_up_seconds=caught_up_seconds)
         seconds = time.monotonic() - started
     return Extracted(
         batches, seconds, stub.calls[RECEIVE], stub.empty, stub.busiest[RECEIVE], stub.queue.visible
@@ -87,6 +88,12 @@ def after_silence(servers: Servers) -> Extracted:
             return extracting.result()
 
 
+def caught_up(servers: Servers) -> Extracted:
+    """It could receive for a minute, and has to end soon after it takes messages as they come."""
+    with on_stub(servers, **{**SETTINGS, "receive_seconds": 60}) as (flow, stub), flow.sender(rate=5) as sent:
+        return replace(extracted(flow, stub, caught_up_seconds=2), sent=sent.count)
+
+
 @pytest.fixture(scope="module")
 def paced(servers: Servers) -> Iterator[dict[str, Extracted]]:
     with ThreadPoolExecutor() as side_by_side:
@@ -95,6 +102,7 @@ def paced(servers: Servers) -> Iterator[dict[str, Extracted]]:
             "3 a second": side_by_side.submit(at_pace, servers, 3, TRICKLE_SECONDS),
             "300 a second": side_by_side.submit(at_pace, servers, 300, 5, ROUND_TRIP_SECONDS),
             "after silence": side_by_side.submit(after_silence, servers),
+            "caught up": side_by_side.submit(caught_up, servers),
         }
         yield {name: future.result() for name, future in started.items()}
 
@@ -103,6 +111,12 @@ def test_the_bound_counts_from_the_first_message(paced: dict[str, Extracted]) ->
     late = paced["after silence"]
     assert 3 + 3 - 1.2 <= late.seconds <= 3 + 3 + MARGIN_SECONDS
     assert late.messages >= 7
+
+
+def test_who_has_caught_up_ends_long_before_the_bound(paced: dict[str, Extracted]) -> None:
+    early = paced["caught up"]
+    assert 2 <= early.seconds <= 2 + MARGIN_SECONDS
+    assert early.messages >= 5
 
 
 @pytest.mark.parametrize("rate", [1, 3])

@@ -73,7 +73,7 @@ class Queue:
         return Depth(visible, self.waiting() - visible, 0)
 
     def receive(
-        self, max_messages: int, seconds: float, asked: Asked
+        self, max_messages: int, seconds: float, asked: Asked, caught_up_seconds: float = inf
     ) -> Generator[list[Message], None, None]:
         """An empty list says that a poll found nothing; `seconds` count from the first message."""
         self.receivers += 1

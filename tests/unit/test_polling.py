@@ -159,3 +159,13 @@ def test_never_more_calls_than_allowed_and_never_none():
         controller.answered(10, dice.randint(0, 10))
         assert 1 <= controller.calls <= 3
         assert controller.calls == 1 or controller.pause_seconds == 0
+
+
+@pytest.mark.parametrize("rate", [0.5, 5, 300])
+def test_it_knows_that_it_has_caught_up_with_senders(rate):
+    assert Simulation(rate, 0.02).run().controller.has_caught_up
+
+
+@pytest.mark.parametrize("uneven", [False, True])
+def test_a_deep_queue_is_not_caught_up_with(uneven):
+    assert not Simulation(0, 0.02, uneven, waiting=1_000_000).run().controller.has_caught_up

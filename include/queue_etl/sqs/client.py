@@ -11,7 +11,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from math import ceil
+from math import ceil, inf
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
@@ -231,7 +231,11 @@ class SqsQueue:
         return int(found.get(_RETENTION, _USUAL_RETENTION_SECONDS))
 
     def receive(
-        self, max_messages: int, seconds: float, asked: wire.Asked = wire.USUAL
+        self,
+        max_messages: int,
+        seconds: float,
+        asked: wire.Asked = wire.USUAL,
+        caught_up_seconds: float = inf,
     ) -> Generator[list[Message], None, None]:
         """Takes messages off the queue, up to ten a list, until long polls bring nothing for `wait_seconds`.
 
@@ -244,6 +248,8 @@ class SqsQueue:
             seconds: after the first message; then no more calls are begun. Answers that are still on their
                 way are waited for, the request timeout at most: the messages in them are hidden already.
             asked: what comes with each message
+            caught_up_seconds: after the first message; then no more calls are begun either, once answers
+                are as full as those of a queue that was caught up with
 
         Yields:
             messages; an empty list each TURN_SECONDS in which none came
@@ -252,7 +258,7 @@ class SqsQueue:
             QueueRefused, QueueUnavailable: as for `connect`
         """
         exchange = Exchange(self._open_transport(self._settings.wait_seconds), self._settings.transfers)
-        polls = _Polls(exchange, self._place, self._settings, max_messages, seconds, asked)
+        polls = _Polls(exchange, self._place, self._settings, max_messages, seconds, asked, caught_up_seconds)
         replies: deque[Reply] = deque()
         try:
             polls.fill()
@@ -417,6 +423,7 @@ class _Polls:
         max_messages: int,
         seconds: float,
         asked: wire.Asked,
+        caught_up_seconds: float,
     ) -> None:
         self.exchange = exchange
         self.damaged: list[str] = []
@@ -425,6 +432,7 @@ class _Polls:
         self._settings = settings
         self._allowance = max_messages  # neither received nor asked for
         self._seconds = seconds
+        self._caught_up_seconds = caught_up_seconds
         self._deadline: float | None = None  # set by the first message
         self._controller = PollController(settings.transfers)
         self._silent_since = time.monotonic()
@@ -473,6 +481,7 @@ class _Polls:
     def _count(self, call: Call, received: int) -> None:
         self._allowance += call.asked - received
         self._controller.answered(call.asked, received)
+        self._over |= self._controller.has_caught_up and self._seconds_passed() >= self._caught_up_seconds
         if received:
             self._empty_polls = 0
             self._silent_since = time.monotonic()
@@ -490,6 +499,10 @@ class _Polls:
 
     def _seconds_left(self) -> float:
         return self._seconds if self._deadline is None else self._deadline - time.monotonic()
+
+    def _seconds_passed(self) -> float:
+        """Since the first message."""
+        return self._seconds - self._seconds_left()
 
     def _silent_seconds(self) -> float:
         return time.monotonic() - self._silent_since

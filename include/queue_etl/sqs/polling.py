@@ -37,6 +37,14 @@ class PollController:
         return max(1, self._rung)
 
     @property
+    def has_caught_up(self) -> bool:
+        """Whether messages are taken as they come: few calls are enough, and their answers are not full.
+
+        The fill alone may be as low for a moment where a deep queue answers with one to ten at random.
+        """
+        return self._fill is not None and self._fill < ENOUGH_FILL and self.calls <= self._most // 2
+
+    @property
     def pause_seconds(self) -> float:
         """Time to let pass before the next call, while only one is to be under way."""
         return 0.0 if self._rung >= 1 else LONGEST_PAUSE_SECONDS / 2 ** (PAUSES - 1 + self._rung)
