@@ -50,7 +50,7 @@ TAG = "live"
 # What a killed extract had not sealed comes back after this in place of an hour; the caller's value wins.
 VISIBILITY = ("QUEUE_ETL_VISIBILITY_TIMEOUT_SECONDS", "120")
 DRAIN_SECONDS = 1_800  # from the last message sent to an empty queue
-RECEIVING_SECONDS = 3  # a process is killed when it has received for so long
+RECEIVING_SECONDS = 1  # a process is killed when it has run for so long: a scheduled one receives for 2 s
 REPORT_SECONDS = 15
 # In which part of the time until the next one each comes: a new scheduler needs most of that time.
 FIRST = {"kills": 0.5, "worker_kills": 0.75, "scheduler_kills": 0.1, "clears": 0.6}
