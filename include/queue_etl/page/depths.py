@@ -5,16 +5,15 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from threading import Lock
 from typing import Any
 
 from include.queue_etl.contract import Contract
+from include.queue_etl.sqs.age import newest_age
 
 WAIT_SECONDS = 1.0
 KEPT_SECONDS = 10.0
 ASKED_AT_ONCE = 8
-METRIC_WINDOW = timedelta(minutes=15)  # CloudWatch has a point a minute, some minutes late
 DEPTHS = ("ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible", "MessageRetentionPeriod")
 
 log = logging.getLogger(__name__)
@@ -95,7 +94,7 @@ def queue_figures(contract: Contract, clients: Clients) -> QueueFigures:
         visible,
         int(found[DEPTHS[1]]),
         _dead_letters(sqs, contract),
-        _oldest_age(clients(contract, "cloudwatch"), contract.queue) if visible else 0,
+        newest_age(clients(contract, "cloudwatch"), contract.queue) if visible else 0,
         int(found[DEPTHS[2]]),
     )
 
@@ -116,30 +115,6 @@ def _dead_letters(sqs: Any, contract: Contract) -> int | None:
     except ClientError as error:
         log.info("dead letters of %s are unknown: %s", contract.queue, _code(error))
         return None
-
-
-def _oldest_age(cloudwatch: Any, queue: str) -> int | None:
-    """Newest point of the metric; None where there is none, or CloudWatch does not answer."""
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    now = datetime.now(UTC)
-    try:
-        answer = cloudwatch.get_metric_statistics(
-            Namespace="AWS/SQS",
-            MetricName="ApproximateAgeOfOldestMessage",
-            Dimensions=[{"Name": "QueueName", "Value": queue}],
-            StartTime=now - METRIC_WINDOW,
-            EndTime=now,
-            Period=60,
-            Statistics=["Maximum"],
-        )
-    except (BotoCoreError, ClientError) as error:
-        log.info(
-            "age of the oldest message of %s is unknown: %s", queue, _code(error) or type(error).__name__
-        )
-        return None
-    points = answer.get("Datapoints", [])
-    return int(max(points, key=lambda point: point["Timestamp"])["Maximum"]) if points else None
 
 
 def _code(error: Exception) -> str:

@@ -2,7 +2,7 @@
 
 import logging
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from boto3 import Session
@@ -14,19 +14,30 @@ log = logging.getLogger(__name__)
 
 
 def oldest_age_seconds(session: "Session", queue: str, endpoint_url: str | None = None) -> int | None:
-    """The newest point of ApproximateAgeOfOldestMessage.
+    """As `newest_age`, with a client that waits for nobody; None too where none can be made."""
+    from botocore.config import Config
+    from botocore.exceptions import BotoCoreError
+
+    bounded = Config(connect_timeout=SECONDS, read_timeout=SECONDS, retries={"total_max_attempts": 1})
+    try:
+        client = session.client("cloudwatch", endpoint_url=endpoint_url, config=bounded)
+    except (BotoCoreError, ValueError) as error:
+        log.info("age of the oldest message on %s: %s", queue, type(error).__name__)
+        return None
+    return newest_age(client, queue)
+
+
+def newest_age(cloudwatch: Any, queue: str) -> int | None:
+    """The newest point of ApproximateAgeOfOldestMessage, in seconds.
 
     None where there is none, as for a queue that was idle for hours and with most emulators, or where
     CloudWatch does not answer: then the age is told by what runs and the watch saw.
     """
-    from botocore.config import Config
     from botocore.exceptions import BotoCoreError, ClientError
 
-    bounded = Config(connect_timeout=SECONDS, read_timeout=SECONDS, retries={"total_max_attempts": 1})
     now = datetime.now(UTC)
     try:
-        client = session.client("cloudwatch", endpoint_url=endpoint_url, config=bounded)
-        answer = client.get_metric_statistics(
+        answer = cloudwatch.get_metric_statistics(
             Namespace="AWS/SQS",
             MetricName="ApproximateAgeOfOldestMessage",
             Dimensions=[{"Name": "QueueName", "Value": queue}],
