@@ -25,6 +25,15 @@ ROLES = ("viewer", "user", "op", "admin")
 SETTINGS = {**PARSED_ONCE, "AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": "False"}
 CHROMIUM = shutil.which("chromium")
 WIDE, NARROW = ViewportSize(width=1280, height=900), ViewportSize(width=400, height=800)
+RUN = "manual__with-malformed-messages"
+VIEWS = {
+    "overview": "/queue-etl/",
+    "contract": "/queue-etl/contracts/user_logins?range=7d",
+    "quarantine": "/queue-etl/quarantine/user_logins",
+    "keys": "/queue-etl/keys",
+    "storage": "/queue-etl/storage",
+    "run": f"/queue-etl/runs/user_logins/{RUN}",
+}
 LONG_SECONDS = 300
 DAGS = len(contract_names()) + 5
 

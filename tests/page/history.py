@@ -9,7 +9,7 @@ from typing import Any
 from devstack.demo import DEMOS
 from devstack.settings import ROOT
 from include.contracts import load_contracts
-from tests.page.airflow_page import LONG_SECONDS, Airflow
+from tests.page.airflow_page import LONG_SECONDS, RUN, Airflow
 from tests.support.wait import wait_until
 
 # Values that no response may hold. The first three are personal in the contract.
@@ -65,7 +65,7 @@ def fill(airflow: Airflow) -> None:
         connection.execute("SELECT pii.record('unmask', %s, %s, %s)", [CANARY, CANARY, tokens])
     send(airflow, "login-queue", [*messages("user_logins"), json.dumps(CANARY_EVENT)])
     send(airflow, "login-queue", malformed())
-    run(airflow, "user_logins", "manual__with-malformed-messages")
+    run(airflow, "user_logins", RUN)
     send(airflow, "orders-queue-dlq", messages("orders")[:2])
 
 

@@ -11,21 +11,12 @@ from pathlib import Path
 from playwright.sync_api import Browser, Page, ViewportSize
 
 from tests.page import history
-from tests.page.airflow_page import NARROW, Airflow, airflow, chromium, settled
+from tests.page.airflow_page import NARROW, RUN, VIEWS, Airflow, airflow, chromium, settled
 
 SCREEN = ViewportSize(width=1180, height=420)
 FRAMED = ViewportSize(width=1180, height=640)
 SECOND = 1_000  # in milliseconds, for Airflow's own parts
 MOST_HEIGHT = 1000  # of a picture: its file stays small
-RUN = "manual__with-malformed-messages"
-VIEWS = {
-    "overview": "/queue-etl/",
-    "contract": "/queue-etl/contracts/user_logins?range=7d",
-    "quarantine": "/queue-etl/quarantine/user_logins",
-    "keys": "/queue-etl/keys",
-    "storage": "/queue-etl/storage",
-    "run": f"/queue-etl/runs/user_logins/{RUN}",
-}
 
 
 def take(airflow: Airflow, browser: Browser, folder: Path) -> None:

@@ -14,21 +14,21 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
 
 from tests.page import history
-from tests.page.airflow_page import CHROMIUM, NARROW, ROLES, Airflow, airflow, chromium, settled
+from tests.page.airflow_page import (
+    CHROMIUM,
+    NARROW,
+    ROLES,
+    RUN,
+    VIEWS,
+    Airflow,
+    airflow,
+    chromium,
+    settled,
+)
 from tests.support.wait import wait_until
 
 expect.set_options(timeout=60_000)  # of a busy machine; it costs nothing when all is well
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Debian's package chromium is not installed")
-
-RUN = "manual__with-malformed-messages"
-VIEWS = {
-    "overview": "/queue-etl/",
-    "contract": "/queue-etl/contracts/user_logins?range=7d",
-    "quarantine": "/queue-etl/quarantine/user_logins",
-    "keys": "/queue-etl/keys",
-    "storage": "/queue-etl/storage",
-    "run": f"/queue-etl/runs/user_logins/{RUN}",
-}
 ROUTES = [*VIEWS.values(), "/queue-etl/contracts/orders", "/queue-etl/runs/queue_etl_redrive/x"]
 
 
