@@ -16,8 +16,16 @@ CREDENTIALS = {
     "AWS_SECRET_ACCESS_KEY": "test",
     "AWS_DEFAULT_REGION": "us-east-1",
 }
-# These would win over the credentials above, or send local requests through a profile of the person's own.
-DROPPED = ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_REGION", "PYTHONPATH", "PYTHONHOME")
+# These would win over the credentials above, send local requests through a profile of the person's own, or
+# have each of Airflow's processes compile what it imports.
+DROPPED = (
+    "AWS_PROFILE",
+    "AWS_SESSION_TOKEN",
+    "AWS_REGION",
+    "PYTHONPATH",
+    "PYTHONHOME",
+    "PYTHONDONTWRITEBYTECODE",
+)
 UI_USER = "admin"
 
 AIRFLOW_CFG = """\

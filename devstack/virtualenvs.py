@@ -135,9 +135,11 @@ def _pip_commands(env: Virtualenv) -> list[list[str]]:
     return [[base_python(), "-m", "venv", str(env.folder)], [*_pip_install(env), *_locks(env)]]
 
 
-# The locks are complete, so there is nothing to resolve: --no-deps saves both the search.
+# The locks are complete, so there is nothing to resolve: --no-deps saves both the search. uv compiles only
+# when told to; else each process that may not write bytecode would compile Airflow for itself.
 def _uv_install(env: Virtualenv) -> list[str]:
-    return ["pip", "install", "--quiet", "--python", str(env.python), "--require-hashes", "--no-deps"]
+    options = ["--quiet", "--compile-bytecode", "--require-hashes", "--no-deps"]
+    return ["pip", "install", "--python", str(env.python), *options]
 
 
 def _pip_install(env: Virtualenv) -> list[str]:
