@@ -24,8 +24,8 @@ QUICK = "quick"
 QUICK_SUITES = ("integration", "model")
 TARGETS = (QUICK, *SUITES)
 CORES = os.cpu_count() or 1
-# Tests wait for servers and processes more than they compute: two for each core keep the cores busy.
-WORKERS = min(2 * CORES, 8)
+# Tests wait for servers and processes more than they compute: three for each core keep the cores busy.
+WORKERS = min(3 * CORES, 8)
 STACKS_VARIABLE = "DEV_TEST_STACKS"  # folders of the workers' stacks, for tests/conftest.py
 # The kill run's own arguments: with one of them, `./dev test faults` is that run instead of pytest.
 KILL_RUN_ARGUMENTS = ("--kills", "--messages", "--restarts", "--seed", "--staging", "--json")
@@ -55,7 +55,7 @@ def run(settings: Settings, console: Console, target: str | None, arguments: lis
         stack.install(own, console)
         if target == "unit":
             return _first_failure(run_in_turn(own, console, _tests(own, [], target, arguments)))
-        stacks = _stacks(own, 1 if arguments or target in ALONE else WORKERS)
+        stacks = _stacks(own, 1 if arguments else CORES if target in ALONE else WORKERS)
         with ExitStack() as ends, ThreadPoolExecutor(1) as beside:
             starting = beside.submit(_start, stacks, console, ends, airflow_database=target != QUICK)
             codes = run_side_by_side(own, console, _static_checks(own, target))
@@ -136,11 +136,11 @@ def _tests(
         return [_pytest(settings, "pytest", suites, arguments, stacks)]
     together = [suite for suite in SIDE_BY_SIDE if suite in suites]
     alone = [suite for suite in suites if suite in ALONE]
-    workers = _workers(len(stacks))
+    workers, few = _workers(len(stacks)), min(CORES, len(stacks))
     return [
         *([_covered_unit_tests(settings)] if "unit" in suites else []),
         *([_pytest(settings, f"pytest {' '.join(together)}", together, workers, stacks)] if together else []),
-        *([_pytest(settings, f"pytest {' '.join(alone)}", alone, [], stacks)] if alone else []),
+        *([_pytest(settings, f"pytest {' '.join(alone)}", alone, _workers(few), stacks)] if alone else []),
     ]
 
 
