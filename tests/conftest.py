@@ -33,7 +33,7 @@ def read_once(path: str, read: Any = JSONFileLoader.load_file) -> Any:
 
 
 # Each boto3 session reads a megabyte of JSON of its own: 50 ms of CPU, for most tests make one or more.
-JSONFileLoader.load_file = lambda self, path: read_once(path)  # type: ignore[method-assign]
+JSONFileLoader.load_file = lambda self, path: read_once(path)
 
 # At import, which comes before that of every conftest below: some read the environment at theirs.
 if "PYTEST_XDIST_WORKER" in os.environ:
