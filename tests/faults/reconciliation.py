@@ -40,6 +40,9 @@ class Balance:
         return Balance(*map(add, astuple(self), astuple(other)))
 
 
+GOOD = Balance(lost=0, duplicate=0, wrong_kind=0, left_on_queue=0)
+
+
 balances: list[tuple[int, Balance]] = []  # every balance of this process, with its number of messages
 
 

@@ -8,6 +8,7 @@ from tests.faults import worker
 from tests.faults.servers import QueueUnderTest
 
 NAME = "run"
+LONG: dict[str, Any] = {"visibility_timeout_seconds": 300, "receive_seconds": 30}
 
 
 def extract(tested: QueueUnderTest, name: str = NAME, **options: Any) -> list[str]:
@@ -75,3 +76,10 @@ def files(tested: QueueUnderTest, name: str = NAME) -> dict[str, bytes]:
 def kinds(tested: QueueUnderTest, name: str = NAME) -> list[str]:
     """Kinds of the run's staged files, sorted."""
     return sorted(file.rpartition(".")[2] for file in files(tested, name))
+
+
+def flip(path: Path) -> None:
+    """Change one bit in the middle of a file."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)

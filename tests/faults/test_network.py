@@ -15,11 +15,10 @@ from include.queue_etl.errors import PreflightError, RunFailed, StagingUnavailab
 from tests.faults import canaries, proxy, runs, worker
 from tests.faults.bodies import Sent, some, texts
 from tests.faults.proxy import Proxy
-from tests.faults.reconciliation import Balance, balance
+from tests.faults.reconciliation import GOOD, balance
 from tests.faults.servers import QueueUnderTest
 from tests.faults.worker import Ended
 
-GOOD = Balance(lost=0, duplicate=0, wrong_kind=0, left_on_queue=0)
 MESSAGES = 30  # three batches
 # An answer that SQS does not give within a second is asked for again, Postgres has two seconds to accept.
 HASTE = {

@@ -8,11 +8,10 @@ from psycopg.conninfo import make_conninfo
 from tests.faults import proxy, worker
 from tests.faults.bodies import Sent, some, texts
 from tests.faults.loaders import DEADLOCKS
-from tests.faults.reconciliation import Balance, balance
+from tests.faults.reconciliation import GOOD, balance
 from tests.faults.servers import QueueUnderTest
 
 RUNS = 4
-GOOD = Balance(lost=0, duplicate=0, wrong_kind=0, left_on_queue=0)
 
 
 def one_run(tested: QueueUnderTest, options: dict[str, str]) -> int:

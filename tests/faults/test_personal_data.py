@@ -12,11 +12,9 @@ from tests.faults import canaries, flows, worker
 from tests.faults.bodies import ADDRESS_MARK, DEVICE_MARK, Sent, login, some, texts
 from tests.faults.flows import Flow
 from tests.faults.kill_points import KillPoint
-from tests.faults.reconciliation import Balance, balance
+from tests.faults.reconciliation import GOOD, balance
 from tests.faults.runs import empty_the_queue
 from tests.faults.servers import QueueUnderTest, Servers
-
-GOOD = Balance(lost=0, duplicate=0, wrong_kind=0, left_on_queue=0)
 
 
 def hostile(tag: str) -> list[Sent]:

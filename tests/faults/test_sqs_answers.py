@@ -10,11 +10,10 @@ from tests.bench import sqs_stub
 from tests.bench.sqs_stub import Fault, Stub
 from tests.faults import canaries, worker
 from tests.faults.bodies import Sent, some, texts
-from tests.faults.reconciliation import Balance, balance
+from tests.faults.reconciliation import GOOD, balance
 from tests.faults.servers import QueueUnderTest
 from tests.support.wait import wait_until
 
-GOOD = Balance(lost=0, duplicate=0, wrong_kind=0, left_on_queue=0)
 ACTIONS = (
     "GetQueueUrl",
     "GetQueueAttributes",
