@@ -22,6 +22,8 @@ SERVER_SUITES = (*SIDE_BY_SIDE, *ALONE)
 SUITES = ("unit", *SERVER_SUITES)
 QUICK = "quick"
 QUICK_SUITES = ("integration", "model")
+# Of these suites; see the marker in pyproject.toml.
+QUICK_PART = ["-m", "not slow"]
 TARGETS = (QUICK, *SUITES)
 CORES = os.cpu_count() or 1
 # Tests wait for servers and processes more than they compute: three for each core keep the cores busy.
@@ -45,7 +47,7 @@ class Check:
 def run(settings: Settings, console: Console, target: str | None, arguments: list[str]) -> int:
     """Run the checks and tests of the target; return the exit code of the first that failed.
 
-    Without a target: the static checks and every suite. `quick`: those without the suites that take long.
+    Without a target: the static checks and every suite. `quick`: those without what takes long.
     `unit` starts no server. With pytest arguments the tests run in one process: `-s` and `--pdb` work.
     """
     own = own_settings(settings)
@@ -136,7 +138,8 @@ def _tests(
         return [_pytest(settings, "pytest", suites, arguments, stacks)]
     together = [suite for suite in SIDE_BY_SIDE if suite in suites]
     alone = [suite for suite in suites if suite in ALONE]
-    workers, few = _workers(len(stacks)), min(CORES, len(stacks))
+    workers = [*_workers(len(stacks)), *(QUICK_PART if target == QUICK else [])]
+    few = min(CORES, len(stacks))
     return [
         *([_covered_unit_tests(settings)] if "unit" in suites else []),
         *([_pytest(settings, f"pytest {' '.join(together)}", together, workers, stacks)] if together else []),
