@@ -18,6 +18,8 @@ from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
+from msgspec import structs
+
 from include.contracts.user_logins import CONTRACT
 from include.queue_etl.contract import MaskedField, Scheme
 from include.queue_etl.errors import KeysetError
@@ -100,7 +102,7 @@ def accented(number: int) -> tuple[str, ...]:
 
 def one_way(masked: MaskedField) -> MaskedField:
     """The same field, masked one-way."""
-    return replace(masked, mark=replace(masked.mark, scheme=Scheme.ONE_WAY))
+    return structs.replace(masked, mark=structs.replace(masked.mark, scheme=Scheme.ONE_WAY))
 
 
 KINDS = (
@@ -148,7 +150,7 @@ class Check:
     def _joinable(self, column: MaskedField, values: Sequence[str], tokens: Sequence[str]) -> int:
         """Tokens that another field or contract has too, or opens."""
         elsewhere = IP if column.field == DEVICE.field else DEVICE
-        other = replace(elsewhere, mark=replace(elsewhere.mark, scheme=column.mark.scheme))
+        other = structs.replace(elsewhere, mark=structs.replace(elsewhere.mark, scheme=column.mark.scheme))
         return sum(
             masked == token or opened(masker, elsewhere, token) is not None
             for masker, elsewhere in ((self.masker, other), (self.another_contract, column))

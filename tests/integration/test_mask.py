@@ -2,9 +2,9 @@
 
 import io
 import json
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from include.queue_etl.contract import Scheme
 from include.queue_etl.privacy.audit import AuditLog

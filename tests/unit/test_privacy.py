@@ -11,6 +11,7 @@ import pytest
 import tink
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 from tink import aead, daead, secret_key_access
 
 from include.contracts.user_logins import CONTRACT
@@ -31,7 +32,7 @@ DOCUMENT = KeysetDocument.new()
 TEXT = DOCUMENT.text
 KEYSET = Keyset.from_json(TEXT)
 DEVICE = CONTRACT.personal[1]
-ONE_WAY = replace(DEVICE, mark=replace(DEVICE.mark, scheme=Scheme.ONE_WAY))
+ONE_WAY = structs.replace(DEVICE, mark=structs.replace(DEVICE.mark, scheme=Scheme.ONE_WAY))
 
 
 def weak(scheme: Scheme) -> MaskedField:
@@ -67,7 +68,7 @@ def test_a_one_way_token_depends_on_key_field_and_value_and_names_its_key():
     others = {
         token(ONE_WAY, "e"),
         token(ONE_WAY, "d", Keyset.from_json(KeysetDocument.new().text)),
-        token(replace(ONE_WAY, field="ip"), "d"),
+        token(structs.replace(ONE_WAY, field="ip"), "d"),
         token(DEVICE, "d"),
     }
     assert mine not in others

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from datetime import date, datetime
 from decimal import Decimal
 from enum import Enum, StrEnum
@@ -10,6 +9,7 @@ from typing import Any, Literal, get_args, get_origin
 from uuid import UUID
 
 from msgspec import Raw, Struct
+from msgspec.structs import replace
 
 from include.queue_etl.contract.event_types import Annotation, Leaf, leaves, personal_paths
 from include.queue_etl.contract.marks import (
@@ -63,8 +63,7 @@ class Form(StrEnum):
     RECEIVE_COUNT = "receive_count"
 
 
-@dataclass(frozen=True, slots=True)
-class MaskedField:
+class MaskedField(Struct, frozen=True):
     """Something personal in a table.
 
     Attributes:
@@ -81,8 +80,7 @@ class MaskedField:
     path: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Column:
+class Column(Struct, frozen=True):
     """A column of a contract's table.
 
     Attributes:

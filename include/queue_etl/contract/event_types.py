@@ -19,8 +19,7 @@ SMALLEST_BIGINT, LARGEST_BIGINT = -(2**63), 2**63 - 1
 _COLLECTIONS = (list, dict, tuple, set, frozenset)
 
 
-@dataclass(frozen=True, slots=True)
-class Annotation:
+class Annotation(Struct, frozen=True):
     """A field's annotation, taken apart.
 
     Attributes:
@@ -56,8 +55,7 @@ class Annotation:
         return next((value for value in reversed(found) if value is not None), None)
 
 
-@dataclass(frozen=True, slots=True)
-class Leaf:
+class Leaf(Struct, frozen=True):
     """A value of an event that becomes a column.
 
     Attributes:

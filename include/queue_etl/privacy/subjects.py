@@ -5,9 +5,11 @@ one contract, or a kind of value, which is looked for in every field of every co
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple, TypeVar
+
+from msgspec.structs import replace
 
 from include.queue_etl.contract import (
     KINDS,
