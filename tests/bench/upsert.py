@@ -5,7 +5,8 @@
 Both tables hold the same rows before, and get the same rows in batches of 10,000: half of them have a key
 that is there already. These are spread over the whole table, so that nearly each is on a page of its own;
 with --recent they are the last that were inserted, as with orders that change while they are new. The table
-of the append has no index, as user_logins has none.
+of the append has no index, as user_logins has none. That of `indexed` has one of the key, which is not
+unique: an append to a table in which people look rows up.
 
 `least` is no upsert: it copies the new rows, and changes one column of each old row, which it finds by its
 address, in the order of the table. It looks no key up, stages nothing, sorts nothing. What it costs, Postgres
@@ -46,7 +47,8 @@ TABLE = """
     SELECT etl.grant_contract('public.states', '{{}}', is_upsert => true);
     VACUUM ANALYZE public.states
 """
-UNIQUE = "CREATE UNIQUE INDEX ON public.states (key)"
+INDEX = "CREATE {kind} INDEX ON public.states (key)"
+CONTENDERS = ("append", "indexed", "upsert", "least")
 ADDRESSES = "SELECT ctid::text FROM public.states WHERE key = ANY (%s) ORDER BY ctid"
 COPY_LEDGER = sql.SQL("COPY etl.ledger ({}) FROM STDIN (FORMAT binary)").format(
     sql.SQL(", ").join(map(sql.Identifier, copy_binary.LEDGER))
@@ -76,24 +78,23 @@ def main() -> int:
     parser.add_argument("--recent", action="store_true", help="replaced are the last rows of the table")
     options = parser.parse_args()
     server = Server(os.environ["QUEUE_ETL_OWNER_DSN"])
-    found: dict[str, list[float]] = {"append": [], "upsert": [], "least": []}
+    found: dict[str, list[float]] = {name: [] for name in CONTENDERS}
     for number in range(options.rounds):
-        contenders = list(found)
-        for name in contenders if number % 2 else reversed(contenders):
+        for name in CONTENDERS if number % 2 else reversed(CONTENDERS):
             found[name].append(measure(server, name, options.present, options.rows, options.recent))
             print(".", end="", file=sys.stderr, flush=True)
     medians = {name: statistics.median(used) * 1e6 / options.rows for name, used in found.items()}
-    print("\n        Postgres   ratio  (medians; CPU seconds for a million rows)")
+    print("\n         Postgres   ratio  (medians; CPU seconds for a million rows)")
     for name, seconds in medians.items():
-        print(f"{name}  {seconds:8.2f}{seconds / medians['append']:8.2f}")
+        print(f"{name:<9}{seconds:8.2f}{seconds / medians['append']:8.2f}")
     return 0
 
 
 def measure(server: Server, name: str, present: int, rows: int, recent: bool) -> float:
     """Loads the rows; CPU seconds of the server."""
-    contract = APPEND if name == "append" else UPSERT
+    contract = APPEND if name in ("append", "indexed") else UPSERT
     with server.database() as database:
-        make_table(database, contract, present)
+        make_table(database, contract, present, has_index=name != "append")
         run_id = uuid4()
         replaced = replaced_numbers(present, rows, recent)
         batches = [batch(run_id, present, first, replaced) for first in range(0, rows, BATCH)]
@@ -116,14 +117,14 @@ def measure(server: Server, name: str, present: int, rows: int, recent: bool) ->
         return used
 
 
-def make_table(database: Database, contract: Contract, present: int) -> None:
+def make_table(database: Database, contract: Contract, present: int, has_index: bool) -> None:
     """With the room in its pages that `contract migration` gives it."""
     fillfactor = tables.of_contract(contract).fillfactor or 100
     with psycopg.connect(database.owner_dsn, autocommit=True) as connection:
         for statement in TABLE.format(fillfactor=fillfactor).split(";"):
             connection.execute(statement.encode(), {"present": present} if "%(" in statement else None)
-        if contract.key:
-            connection.execute(UNIQUE)
+        if has_index:
+            connection.execute(INDEX.format(kind="UNIQUE" if contract.key else "").encode())
 
 
 def part(database: Database, masked: MaskedBatch, present: int) -> tuple[bytes, list[str]]:
