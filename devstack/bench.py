@@ -44,6 +44,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="instead: how fast so many waiting messages become rows by themselves, in the same way",
     )
     add(
+        "--idle",
+        type=positive,
+        metavar="SECONDS",
+        help="instead: what Airflow's processes cost in a time without messages, without and with the DAGs",
+    )
+    add(
         "--rates",
         type=_rates,
         metavar="A,B",
@@ -128,7 +134,7 @@ def run(settings: Settings, console: Console, options: argparse.Namespace) -> in
     own.state.mkdir(mode=0o700, parents=True, exist_ok=True)
     with locks.held(own.state / "bench.lock", console):
         try:
-            if options.airflow or options.freshness or options.backlog:
+            if options.airflow or options.freshness or options.backlog or options.idle:
                 return _airflow(own, chosen, options)
             postgres.start(own, console)
             return _bench(own, options)
@@ -142,7 +148,9 @@ def _airflow(settings: Settings, chosen: Mapping[str, int], options: argparse.Na
     arguments = [f"--{name}={getattr(options, name)}" for name in names]
     arguments += [f"--{name}" for name in ("freshness", "json") if getattr(options, name)]
     arguments += [
-        f"--{name}={getattr(options, name)}" for name in ("backlog", "baseline") if getattr(options, name)
+        f"--{name}={getattr(options, name)}"
+        for name in ("backlog", "idle", "baseline")
+        if getattr(options, name)
     ]
     arguments += [f"--rates={','.join(f'{rate:g}' for rate in options.rates)}"] if options.rates else []
     command = [str(settings.python), "-m", "tests.bench.airflow_overhead", *arguments]

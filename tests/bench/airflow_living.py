@@ -122,7 +122,7 @@ def ready(servers: AirflowServers) -> None:
     """
     if not processes.wait_until(servers.airflow.knows, PARSED_WITHIN_SECONDS, every=0.5):
         raise RunFailed(f"Airflow has not parsed {DAG} within {PARSED_WITHIN_SECONDS} s")
-    servers.airflow.pause_all_but(DAG)
+    servers.airflow.pause(dag for dag in servers.airflow.dags() if dag != DAG)
 
 
 def freshness(servers: AirflowServers, rate: float, seconds: float) -> Freshness:

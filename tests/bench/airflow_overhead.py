@@ -3,6 +3,7 @@
     ./dev bench --airflow [--messages N] [--rounds N] [--baseline PATH] [--json]
     ./dev bench --freshness [--rates 1,30] [--seconds N]      # airflow_living.py
     ./dev bench --backlog N
+    ./dev bench --idle SECONDS                                # airflow_idle.py
 
 A stack as `./dev up` makes it: scheduler, LocalExecutor, DAG processor, triggerer, api-server. But the queue
 is the SQS stub of this folder, since the emulator takes longer the deeper its queue is; and the scheduler
@@ -31,7 +32,7 @@ from devstack.bench import add_arguments
 from devstack.console import Console
 from devstack.errors import StackError
 from devstack.settings import DEFAULT_PORTS, Settings
-from tests.bench import airflow_living, airflow_race, airflow_servers
+from tests.bench import airflow_idle, airflow_living, airflow_race, airflow_servers
 from tests.bench.airflow_race import DAGS, DagRun, share
 from tests.bench.airflow_runs import RunFailed
 from tests.bench.airflow_servers import AirflowServers
@@ -87,12 +88,23 @@ def main() -> int:
     console = Console(sys.stderr)
     base = settings.from_environment(os.environ)
     try:
-        shown = _living(options, base, console) or _race(options, base, console)
+        shown = (
+            _idle(options, base, console) or _living(options, base, console) or _race(options, base, console)
+        )
     except (StackError, RunFailed, WrongRows, OSError, psycopg.Error) as error:
         print(f"\nbench: {error}", file=sys.stderr)
         return 1
     print(shown)
     return 0
+
+
+def _idle(options: argparse.Namespace, base: Settings, console: Console) -> str:
+    """What `--idle` found; empty where it is not asked for."""
+    if not options.idle:
+        return ""
+    with _removed(base, base, console):
+        found = airflow_idle.measure(options.idle, base, console)
+    return json.dumps(found, indent=2) if options.json else airflow_idle.table(found)
 
 
 def _living(options: argparse.Namespace, base: Settings, console: Console) -> str:

@@ -7,6 +7,7 @@ import json
 import secrets
 import time
 import urllib.request
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,11 +74,15 @@ class Airflow:
         """Whether the DAG has been parsed."""
         return bool(self.rows(KNOWN, dag)[0][0])
 
-    def pause_all_but(self, dag: str) -> None:
-        """Lets the schedule of one DAG alone run."""
+    def dags(self) -> list[str]:
+        """All that have been parsed, sorted."""
+        return [dag for (dag,) in self.rows("SELECT dag_id FROM dag ORDER BY dag_id")]
+
+    def pause(self, dags: Iterable[str], is_paused: bool = True) -> None:
+        """Keeps the schedules of DAGs from running, or lets them run."""
         bearer = {"Authorization": f"Bearer {self._token()}"}
-        for (other,) in self.rows("SELECT dag_id FROM dag WHERE dag_id <> %s", dag):
-            self._call("PATCH", f"/api/v2/dags/{other}", {"is_paused": True}, bearer)
+        for dag in dags:
+            self._call("PATCH", f"/api/v2/dags/{dag}", {"is_paused": is_paused}, bearer)
 
     def rows(self, question: str, *values: object) -> list[tuple]:
         """Asks the metadata database."""

@@ -43,12 +43,8 @@ class AirflowServers:
     stub: StubProcess
 
     def cpu_seconds(self) -> dict[str, float]:
-        """User and system time so far, of children that ended too: Airflow's processes by part, and Postgres.
-
-        Tasks are children of the scheduler. Postgres holds the warehouse and Airflow's metadata.
-        """
-        parts = [*orchestrator.parts(self.settings), postgres.part(self.settings)]
-        return {part.name: sum(map(_cpu_seconds, processes.members(part))) for part in parts}
+        """As the function of that name."""
+        return cpu_seconds(self.settings)
 
     def empty(self) -> None:
         """Forgets what was loaded, and makes the partitions for baselines, which make none."""
@@ -75,7 +71,6 @@ def running(
         schedule: the scheduler makes runs by itself, and rows tell when they were committed
         stock_batches: how often the DAG with the stock sensor receives
     """
-    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else changed files are compiled anew for each task
     stack.ensure(base, console, airflow_database=True)
     if schedule:
         postgres.query(base, COMMIT_TIMES)
@@ -121,6 +116,15 @@ def _variables(base: Settings, schedule: bool, stock_batches: int) -> dict[str, 
 def _database(settings: Settings) -> Database:
     variables = environment.build(settings)
     return Database(variables["QUEUE_ETL_OWNER_DSN"], variables["QUEUE_ETL_WAREHOUSE_DSN"])
+
+
+def cpu_seconds(settings: Settings) -> dict[str, float]:
+    """User and system time so far, of children that ended too: Airflow's processes by part, and Postgres.
+
+    Tasks are children of the scheduler. Postgres holds the warehouse and Airflow's metadata.
+    """
+    parts = [*orchestrator.parts(settings), postgres.part(settings)]
+    return {part.name: sum(map(_cpu_seconds, processes.members(part))) for part in parts}
 
 
 def _cpu_seconds(pid: int) -> float:
