@@ -84,7 +84,7 @@ def table(found: Mapping[str, Any]) -> str:
     sums = [sum(one["cpu_percent"].values()) for one in times.values()]
     lines.append(f"{'together':<14}" + "".join(f"{percent:11.2f}" for percent in sums))
     lines += [_line(name, one) for name, one in times.items()]
-    return "\n".join([f"{found["scheduled"]} contracts with a schedule, {found['cores']} cores", *lines])
+    return "\n".join([f"{found['scheduled']} contracts with a schedule, {found['cores']} cores", *lines])
 
 
 def _line(name: str, one: Mapping[str, Any]) -> str:
