@@ -44,6 +44,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="instead: how fast so many waiting messages become rows by themselves, in the same way",
     )
     add(
+        "--observability",
+        action="store_true",
+        help="instead: CPU of DAG runs with metrics, alerts, JSON logs, lineage and the page, against none",
+    )
+    add(
         "--rates",
         type=_rates,
         metavar="A,B",
@@ -128,7 +133,7 @@ def run(settings: Settings, console: Console, options: argparse.Namespace) -> in
     own.state.mkdir(mode=0o700, parents=True, exist_ok=True)
     with locks.held(own.state / "bench.lock", console):
         try:
-            if options.airflow or options.freshness or options.backlog:
+            if options.airflow or options.freshness or options.backlog or options.observability:
                 return _airflow(own, chosen, options)
             postgres.start(own, console)
             return _bench(own, options)
@@ -140,7 +145,7 @@ def _airflow(settings: Settings, chosen: Mapping[str, int], options: argparse.Na
     """It starts the rest of the stack itself."""
     names = ("messages", "rounds", "latency", "seconds")
     arguments = [f"--{name}={getattr(options, name)}" for name in names]
-    arguments += [f"--{name}" for name in ("freshness", "json") if getattr(options, name)]
+    arguments += [f"--{name}" for name in ("freshness", "observability", "json") if getattr(options, name)]
     arguments += [
         f"--{name}={getattr(options, name)}" for name in ("backlog", "baseline") if getattr(options, name)
     ]
