@@ -2,6 +2,7 @@
 
 from airflow.sdk import DAG, Asset, Metadata, TriggerRule, task, task_group
 from queue_etl_connections import open_run, push_note, queue_to_watch, run_so_far
+from queue_etl_lineage import only_finish_tells
 from queue_etl_observe import report_run
 from queue_etl_policy import PARAMS, START, caught_up_seconds, pace, task_args, waiting
 from sqs_queue_depth import SqsQueueDepthSensor
@@ -84,7 +85,7 @@ def queue_etl(name: str) -> DAG:
         sense = SqsQueueDepthSensor(task_id="sense", **queue_to_watch(contract), **waiting(contract))
         groups, last = extract(sense.output), finish()
         [sense, groups, each_group.expand(group=groups)] >> last
-    return dag
+    return only_finish_tells(dag)
 
 
 for contract_name in load_contracts().good:  # broken_contracts.py shows the others
