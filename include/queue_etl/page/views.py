@@ -386,9 +386,9 @@ def _days_chart(lines: Sequence[RejectedLine], since: date) -> Chart:
     values: dict[datetime, tuple[int, int]] = {}
     for line in lines:
         at = _midnight(line.day)
-        waiting, redriven = values.get(at, (0, 0))
-        values[at] = (waiting + line.waiting, redriven + line.messages - line.waiting)
-    series, day = ("waiting", "redriven"), timedelta(days=1)
+        redriven, waiting = values.get(at, (0, 0))
+        values[at] = (redriven + line.messages - line.waiting, waiting + line.waiting)
+    series, day = ("redriven", "waiting"), timedelta(days=1)
     return charts.stacked(
         "Quarantined by day", "messages", series, values, _midnight(since), day, QUARANTINE_DAYS
     )
