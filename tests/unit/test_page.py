@@ -587,7 +587,7 @@ def test_the_storage_tells_of_staging_what_is_known() -> None:
     text = shown(part, [KnownRun(UUID(int=1), True, NOW - HOUR)])
     assert "Open runs: 1, the oldest since" in text
     assert "1.5 MB" in text
-    assert "no more than 5,000 files" in text
+    assert "no more than 2,000 files" in text
     text = shown(StagedFigures(problem="QUEUE_ETL_STAGING is not set"))
     assert "cannot be counted here: QUEUE_ETL_STAGING is not set" in text
     assert "No run is open" in text
