@@ -27,6 +27,7 @@ from tests.support.airflow_settings import PARSED_ONCE
 HOST = "127.0.0.1"
 OFF, ON, WITHOUT_LINEAGE = "off", "all on", "all but lineage"
 UNIT = "cpu_s_a_run"
+LONGEST = 65_536  # bytes of a datagram
 PAGE = "queue_etl_page*.py"
 
 
@@ -47,7 +48,11 @@ class Found:
 
 @contextmanager
 def arms(folder: Path) -> Iterator[dict[str, dict[str, str]]]:
-    """The variables of each arm, the first of which is off; the socket that takes the metrics is open."""
+    """The variables of each arm, the first of which is off; the socket that takes the metrics is open.
+
+    Raises:
+        RunFailed: at the end, where nothing was seen of the runs: then nothing was measured either
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sink:
         sink.bind((HOST, 0))
@@ -64,6 +69,7 @@ def arms(folder: Path) -> Iterator[dict[str, dict[str, str]]]:
             ON: {**seen, **lineage},
             WITHOUT_LINEAGE: seen,
         }
+        require_observed(folder, sink)
 
 
 def _seen(port: int) -> dict[str, str]:
@@ -89,12 +95,17 @@ def events(folder: Path) -> Path:
     return folder / "lineage.jsonl"
 
 
-def require_observed(folder: Path) -> None:
-    """Raises RunFailed where nothing was seen of the runs: then nothing was measured either."""
+def require_observed(folder: Path, sink: socket.socket) -> None:
+    """Raises RunFailed where no lineage was written, or no metric of a run came."""
     file = events(folder)
     text = file.read_text() if file.exists() else ""
     if '"name":"user_logins.finish"' not in text.replace(": ", ":"):
         raise RunFailed("OpenLineage has not written of any finish")
+    sink.setblocking(False)
+    try:
+        sink.recv(LONGEST)
+    except BlockingIOError:
+        raise RunFailed("no metric came") from None
 
 
 def measure(
