@@ -512,6 +512,8 @@ def test_a_remask_that_is_not_done_says_how_many_tokens_are_left() -> None:
     assert "No token has an older key than <code>7</code>" in " ".join(text.split())
     assert "by etl_remasker" in text
     assert "100.0 %" in text
+    gone = Store(keys=[KeyLine(7, NOW, NOW)])
+    assert "Every key that ever masked is retired" in html("keys", lambda: made(gone).keys(EVERYTHING))
 
 
 def test_the_tokens_of_a_large_table_are_estimated() -> None:
