@@ -627,6 +627,7 @@ def test_a_folder_is_counted_as_it_is(tmp_path: Path) -> None:
     ("error", "problem"),
     [
         (StagingUnavailable("no folder /x"), "no folder /x"),
+        (SettingsError(["QUEUE_ETL_STAGING is not set", "b"]), "QUEUE_ETL_STAGING is not set; b"),
         (ConnectTimeoutError(endpoint_url="canary"), "ConnectTimeoutError"),
     ],
 )

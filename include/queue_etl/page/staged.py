@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from include.queue_etl.errors import QueueEtlError
+from include.queue_etl.page import wording
 from include.queue_etl.page.answers import Answers
 from include.queue_etl.page.store import KnownRun
 from include.queue_etl.staging.area import run_of
@@ -90,7 +91,7 @@ class Staged:
         try:
             return staged_figures(self._open_store(warehouse))
         except QueueEtlError as error:
-            problem = str(error)
+            problem = wording.said(error)
         except Exception as error:  # the page is drawn whatever AWS says; its text may quote a request
             problem = type(error).__name__
         log.info("the staged files of warehouse %s are unknown: %s", warehouse or "(default)", problem)

@@ -8,8 +8,8 @@ from functools import partial
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from include.queue_etl.contract import Contract
-from include.queue_etl.errors import QueueEtlError, SettingsError
-from include.queue_etl.page import charts, standing
+from include.queue_etl.errors import QueueEtlError
+from include.queue_etl.page import charts, standing, wording
 from include.queue_etl.page.charts import Chart
 from include.queue_etl.page.depths import UNKNOWN, Depths, QueueFigures
 from include.queue_etl.page.keys import expiring, newest_key, older, sampled_columns
@@ -303,7 +303,7 @@ class Views:
         try:
             return read(self._store_of(warehouse)), ""
         except QueueEtlError as error:
-            said = "; ".join(error.problems) if isinstance(error, SettingsError) else str(error)
+            said = wording.said(error)
             log.warning("the page cannot read%s: %s", named(warehouse, contracts) or " the warehouse", said)
             return None, f"warehouse {warehouse or '(default)'}: {said}"
 
