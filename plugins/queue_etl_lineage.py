@@ -6,7 +6,6 @@ service, `sqs://sqs.eu-west-1.amazonaws.com`, and the name the path of the queue
 
 import logging
 from collections.abc import Mapping
-from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -45,16 +44,18 @@ def tell_lineage(context: "RunContext", summary: Mapping[str, Any]) -> None:
 def only_finish_tells(dag: "DAG") -> "DAG":
     """Keep the provider from saying of the other tasks that they have begun and ended.
 
-    None of them has a queue or a table to name, and each event takes a process: a tenth of the CPU time of a
-    small run. A locked rule of `[openlineage] emission_policy` wins over this.
+    None of them has a queue or a table to name, and each event takes a process. A locked rule of
+    `[openlineage] emission_policy` wins over this.
     """
-    if _is_on():
-        # Of provider 2.19; the older ones tell of all tasks.
-        with suppress(ModuleNotFoundError):
-            policy = import_module(f"{PROVIDER}.api.emission_policy")
-            for task in dag.tasks:
-                if task.task_id != "finish":
-                    policy.extend_global_openlineage_emission_policy(task, emit=False)
+    if not _is_on():
+        return dag
+    try:
+        policy = import_module(f"{PROVIDER}.api.emission_policy")
+    except ModuleNotFoundError:  # before provider 2.19 all tasks tell
+        return dag
+    for task in dag.tasks:
+        if task.task_id != "finish":
+            policy.extend_global_openlineage_emission_policy(task, emit=False)
     return dag
 
 
