@@ -1,9 +1,10 @@
 """Renders what `./dev bench --json` wrote: results.svg, and tables in ../performance.md and ../scaling.md.
 
 airflow.json holds a run with --airflow, freshness.json one with --freshness and --rates, backlog.json one
-with --backlog, drains.json one with --drains, observability.json one with --observability. results.json holds a run of the engine and its two baselines,
-sizes-*.json runs of ours alone, mask.json one with --baseline, partitions.json one with --partitions. A table
-whose file is not there stays as it is. Needs nothing installed: `python docs/performance/render.py`.
+with --backlog, drains.json one with --drains, observability.json one with --observability. results.json
+holds a run of the engine and its two baselines, sizes-*.json runs of ours alone, mask.json one with
+--baseline, partitions.json one with --partitions. A table whose file is not there stays as it is. Needs
+nothing installed: `python docs/performance/render.py`.
 """
 
 import json
