@@ -1,11 +1,10 @@
 """One DAG for each contract in include/contracts. Wiring only: the work is in include/queue_etl/steps.py."""
 
-from datetime import UTC, datetime
-
 from airflow.sdk import DAG, Asset, Metadata, TriggerRule, task, task_group
 from queue_etl_connections import open_run, push_note, queue_to_watch, run_so_far
+from queue_etl_lineage import only_finish_tells
 from queue_etl_observe import report_run
-from queue_etl_policy import PARAMS, caught_up_seconds, pace, task_args, waiting
+from queue_etl_policy import PARAMS, START, caught_up_seconds, pace, task_args, waiting
 from sqs_queue_depth import SqsQueueDepthSensor
 
 from include.contracts import load_contract, load_contracts
@@ -76,7 +75,7 @@ def queue_etl(name: str) -> DAG:
         description=f"{contract.queue} -> {contract.table}, once, with personal data masked",
         doc_md=DOC.format(queue=contract.queue, table=contract.table),
         **pace(contract),
-        start_date=datetime(2025, 1, 1, tzinfo=UTC),
+        start_date=START,
         catchup=False,
         is_paused_upon_creation=False,  # else `dags test` registers it paused, and runs of the UI stay queued
         default_args=task_args(contract),
@@ -86,7 +85,7 @@ def queue_etl(name: str) -> DAG:
         sense = SqsQueueDepthSensor(task_id="sense", **queue_to_watch(contract), **waiting(contract))
         groups, last = extract(sense.output), finish()
         [sense, groups, each_group.expand(group=groups)] >> last
-    return dag
+    return only_finish_tells(dag)
 
 
 for contract_name in load_contracts().good:  # broken_contracts.py shows the others

@@ -1,10 +1,10 @@
 """Daily maintenance of warehouse, runs and staging. Wiring only: see operations/maintenance.py."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 from airflow.sdk import DAG, TriggerRule, task
 from queue_etl_connections import in_each_warehouse
-from queue_etl_policy import DEFAULT_ARGS
+from queue_etl_policy import OPERATES
 
 from include.contracts import load_contracts
 
@@ -31,12 +31,8 @@ with DAG(
     description="ledger days, partitions, expired quarantine, unfinished runs, staged files",
     doc_md=DOC,
     schedule="17 3 * * *",  # off the full hour, when everything else starts
-    start_date=datetime(2025, 1, 1, tzinfo=UTC),
-    catchup=False,
-    max_active_runs=1,
-    is_paused_upon_creation=False,
     dagrun_timeout=timedelta(hours=2),
-    default_args=DEFAULT_ARGS,
+    **OPERATES,
     tags=["sqs", "postgres", "operations"],
 ):
 

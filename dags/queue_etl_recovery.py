@@ -1,10 +1,10 @@
 """Closes runs that Airflow ended before `finish`. Wiring only: see operations/maintenance.py."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 from airflow.sdk import DAG, task
-from queue_etl_connections import open_maintenance, run_has_ended
-from queue_etl_policy import DEFAULT_ARGS
+from queue_etl_connections import in_each_warehouse, run_has_ended
+from queue_etl_policy import OPERATES
 
 from include.contracts import load_contracts
 
@@ -26,12 +26,8 @@ with DAG(
     description="close runs that Airflow ended, give their messages back",
     doc_md=DOC,
     schedule="*/5 * * * *",
-    start_date=datetime(2025, 1, 1, tzinfo=UTC),
-    catchup=False,
-    max_active_runs=1,
-    is_paused_upon_creation=False,
     dagrun_timeout=timedelta(hours=1),
-    default_args=DEFAULT_ARGS,
+    **OPERATES,
     tags=["sqs", "postgres", "operations"],
 ):
 
@@ -39,12 +35,10 @@ with DAG(
     def runs():
         """Close the runs that Airflow ended."""
         from include.queue_etl.operations import maintenance
-        from include.queue_etl.warehouses import in_each
 
         has_ended = run_has_ended()
-        return in_each(
+        return in_each_warehouse(
             load_contracts().usable(),
-            open_maintenance,
             lambda resources, own: maintenance.close_ended_runs(resources, own, has_ended),
         )
 

@@ -1,10 +1,10 @@
 """Quarantined messages through the current contract again. Wiring only: see operations/redrive.py."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 from airflow.sdk import DAG, Param, task
 from queue_etl_connections import open_redrive
-from queue_etl_policy import DEFAULT_ARGS
+from queue_etl_policy import OPERATES
 
 from include.contracts import DEFAULT_CONTRACT, contract_names
 
@@ -28,12 +28,8 @@ with DAG(
     description="quarantine -> table, for what the current contract accepts",
     doc_md=DOC,
     schedule=None,
-    start_date=datetime(2025, 1, 1, tzinfo=UTC),
-    catchup=False,
-    max_active_runs=1,
-    is_paused_upon_creation=False,
     dagrun_timeout=timedelta(hours=2),
-    default_args=DEFAULT_ARGS,
+    **OPERATES,
     params={
         "dry_run": Param(
             True, type="boolean", title="Dry run", description="Only say what would become of them."

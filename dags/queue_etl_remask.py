@@ -1,10 +1,10 @@
 """Everything masked moves to the keyset's primary key. Wiring only: include/queue_etl/privacy/rotation.py."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 from airflow.sdk import DAG, Param, task
 from queue_etl_connections import open_remask
-from queue_etl_policy import DEFAULT_ARGS, NOT_BLANK
+from queue_etl_policy import NOT_BLANK, OPERATES
 
 from include.contracts import load_contracts
 
@@ -25,12 +25,8 @@ with DAG(
     description="tokens, quarantine and staged files -> the keyset's primary key",
     doc_md=DOC,
     schedule=None,
-    start_date=datetime(2025, 1, 1, tzinfo=UTC),
-    catchup=False,
-    max_active_runs=1,
-    is_paused_upon_creation=False,
     dagrun_timeout=timedelta(hours=12),
-    default_args=DEFAULT_ARGS,
+    **OPERATES,
     params={
         "reason": Param("rotation of keys", title="Reason", **FOR_THE_AUDIT),
         "ticket": Param(title="Ticket", **FOR_THE_AUDIT),

@@ -1,11 +1,11 @@
 """Looks at all queues and runs, and tells people. Wiring only: see operations/watch.py."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 from airflow.sdk import DAG, task
 from queue_etl_connections import in_each_warehouse
 from queue_etl_observe import flush, watch_from_airflow
-from queue_etl_policy import DEFAULT_ARGS
+from queue_etl_policy import OPERATES
 
 from include.contracts import load_contracts
 
@@ -27,12 +27,8 @@ with DAG(
     description="depth, age and dead letters of every queue; alerts and metrics",
     doc_md=DOC,
     schedule="*/5 * * * *",
-    start_date=datetime(2025, 1, 1, tzinfo=UTC),
-    catchup=False,
-    max_active_runs=1,
-    is_paused_upon_creation=False,
     dagrun_timeout=timedelta(minutes=15),
-    default_args=DEFAULT_ARGS,
+    **OPERATES,
     tags=["sqs", "postgres", "operations"],
 ):
 

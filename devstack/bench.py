@@ -11,6 +11,8 @@ from devstack import locks, ports, postgres, stack
 from devstack.console import Console
 from devstack.settings import DEFAULT_PORTS, Settings
 
+# Options that ask for something else, with an Airflow of its own.
+WITH_AIRFLOW = ("airflow", "freshness", "backlog", "idle", "observability")
 CONTENDERS = ("ours", "sensible", "naive", "by-batch", "drain", "at-least-once")
 
 
@@ -48,6 +50,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=positive,
         metavar="SECONDS",
         help="instead: what Airflow's processes cost in a time without messages, without and with the DAGs",
+    )
+    add(
+        "--observability",
+        action="store_true",
+        help="instead: CPU of DAG runs with metrics, alerts, JSON logs, lineage and the page, against none",
     )
     add(
         "--rates",
@@ -134,7 +141,7 @@ def run(settings: Settings, console: Console, options: argparse.Namespace) -> in
     own.state.mkdir(mode=0o700, parents=True, exist_ok=True)
     with locks.held(own.state / "bench.lock", console):
         try:
-            if options.airflow or options.freshness or options.backlog or options.idle:
+            if any(getattr(options, name) for name in WITH_AIRFLOW):
                 return _airflow(own, chosen, options)
             postgres.start(own, console)
             return _bench(own, options)
@@ -146,7 +153,7 @@ def _airflow(settings: Settings, chosen: Mapping[str, int], options: argparse.Na
     """It starts the rest of the stack itself."""
     names = ("messages", "rounds", "latency", "seconds")
     arguments = [f"--{name}={getattr(options, name)}" for name in names]
-    arguments += [f"--{name}" for name in ("freshness", "json") if getattr(options, name)]
+    arguments += [f"--{name}" for name in ("freshness", "observability", "json") if getattr(options, name)]
     arguments += [
         f"--{name}={getattr(options, name)}"
         for name in ("backlog", "idle", "baseline")

@@ -6,12 +6,13 @@ service, `sqs://sqs.eu-west-1.amazonaws.com`, and the name the path of the queue
 
 import logging
 from collections.abc import Mapping
-from importlib.util import find_spec
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
     from airflow.providers.openlineage.extractors import OperatorLineage
+    from airflow.sdk import DAG
 
     from include.queue_etl.contract import Contract
     from include.queue_etl.run_context import RunContext
@@ -25,7 +26,7 @@ def tell_lineage(context: "RunContext", summary: Mapping[str, Any]) -> None:
 
     The provider asks an operator for its lineage by this method; one of `@task` has none of its own.
     """
-    if not _is_installed():
+    if not _is_on():
         return
     from airflow.sdk import get_current_context
 
@@ -40,11 +41,31 @@ def tell_lineage(context: "RunContext", summary: Mapping[str, Any]) -> None:
     task.get_openlineage_facets_on_complete = lambda task_instance: lineage
 
 
-def _is_installed() -> bool:
+def only_finish_tells(dag: "DAG") -> "DAG":
+    """Keep the provider from saying of the other tasks that they have begun and ended.
+
+    None of them has a queue or a table to name, and each event takes a process. A locked rule of
+    `[openlineage] emission_policy` wins over this.
+    """
+    if not _is_on():
+        return dag
     try:
-        return find_spec(PROVIDER) is not None
+        policy = import_module(f"{PROVIDER}.api.emission_policy")
+    except ModuleNotFoundError:  # before provider 2.19 all tasks tell
+        return dag
+    for task in dag.tasks:
+        if task.task_id != "finish":
+            policy.extend_global_openlineage_emission_policy(task, emit=False)
+    return dag
+
+
+def _is_on() -> bool:
+    """The provider is installed, and has somewhere to send to: else not even its library is imported."""
+    try:
+        conf = import_module(f"{PROVIDER}.conf")
     except ModuleNotFoundError:
         return False
+    return not conf.is_disabled()
 
 
 def _address(contract: "Contract") -> tuple[str, str]:

@@ -7,6 +7,7 @@ something is done by Airflow's own REST API, from the browser of who looks.
 
 import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow.api_fastapi.app import get_auth_manager
@@ -14,11 +15,20 @@ from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessE
 from airflow.api_fastapi.core_api.security import GetUserDep, requires_access_dag
 from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.responses import HTMLResponse
-from queue_etl_connections import AWS, ON_CALL, warehouse_dsn
+from queue_etl_connections import (
+    AWS,
+    ON_CALL,
+    aws_connection,
+    aws_session,
+    endpoint_urls,
+    warehouse_dsn,
+)
 
 from include.contracts import load_contracts
+from include.queue_etl.errors import StagingUnavailable
 from include.queue_etl.page.depths import Depths, queue_figures
 from include.queue_etl.page.rendering import Place, Renderer
+from include.queue_etl.page.staged import Staged
 from include.queue_etl.page.views import (
     DEFAULT_RANGE,
     MAINTENANCE_DAG,
@@ -32,6 +42,7 @@ from include.queue_etl.settings import Settings
 if TYPE_CHECKING:
     from include.queue_etl.contract import Contract
     from include.queue_etl.page.store import PageStore
+    from include.queue_etl.staging.stores import Store
 
 PREFIX = "/queue-etl"
 # The page shows what it has after a second; a call that takes longer must not hold a thread for a minute.
@@ -124,7 +135,27 @@ def _views() -> Views:
         Depths(lambda contract: queue_figures(contract, client)),
         # Two numbers of the settings are shown; staging is none of them, and has no default.
         lambda: Settings.from_environment(os.environ, staging="/"),
+        Staged(_staging),
     )
+
+
+def _staging(warehouse: str) -> "Store":
+    """Where the staged files of a warehouse lie.
+
+    Raises:
+        SettingsError: this process has no QUEUE_ETL_STAGING
+        StagingUnavailable: it has no such folder
+    """
+    from include.queue_etl.resources import Aws
+    from include.queue_etl.staging.stores import LocalFolder
+    from include.queue_etl.warehouses import staging_of
+
+    place = staging_of(Settings.from_environment(os.environ), warehouse).staging
+    if place.startswith("s3://"):
+        return Aws(aws_session, endpoint_urls(aws_connection())).bucket(place)
+    if not Path(place).is_dir():
+        raise StagingUnavailable(f"the api-server has no folder {place}, or nothing was staged yet")
+    return LocalFolder(Path(place))
 
 
 def _stores() -> "Callable[[str], PageStore]":

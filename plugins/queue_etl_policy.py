@@ -1,12 +1,12 @@
-"""What every queue DAG has in common: its schedule, the params of its form, how often its tasks are tried.
+"""What DAGs have in common: schedules, the params of the form, how often tasks are tried.
 
-Apart from the DAG file so that that one is wiring only.
+Apart from the DAG files so that these are wiring only.
 """
 
 import math
 import os
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
@@ -22,6 +22,7 @@ from include.queue_etl.settings import PREFIX, limits, read_some
 # A continuous run of an idle queue is skipped after so long, and the next one waits.
 IDLE = timedelta(hours=1)
 CAUGHT_UP_SECONDS = 2.0
+START = datetime(2025, 1, 1, tzinfo=UTC)
 
 
 def _setting(name: str, title: str, meaning: str) -> Param:
@@ -142,4 +143,12 @@ DEFAULT_ARGS: dict[str, Any] = {
     "retry_exponential_backoff": 2.0,
     "max_retry_delay": timedelta(minutes=3),
     **_retry_policy(),
+}
+# The DAGs that operate all contracts; each has a schedule and a time limit of its own.
+OPERATES: dict[str, Any] = {
+    "start_date": START,
+    "catchup": False,
+    "max_active_runs": 1,
+    "is_paused_upon_creation": False,
+    "default_args": DEFAULT_ARGS,
 }

@@ -1,9 +1,10 @@
 """Renders what `./dev bench --json` wrote: results.svg, and tables in ../performance.md and ../scaling.md.
 
 airflow.json holds a run with --airflow, freshness.json one with --freshness and --rates, backlog.json one
-with --backlog, drains.json one with --drains. results.json holds a run of the engine and its two baselines,
-sizes-*.json runs of ours alone, mask.json one with --baseline, partitions.json one with --partitions. A table
-whose file is not there stays as it is. Needs nothing installed: `python docs/performance/render.py`.
+with --backlog, drains.json one with --drains, observability.json one with --observability. results.json
+holds a run of the engine and its two baselines, sizes-*.json runs of ours alone, mask.json one with
+--baseline, partitions.json one with --partitions. A table whose file is not there stays as it is. Needs
+nothing installed: `python docs/performance/render.py`.
 """
 
 import json
@@ -37,7 +38,8 @@ def main() -> None:
     sizes = [json.loads(path.read_text()) for path in HERE.glob("sizes-*.json")]
     sizes = sorted([*sizes, results], key=lambda result: result["messages"])
     found = {
-        name: _read(name) for name in ("airflow", "freshness", "backlog", "drains", "mask", "partitions")
+        name: _read(name)
+        for name in ("airflow", "freshness", "backlog", "drains", "mask", "observability", "partitions")
     }
     blocks: dict[str, tuple[Any, Callable[[Any], list[str]]]] = {
         "results": (results, _comparison),
@@ -48,6 +50,7 @@ def main() -> None:
         "freshness": (found["freshness"], _freshness),
         "backlog": (found["backlog"], _backlog),
         "drains": (found["drains"], _drains),
+        "observability": (found["observability"], _observability),
         "mask": (found["mask"], lambda mask: _turns(mask["mask"], "CPU us a message")),
         "partitions": (found["partitions"], lambda one: _turns(one["load"], "CPU s for a million rows")),
     }
@@ -180,6 +183,17 @@ def _drains(found: dict[str, Any]) -> list[str]:
             for count, one in found["drains"].items()
         ],
     )
+
+
+def _observability(found: dict[str, Any]) -> list[str]:
+    """By messages of a run: each arm against the first."""
+    rows = []
+    for count, of_count in found.items():
+        for name, figures in of_count.items():
+            seconds, *compared = figures.values()
+            ratio, (low, high) = compared or ("1", ("", ""))
+            rows.append((count, name, seconds, ratio, f"{low} and {high}" if low else ""))
+    return _rows(("messages", "", "CPU s a run", "ratio", "95 % between"), rows)
 
 
 def _rows(head: Sequence[object], rows: Iterable[Sequence[object]]) -> list[str]:

@@ -4,6 +4,7 @@
     ./dev bench --freshness [--rates 1,30] [--seconds N]      # airflow_living.py
     ./dev bench --backlog N
     ./dev bench --idle SECONDS                                # airflow_idle.py
+    ./dev bench --observability [--messages N] [--rounds N]   # airflow_observability.py
 
 A stack as `./dev up` makes it: scheduler, LocalExecutor, DAG processor, triggerer, api-server. But the queue
 is the SQS stub of this folder, since the emulator takes longer the deeper its queue is; and the scheduler
@@ -32,7 +33,13 @@ from devstack.bench import add_arguments
 from devstack.console import Console
 from devstack.errors import StackError
 from devstack.settings import DEFAULT_PORTS, Settings
-from tests.bench import airflow_idle, airflow_living, airflow_race, airflow_servers
+from tests.bench import (
+    airflow_idle,
+    airflow_living,
+    airflow_observability,
+    airflow_race,
+    airflow_servers,
+)
 from tests.bench.airflow_race import DAGS, DagRun, share
 from tests.bench.airflow_runs import RunFailed
 from tests.bench.airflow_servers import AirflowServers
@@ -89,7 +96,10 @@ def main() -> int:
     base = settings.from_environment(os.environ)
     try:
         shown = (
-            _idle(options, base, console) or _living(options, base, console) or _race(options, base, console)
+            _idle(options, base, console)
+            or _living(options, base, console)
+            or _observability(options, base, console)
+            or _race(options, base, console)
         )
     except (StackError, RunFailed, WrongRows, OSError, psycopg.Error) as error:
         print(f"\nbench: {error}", file=sys.stderr)
@@ -118,6 +128,25 @@ def _living(options: argparse.Namespace, base: Settings, console: Console) -> st
     return json.dumps(found, indent=2) if options.json else airflow_living.table(found)
 
 
+def _observability(options: argparse.Namespace, base: Settings, console: Console) -> str:
+    """What `--observability` found, as it is printed; empty where it is not asked for."""
+    if not options.observability:
+        return ""
+    stands: dict[str, AirflowServers] = {}
+    most = min(options.messages, MOST)
+    with ExitStack() as ends:
+        for arm, variables in ends.enter_context(airflow_observability.arms(base.state)).items():
+            own = _beside(base, arm) if stands else base
+            ends.enter_context(_removed(own, base, console))
+            stands[arm] = ends.enter_context(airflow_servers.running(own, console, more=variables))
+            _wait_for(stands[arm], DAGS["ours"])
+        found = airflow_observability.measure(
+            lambda arm, count: _dag_run("ours", stands[arm], feed(count)),
+            [*stands], sorted({min(FEW, most), most}), options.rounds, console,
+        )  # fmt: skip
+    return json.dumps(found.as_json(), indent=2) if options.json else found.table()
+
+
 def _race(options: argparse.Namespace, base: Settings, console: Console) -> str:
     most = min(options.messages, MOST)
     with ExitStack() as ends:
@@ -138,9 +167,14 @@ def _checkouts(options: argparse.Namespace, base: Settings) -> dict[str, Setting
     """Our own code, and that of `--baseline` with a stack and virtualenvs of its own."""
     found = {"ours": base}
     if options.baseline:
-        other = replace(base, root=options.baseline, state=base.state / "before")
-        found["before"] = other.with_ports(ports.free_ports(list(DEFAULT_PORTS)))
+        found["before"] = _beside(replace(base, root=options.baseline), "before")
     return found
+
+
+def _beside(base: Settings, name: str) -> Settings:
+    """Another stack, in a folder of that name and on ports of its own."""
+    other = replace(base, state=base.state / name)
+    return other.with_ports(ports.free_ports(list(DEFAULT_PORTS)))
 
 
 @contextmanager
@@ -188,7 +222,7 @@ def _dag_run(name: str, servers: AirflowServers, messages: Feed) -> DagRun:
     run = servers.airflow.trigger(DAGS[name])
     seconds = run.seconds(RUN_WITHIN_SECONDS)
     time.sleep(SETTLED_SECONDS)
-    used = {part: round(now - before[part], 1) for part, now in servers.cpu_seconds().items()}
+    used = {part: round(now - before[part], 2) for part, now in servers.cpu_seconds().items()}
     requests = airflow_living.requests(calls, servers.stub.statistics()["calls"])
     outcome = airflow_race.outcome(servers.database, messages, servers.stub.messages_left())
     if name in ("ours", "before"):

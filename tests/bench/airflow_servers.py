@@ -4,7 +4,7 @@ import json
 import os
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -60,6 +60,7 @@ def running(
     latency_ms: float = 0,
     schedule: bool = False,
     stock_batches: int = 1,
+    more: Mapping[str, str] | None = None,
 ) -> Iterator[AirflowServers]:
     """A stack in the folder of `base`; its queue ends with it, its processes are left to the caller.
 
@@ -70,6 +71,7 @@ def running(
         latency_ms: of each call of the stub
         schedule: the scheduler makes runs by itself, and rows tell when they were committed
         stock_batches: how often the DAG with the stock sensor receives
+        more: variables of this stack alone
     """
     stack.ensure(base, console, airflow_database=True)
     if schedule:
@@ -80,7 +82,8 @@ def running(
         tempfile.TemporaryDirectory(prefix="bench-") as folder,
         stub_process.serving(held, Path(folder), latency_ms, held=True) as stub,
     ):
-        settings = replace(base, sqs_endpoint=stub.url, variables=_variables(base, schedule, stock_batches))
+        variables = {**_variables(base, schedule, stock_batches), **(more or {})}
+        settings = replace(base, sqs_endpoint=stub.url, variables=variables)
         environment.write(settings)
         postgres.query(settings, PARTITIONS)
         stack.ensure_airflow(settings, console)

@@ -86,3 +86,48 @@ def test_it_says_how_many_rows_and_which_columns_are_masked(events: list[dict[st
     sources = written["facets"]["columnLineage"]["fields"]
     (source,) = sources["masked_ip"]["inputFields"]
     assert (source["field"], source["transformations"][0]["masking"]) == ("ip", True)
+
+
+def test_no_other_task_says_anything(events: list[dict[str, Any]]) -> None:
+    tasks = {(one["job"]["name"], one["eventType"]) for one in events if "." in one["job"]["name"]}
+    assert tasks == {("user_logins.finish", "START"), ("user_logins.finish", "COMPLETE")}
+
+
+def test_a_locked_rule_lets_all_tasks_tell() -> None:
+    code = """
+from airflow.dag_processing.dagbag import DagBag
+from airflow.providers.openlineage.utils.emission_policy import resolve_task_emission_policy as policy
+dag = DagBag({dags!r}).dags["user_logins"]
+print("told", sorted(task.task_id for task in dag.tasks if policy(task, dag.dag_id, task.task_id).emit))
+"""
+    rule = [{"scope": {"dag_id": "user_logins"}, "controls": {"emit": True}, "locked": True}]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(PROJECT),
+        "AIRFLOW__OPENLINEAGE__TRANSPORT": '{"type": "console"}',
+        "AIRFLOW__OPENLINEAGE__EMISSION_POLICY": json.dumps(rule),
+    }
+    command = [sys.executable, "-c", code.format(dags=str(PROJECT / "dags"))]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=PROJECT)
+    told = "told ['extract', 'finish', 'load', 'mask', 'sense']"
+    assert told in done.stdout, done.stdout[-2000:] + done.stderr[-2000:]
+
+
+def test_a_provider_that_sends_nowhere_costs_nothing() -> None:
+    code = """
+import sys
+import queue_etl_lineage
+queue_etl_lineage.only_finish_tells(None)
+queue_etl_lineage.tell_lineage(None, {})
+print("imported", sorted(name for name in sys.modules if name.startswith("openlineage")))
+"""
+    environment = {**os.environ, "PYTHONPATH": f"{PROJECT / 'plugins'}:{PROJECT}"}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=PROJECT,
+    )
+    assert "imported []" in done.stdout, done.stderr[-2000:]

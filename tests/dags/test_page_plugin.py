@@ -13,6 +13,10 @@ from fastapi.testclient import TestClient
 from queue_etl_page import LazyApp, PagePlugin
 from queue_etl_page_app import make_app
 
+from include.queue_etl.errors import SettingsError, StagingUnavailable
+from include.queue_etl.page.staged import Staged
+from include.queue_etl.staging.stores import LocalFolder
+
 PROJECT = Path(__file__).resolve().parents[2]
 ROUTES = (
     "/",
@@ -41,6 +45,20 @@ def test_no_route_of_the_app_answers_without_a_login() -> None:
     routes = [path for path in ROUTES if path != "/docs"]
     assert {path: client.get(path).status_code for path in routes} == dict.fromkeys(routes, 401)
     assert client.get("/docs").status_code == 404
+
+
+def test_staging_is_counted_where_the_process_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = queue_etl_page_app._staging
+    monkeypatch.delenv("QUEUE_ETL_STAGING", raising=False)
+    with pytest.raises(SettingsError, match="QUEUE_ETL_STAGING is not set"):
+        opened("")
+    monkeypatch.setenv("QUEUE_ETL_STAGING", str(tmp_path))
+    assert isinstance(opened(""), LocalFolder)
+    with pytest.raises(StagingUnavailable, match=r"no folder .*/orders"):
+        opened("orders")
+    monkeypatch.setenv("QUEUE_ETL_STAGING", "s3://no-such-bucket/x")
+    figures = Staged(opened, wait_seconds=30).of(["orders"])
+    assert "cannot list s3://no-such-bucket/x/orders" in figures["orders"].problem
 
 
 class ReadsOrders:

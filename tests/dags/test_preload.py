@@ -1,5 +1,6 @@
 """What the processes that fork those of tasks import beforehand."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -52,3 +53,30 @@ def test_a_task_imports_only_the_projects_own_modules_after_it() -> None:
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines() == ["project []", "packages ['include']"]
+
+
+LINEAGE = """
+import sys
+sys.argv = ["airflow", "scheduler"]
+exec(open({plugin!r}).read())
+before = set(sys.modules)
+print("before", "openlineage.client" in before)
+import airflow.providers.openlineage.api.emission_policy, airflow.providers.openlineage.extractors
+import openlineage.client.event_v2, openlineage.client.facet_v2
+print("later", sorted(name for name in set(sys.modules) - before if "openlineage" in name))
+"""
+
+
+@pytest.mark.parametrize("transport", ["", '{"type": "console"}'])
+def test_what_tells_lineage_is_imported_where_it_has_a_receiver(transport: str) -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", LINEAGE.format(plugin=str(PLUGIN))],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=PROJECT,
+        env={**os.environ, "AIRFLOW__OPENLINEAGE__TRANSPORT": transport},
+    )
+    before, later = result.stdout.splitlines()[-2:]
+    assert before == f"before {bool(transport)}", result.stderr
+    assert (later == "later []") == bool(transport)

@@ -3,6 +3,7 @@
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from uuid import UUID, uuid4
 
@@ -225,8 +226,16 @@ def test_a_file_of_another_content_does_not_open(staging):
 
 def test_a_place_that_can_be_written_has_no_problem_and_keeps_nothing(store):
     assert store.problem() is None
-    names = [*store.names("."), *(name for name, _ in store.everything())]
+    names = [*store.names("."), *(file.name for file in store.everything())]
     assert [name for name in names if "probe" in name] == []
+
+
+def test_everything_is_told_with_its_size_and_time(store, run_id):
+    before = time.time()
+    store.write(f"{run_id}/0000-abcdef.raw", b"12345")
+    (found,) = [file for file in store.everything() if file.name.startswith(str(run_id))]
+    assert (found.name, found.size) == (f"{run_id}/0000-abcdef.raw", 5)
+    assert before - 2 <= found.written_at <= time.time() + 2  # a bucket tells whole seconds
 
 
 def test_a_missing_bucket_is_one_clear_error(run_id, keyset):

@@ -24,6 +24,7 @@ from include.queue_etl.postgres.runs import RunState, RunTotals
 from include.queue_etl.sqs.client import Depth, Message, Outcome
 from include.queue_etl.sqs.wire import Asked
 from include.queue_etl.staging.area import BatchFile, Kind, StagedRun
+from include.queue_etl.staging.stores import StoredFile
 from include.queue_etl.transform import copy_binary
 from include.queue_etl.transform.batches import MaskedBatch, ReceiptHandles, RejectedBatch
 from tests.model.world import VISIBILITY_SECONDS, World
@@ -303,8 +304,8 @@ class Store:
             self._may_fail()
             self.files.pop(name, None)
 
-    def everything(self) -> Iterator[tuple[str, float]]:
-        yield from ((name, 0.0) for name in self.files)
+    def everything(self) -> Iterator[StoredFile]:
+        yield from (StoredFile(name, 0.0, len(content)) for name, content in self.files.items())
 
     def problem(self) -> str | None:
         return None

@@ -40,9 +40,9 @@ RUNS = """
            1.5 + size / 900.0, 0.4 + size / 1500.0, 0.6 + size / 1800.0, 0.3 + size / 2600.0, size / 100, '{}'
     FROM etl.queues, (
         SELECT began, n %% %(fails)s = 17 AS fails, size, size * (n %% 7) / 500 AS bad, n %% 3 AS known FROM (
-            SELECT n, now() - n * interval '30 minutes' - interval '20 minutes' AS began,
+            SELECT n, now() - n * interval '30 minutes' - interval '2 minutes' AS began,
                    (900 + 700 * sin(n / 7.6) + (n * 7919 %% 211))::bigint AS size
-            FROM generate_series(1, 1440) AS n
+            FROM generate_series(0, 1439) AS n
         ) AS sizes
     ) AS given
     WHERE name = %(queue)s
@@ -50,7 +50,10 @@ RUNS = """
 
 
 def fill(airflow: Airflow) -> None:
-    """Runs of thirty days for two contracts, and one through Airflow with messages that are rejected."""
+    """Runs of thirty days for two contracts, and one through Airflow with messages that are rejected.
+
+    The newest is two minutes old, so that today has some just after midnight.
+    """
     contracts = load_contracts().good
     with airflow.servers.owner() as connection:
         for contract, fails in (("user_logins", 400), ("orders", 90)):

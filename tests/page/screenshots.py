@@ -4,18 +4,22 @@ Starts an Airflow of its own, with the samples of the demo and made-up runs of t
 themes; in a frame of Airflow's UI where that is how people see it.
 """
 
+import re
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 from playwright.sync_api import Browser, Page, ViewportSize
 
 from tests.page import history
 from tests.page.airflow_page import NARROW, RUN, VIEWS, Airflow, airflow, chromium, settled
+from tests.support.wait import wait_until
 
 SCREEN = ViewportSize(width=1180, height=420)
 FRAMED = ViewportSize(width=1180, height=640)
 SECOND = 1_000  # in milliseconds, for Airflow's own parts
+LATE = re.compile("unknown$|not answered yet")
 MOST_HEIGHT = 1000  # of a picture: its file stays small
 
 
@@ -25,6 +29,8 @@ def take(airflow: Airflow, browser: Browser, folder: Path) -> None:
     for theme in ("light", "dark"):
         context = airflow.context(browser, "op", color_scheme=theme, viewport=SCREEN)
         page = context.new_page()
+        for view in ("overview", "storage"):
+            wait_until(partial(_answers, page, f"{airflow.base}{VIEWS[view]}"))
         for name, path in VIEWS.items():
             page.goto(f"{airflow.base}{path}")
             settled(page)
@@ -42,6 +48,12 @@ def take(airflow: Airflow, browser: Browser, folder: Path) -> None:
         page.wait_for_timeout(SECOND)
         _picture(page, folder / f"tab-{theme}.png")
         context.close()
+
+
+def _answers(page: Page, address: str) -> bool:
+    """Whether queues and staging have answered: the first time the api-server imports what asks them."""
+    page.goto(address)
+    return not page.get_by_text(LATE).count()
 
 
 def _picture(page: Page, path: Path, *, full_page: bool = False) -> None:

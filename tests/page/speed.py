@@ -21,10 +21,12 @@ import psycopg
 from include.contracts import load_contracts
 from include.queue_etl.page.depths import Depths, QueueFigures
 from include.queue_etl.page.rendering import Place, Renderer
+from include.queue_etl.page.staged import Staged
 from include.queue_etl.page.store import PageStore
 from include.queue_etl.page.views import RANGES, Viewer, Views
 from include.queue_etl.postgres.connection import Database
 from include.queue_etl.settings import Settings
+from include.queue_etl.staging.stores import LocalFolder
 from tests.faults.servers import running
 
 LIMIT_SECONDS = 0.15
@@ -132,7 +134,8 @@ def report(dsn: str) -> int:
     with Database(dsn) as database:
         store = PageStore(database)
         depths = Depths(lambda _: QueueFigures(5, 1, 0, 30, 345_600), kept_seconds=3_600)
-        page = Views(load_contracts, lambda _: store, depths, lambda: Settings(staging="/"))
+        staged = Staged(lambda _: LocalFolder(Path("/nowhere")))
+        page = Views(load_contracts, lambda _: store, depths, lambda: Settings(staging="/"), staged)
         costs = measured(page, database)
     print(f"{'milliseconds':<14}{'computed':>10}{'page':>8}{'Postgres':>10}{'on the clock':>14}")
     for name, cost in costs.items():

@@ -155,8 +155,15 @@ def test_keys_and_storage_tell_what_is_kept(look: Any, served: Airflow) -> None:
     expect(page.get_by_role("region", name="Keys")).to_contain_text(key)
     line = page.get_by_role("row", name="public.user_logins.masked_ip")
     expect(line.locator("td[data-label='Key']")).to_have_text(f"{key} 100.0 %")
+    expect(line.locator("td[data-label='With an older key']")).to_have_text("0")
+    expect(page.get_by_text("No token has an older key than")).to_contain_text(key)
     expect(page.get_by_role("region", name="Audit")).to_contain_text("unmask")
+    with served.client("op") as client:  # the first answer of staging may be late
+        wait_until(lambda: "not answered yet" not in client.get(VIEWS["storage"]).text)
     page = look("storage")
+    kept = page.get_by_role("row", name="closed: kept for reconcile and replay")
+    expect(kept.locator("td[data-label='Files']")).to_have_text(re.compile(r"^[1-9]\d*$"))
+    expect(page.get_by_text("No run is open")).to_be_visible()
     page.get_by_text("etl.ledger", exact=True).click()
     expect(page.get_by_text(re.compile(r"^ledger_\d{8}$")).first).to_be_visible()
 

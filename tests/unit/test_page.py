@@ -2,9 +2,11 @@
 
 import re
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -13,15 +15,23 @@ from botocore.exceptions import ClientError, ConnectTimeoutError
 
 from include.contracts import LoadedContracts
 from include.contracts.user_logins import CONTRACT
-from include.queue_etl.errors import SettingsError, WarehouseRefused, WarehouseUnavailable
+from include.queue_etl.errors import (
+    SettingsError,
+    StagingUnavailable,
+    WarehouseRefused,
+    WarehouseUnavailable,
+)
 from include.queue_etl.page import charts, standing, views, wording
 from include.queue_etl.page.depths import UNKNOWN, Depths, QueueFigures, queue_figures
+from include.queue_etl.page.keys import SampledColumn, newest_key
 from include.queue_etl.page.rendering import Place, Renderer, iso, utc
+from include.queue_etl.page.staged import Heap, Staged, StagedFigures, staged_figures, staging
 from include.queue_etl.page.standing import word_of
 from include.queue_etl.page.store import (
     AuditLine,
     BatchLine,
     KeyLine,
+    KnownRun,
     PageStore,
     PartitionLine,
     RejectedLine,
@@ -33,6 +43,7 @@ from include.queue_etl.page.store import (
 from include.queue_etl.page.views import Viewer, Views, dag_run
 from include.queue_etl.run_context import Run
 from include.queue_etl.settings import Settings
+from include.queue_etl.staging.stores import LocalFolder, StoredFile
 
 NOW = datetime(2026, 11, 26, 12, 0, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -283,12 +294,18 @@ class Store(PageStore):
         return self.told.get("shapes", found)
 
     def used_keys(self) -> list[KeyLine]:
-        return self.told.get("keys", [KeyLine(7, NOW, None), KeyLine(8, NOW, NOW)])
+        return self.told.get("keys", [KeyLine(7, NOW, None), KeyLine(8, NOW - HOUR, None)])
 
     def sampled_keys(self, table: str, column: str) -> dict[int, int]:
         if "refusal" in self.told:
             raise self.told["refusal"]
-        return {7: 3, 8: 1}
+        return self.told.get("sample", {7: 3, 8: 1})
+
+    def last_remask(self) -> AuditLine | None:
+        return self.told.get("remask")
+
+    def known_runs(self, run_ids: Any) -> list[KnownRun]:
+        return self.told.get("runs_of_files", [])
 
     def audit(self, limit: int) -> list[AuditLine]:
         return self.told.get("audit", [AuditLine(1, NOW, "officer", "unmask", 4)])
@@ -298,11 +315,21 @@ class Store(PageStore):
 
     def sizes(self, tables: Any) -> list[PartitionLine]:
         found = [
-            PartitionLine("etl.ledger", "ledger_20261126", "FOR VALUES", 10, 4096),
-            PartitionLine("etl.ledger", "ledger_20261125", "FOR VALUES", None, 4096),
-            PartitionLine("etl.runs", "runs", None, None, 4096),
+            PartitionLine("etl.ledger", "ledger_20261126", "FOR VALUES", 10, 4096, 1),
+            PartitionLine("etl.ledger", "ledger_20261125", "FOR VALUES", None, 4096, 1),
+            PartitionLine("etl.runs", "runs", None, None, 4096, 1),
         ]
         return self.told.get("sizes", found)
+
+
+class Counted(Staged):
+    """Staged files as given, of each warehouse."""
+
+    def __init__(self, figures: StagedFigures | None = None) -> None:
+        self.figures = figures or StagedFigures()
+
+    def of(self, warehouses: Any) -> dict[str, StagedFigures]:
+        return dict.fromkeys(warehouses, self.figures)
 
 
 def replace_run(**changed: Any) -> RunLine:
@@ -314,6 +341,7 @@ def made(
     good: Any = (CONTRACT,),
     broken: Any = None,
     depth: QueueFigures = DEPTH,
+    staged: StagedFigures | None = None,
 ) -> Views:
     loaded = LoadedContracts({one.name: one for one in good}, broken or {})
 
@@ -323,7 +351,7 @@ def made(
         return store or Store()
 
     depths = Depths(lambda _: depth, wait_seconds=10)
-    return Views(lambda: loaded, store_of, depths, lambda: Settings(staging="/"))
+    return Views(lambda: loaded, store_of, depths, lambda: Settings(staging="/"), Counted(staged))
 
 
 EVERYTHING = Viewer(lambda _: True, may_redrive=True)
@@ -473,10 +501,56 @@ def test_keys_have_their_share_and_the_audit_has_no_reason() -> None:
     assert "35 days" in text
 
 
+def test_a_remask_that_is_not_done_says_how_many_tokens_are_left() -> None:
+    columns = sum(column.is_token for column in CONTRACT.columns)
+    text = html("keys", lambda: made().keys(EVERYTHING))
+    assert f"{columns} tokens have an older key than <code>7</code>" in " ".join(text.split())
+    assert "The audit has no remask" in text
+    remask = AuditLine(9, NOW, "etl_remasker", "remask", None)
+    done = Store(sample={7: 4}, remask=remask)
+    text = html("keys", lambda: made(done).keys(EVERYTHING))
+    assert "No token has an older key than <code>7</code>" in " ".join(text.split())
+    assert "by etl_remasker" in text
+    assert "100.0 %" in text
+    gone = Store(keys=[KeyLine(7, NOW, NOW)])
+    assert "Every key that ever masked is retired" in html("keys", lambda: made(gone).keys(EVERYTHING))
+
+
+def test_the_tokens_of_a_large_table_are_estimated() -> None:
+    line = PartitionLine(CONTRACT.table, "user_logins", "FOR VALUES FROM (A) TO (B)", 10, 4096, 2_000)
+    found = made(Store(sizes=[line])).keys(EVERYTHING)["parts"][0]
+    assert {place.older for place in found["columns"]} == {10}
+    assert found["is_estimate"]
+    text = html("keys", lambda: made(Store(sizes=[line])).keys(EVERYTHING))
+    assert "About" in text
+    assert "about 10" in text
+
+
+def test_the_key_that_came_last_and_is_in_use_masks_now() -> None:
+    keys = [KeyLine(1, NOW - HOUR, None), KeyLine(2, NOW, None), KeyLine(3, NOW + HOUR, NOW + HOUR)]
+    assert newest_key(keys) == 2
+    assert newest_key([]) is None
+    place = SampledColumn("t.c", {1: 3, 9: 1}, 2, 1.0)
+    assert (place.older, place.done) == (4, 0.0)
+    assert SampledColumn("t.c", {}, None, 1.0).done is None
+
+
+def test_partitions_that_expire_are_told_with_the_oldest() -> None:
+    kept = replace(CONTRACT, retain_days=30)
+    table = CONTRACT.table
+    lines = [
+        PartitionLine(table, f"user_logins_2026{month}", f"FOR VALUES FROM {month}", 1, 4096, 1)
+        for month in ("11", "10")
+    ]
+    text = html("keys", lambda: made(Store(sizes=lines), good=[kept]).keys(EVERYTHING))
+    assert "30 days ago. The oldest is <code>user_logins_202610</code>, for values from 10." in text
+    assert "rows are kept for good" in html("keys", lambda: made(Store(sizes=lines)).keys(EVERYTHING))
+
+
 def test_a_column_that_cannot_be_sampled_leaves_the_keys_shown() -> None:
     refusal = WarehouseRefused("the column holds no tokens")
     found = made(Store(refusal=refusal)).keys(EVERYTHING)["parts"][0]
-    assert found["places"] == {}
+    assert found["columns"] == []
     assert len(found["keys"]) == 2
 
 
@@ -495,6 +569,73 @@ def test_storage_sums_up_partitions() -> None:
         ("etl.runs", None, 4096),
     ]
     assert "rows not counted yet" in html("storage", lambda: made().storage(EVERYTHING))
+
+
+def test_staged_files_are_told_by_the_state_of_their_run() -> None:
+    ids = [UUID(int=number) for number in range(4)]
+    heaps = {run_id: Heap(1, 2, 1_000 * 10**number, NOW) for number, run_id in enumerate(ids[:3])}
+    runs = [KnownRun(ids[0], True, NOW), KnownRun(ids[1], False, NOW), KnownRun(ids[3], True, NOW - HOUR)]
+    found = staging(StagedFigures(heaps), runs)
+    sizes = [(heap.runs, heap.files, heap.size) for _, heap in found["lines"]]
+    assert sizes == [(1, 2, 1_000), (1, 2, 10_000), (1, 2, 100_000), (3, 6, 111_000)]
+    assert (found["open_runs"], found["open_since"]) == (2, NOW - HOUR)
+
+
+def test_the_storage_tells_of_staging_what_is_known() -> None:
+    def shown(staged: StagedFigures, runs: Any = ()) -> str:
+        return html("storage", lambda: made(Store(runs_of_files=runs), staged=staged).storage(EVERYTHING))
+
+    part = StagedFigures({UUID(int=1): Heap(1, 2, 1_500_000, NOW)}, is_whole=False)
+    text = shown(part, [KnownRun(UUID(int=1), True, NOW - HOUR)])
+    assert "Open runs: 1, the oldest since" in text
+    assert "1.5 MB" in text
+    assert "no more than 2,000 files" in text
+    text = shown(StagedFigures(problem="QUEUE_ETL_STAGING is not set"))
+    assert "cannot be counted here: QUEUE_ETL_STAGING is not set" in text
+    assert "No run is open" in text
+
+
+def test_no_more_staged_files_are_looked_at_than_the_limit() -> None:
+    looked_at = []
+
+    class Many(LocalFolder):
+        def everything(self) -> Iterator[StoredFile]:
+            for number in range(1_000_000):
+                looked_at.append(number)
+                yield StoredFile(f"{UUID(int=number // 4)}/{number}.raw", number, 10)
+                yield StoredFile("orders/elsewhere", 0, 10)
+
+    found = staged_figures(Many(Path("/nowhere")), most_files=10)
+    assert len(looked_at) == 6
+    assert not found.is_whole
+    assert found.by_run[UUID(int=0)] == Heap(1, 4, 40, datetime.fromtimestamp(0, UTC))
+    assert sum(heap.files for heap in found.by_run.values()) == 5
+    assert staged_figures(Many(Path("/nowhere")), look_seconds=-1).by_run == {}
+
+
+def test_a_folder_is_counted_as_it_is(tmp_path: Path) -> None:
+    store, run_id = LocalFolder(tmp_path), UUID(int=7)
+    store.write(f"{run_id}/0000-abc.raw", b"12345")
+    store.write(f"{run_id}/0000-abc.receipts", b"123")
+    (tmp_path / "note.txt").write_text("not ours")
+    figures = Staged(lambda _: store, wait_seconds=10).of(["", "orders"])
+    assert {name: one.by_run[run_id].size for name, one in figures.items()} == {"": 8, "orders": 8}
+    assert figures[""].is_whole
+
+
+@pytest.mark.parametrize(
+    ("error", "problem"),
+    [
+        (StagingUnavailable("no folder /x"), "no folder /x"),
+        (SettingsError(["QUEUE_ETL_STAGING is not set", "b"]), "QUEUE_ETL_STAGING is not set; b"),
+        (ConnectTimeoutError(endpoint_url="canary"), "ConnectTimeoutError"),
+    ],
+)
+def test_staging_that_cannot_be_opened_is_a_problem(error: Exception, problem: str) -> None:
+    def open_store(_: str) -> LocalFolder:
+        raise error
+
+    assert Staged(open_store, wait_seconds=10).of([""])[""] == StagedFigures(problem=problem)
 
 
 def test_a_dag_run_shows_its_batches() -> None:
@@ -520,7 +661,9 @@ def test_settings_that_cannot_be_read_are_said() -> None:
     def wrong() -> Settings:
         raise SettingsError(["QUEUE_ETL_LEDGER_DAYS: give a number"])
 
-    page = Views(lambda: LoadedContracts({}, {}), lambda _: Store(), Depths(lambda _: DEPTH), wrong)
+    page = Views(
+        lambda: LoadedContracts({}, {}), lambda _: Store(), Depths(lambda _: DEPTH), wrong, Counted()
+    )
     assert "QUEUE_ETL_LEDGER_DAYS" in html("keys", lambda: page.keys(EVERYTHING), 503)
 
 

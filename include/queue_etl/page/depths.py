@@ -1,14 +1,13 @@
 """What SQS says of the queues, within a second or not at all: the page is drawn without it."""
 
 import logging
-import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from threading import Lock
+from functools import partial
 from typing import Any
 
 from include.queue_etl.contract import Contract
+from include.queue_etl.page.answers import Answers
 from include.queue_etl.sqs.age import newest_age
 
 WAIT_SECONDS = 1.0
@@ -51,30 +50,17 @@ class Depths:
 
         Args:
             ask: has time limits of its own; what it raises becomes the problem that the page shows
-            wait_seconds: of one call of `of`; an answer that comes later is there for the next
-            kept_seconds: an answer is as good as new for so long
+            wait_seconds: as for `Answers`
+            kept_seconds: as for `Answers`
         """
         self._ask = ask
-        self._wait_seconds = wait_seconds
-        self._kept_seconds = kept_seconds
-        self._lock = Lock()
-        self._answers: dict[str, tuple[float, Future[QueueFigures]]] = {}
-        self._threads = ThreadPoolExecutor(ASKED_AT_ONCE, thread_name_prefix="queue-depths")
+        self._answers = Answers(
+            UNKNOWN, wait_seconds=wait_seconds, kept_seconds=kept_seconds, asked_at_once=ASKED_AT_ONCE
+        )
 
     def of(self, contracts: Iterable[Contract]) -> dict[str, QueueFigures]:
         """The figures by contract, as far as they are known in time."""
-        futures = {contract.name: self._answer(contract) for contract in contracts}
-        wait(futures.values(), self._wait_seconds)
-        return {name: future.result() if future.done() else UNKNOWN for name, future in futures.items()}
-
-    def _answer(self, contract: Contract) -> "Future[QueueFigures]":
-        with self._lock:
-            at, future = self._answers.get(contract.name, (0.0, None))
-            # One that is still asked for is waited for, not asked for twice.
-            if future is None or (future.done() and time.monotonic() - at > self._kept_seconds):
-                future = self._threads.submit(self._figures, contract)
-                self._answers[contract.name] = (time.monotonic(), future)
-            return future
+        return self._answers.to({one.name: partial(self._figures, one) for one in contracts})
 
     def _figures(self, contract: Contract) -> QueueFigures:
         try:

@@ -13,6 +13,8 @@ from include.queue_etl.postgres.connection import Database
 T = TypeVar("T")
 SHAPES = 50  # groups that the page shows
 NEWEST = 5_000  # waiting messages whose shapes are looked at
+SAMPLED_PAGES = 200  # of a table, for the keys of its tokens
+NEWEST_ENTRIES = 10_000  # of the audit, among which a remask is looked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,13 +135,27 @@ class AuditLine(NamedTuple):
 
 
 class PartitionLine(NamedTuple):
-    """A table or partition; rows are what Postgres estimates, None where it never looked."""
+    """A table or partition; rows are what Postgres estimates, None where it never looked.
+
+    Attributes:
+        size: bytes, with indexes
+        pages: of the rows alone
+    """
 
     table: str
     name: str
     bounds: str | None
     rows: int | None
     size: int
+    pages: int
+
+
+class KnownRun(NamedTuple):
+    """A run that is open, or whose files were found."""
+
+    run_id: UUID
+    is_open: bool
+    started_at: datetime
 
 
 class PageStore:
@@ -189,8 +205,18 @@ class PageStore:
         return [KeyLine(*line) for line in self._rows(SELECT_KEYS)]
 
     def sampled_keys(self, table: str, column: str) -> dict[int, int]:
-        """Key id -> tokens, of a sample of the column; empty where the table is."""
-        return {int(key): int(count) for key, count in self._rows(SELECT_SAMPLE, table=table, column=column)}
+        """Key id -> tokens, of about SAMPLED_PAGES pages of the table; empty where the table is."""
+        found = self._rows(SELECT_SAMPLE, table=table, column=column, pages=SAMPLED_PAGES)
+        return {int(key): int(count) for key, count in found}
+
+    def last_remask(self) -> AuditLine | None:
+        """When somebody last began to move tokens to the primary key, and who; None: not for long."""
+        found = self._rows(SELECT_REMASK, newest=NEWEST_ENTRIES)
+        return AuditLine(*found[0]) if found else None
+
+    def known_runs(self, run_ids: Sequence[UUID]) -> list[KnownRun]:
+        """Every open run, and those of these that are closed; unknown ones are left out."""
+        return [KnownRun(*line) for line in self._rows(SELECT_KNOWN, ids=list(run_ids))]
 
     def audit(self, limit: int) -> list[AuditLine]:
         """The newest entries of the audit."""
@@ -318,10 +344,21 @@ SELECT_KEYS: LiteralString = """
     SELECT key_id, first_used_at, retired_at FROM etl.key_figures ORDER BY first_used_at DESC, key_id
 """
 SELECT_SAMPLE: LiteralString = """
-    SELECT key_id, tokens FROM etl.sampled_keys(%(table)s, %(column)s)
+    SELECT key_id, tokens FROM etl.sampled_keys(%(table)s, %(column)s, %(pages)s)
 """
 SELECT_AUDIT: LiteralString = """
     SELECT id, at, who, action, tokens::bigint FROM etl.audit_entries ORDER BY id DESC LIMIT %(limit)s
+"""
+# No index has the action: the audit is read from its end, and no further than that.
+SELECT_REMASK: LiteralString = """
+    SELECT * FROM (
+        SELECT id, at, who, action, tokens::bigint FROM etl.audit_entries ORDER BY id DESC LIMIT %(newest)s
+    ) AS newest
+    WHERE action = 'remask' ORDER BY id DESC LIMIT 1
+"""
+SELECT_KNOWN: LiteralString = """
+    SELECT run_id, state = 'running', started_at FROM etl.run_figures
+    WHERE state = 'running' OR run_id = ANY (%(ids)s::uuid[])
 """
 SELECT_OLDEST: LiteralString = """
     SELECT name, oldest.quarantined_at
@@ -344,7 +381,8 @@ SELECT_SIZES: LiteralString = """
         FROM part JOIN pg_inherits ON inhparent = part.oid JOIN pg_class AS child ON child.oid = inhrelid
     )
     SELECT part.parent, part.relname::text, pg_get_expr(pg_class.relpartbound, pg_class.oid),
-           nullif(pg_class.reltuples, -1)::bigint, pg_total_relation_size(part.oid)
+           nullif(pg_class.reltuples, -1)::bigint, pg_total_relation_size(part.oid),
+           pg_relation_size(part.oid) / current_setting('block_size')::bigint
     FROM part JOIN pg_class ON pg_class.oid = part.oid
     WHERE part.relkind IN ('r', 'm')
     ORDER BY part.parent, part.relname DESC

@@ -8,12 +8,15 @@ from functools import partial
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from include.queue_etl.contract import Contract
-from include.queue_etl.errors import QueueEtlError, SettingsError
-from include.queue_etl.page import charts, standing
+from include.queue_etl.errors import QueueEtlError
+from include.queue_etl.page import charts, standing, wording
 from include.queue_etl.page.charts import Chart
 from include.queue_etl.page.depths import UNKNOWN, Depths, QueueFigures
+from include.queue_etl.page.keys import expiring, newest_key, older, sampled_columns
+from include.queue_etl.page.staged import MOST_FILES, Staged, StagedFigures, staging
 from include.queue_etl.page.store import (
     NEWEST,
+    KnownRun,
     PageStore,
     PartitionLine,
     RejectedLine,
@@ -121,7 +124,7 @@ class Views:
 
     def __init__(
         self, contracts: Callable[[], Contracts], store_of: Callable[[str], PageStore], depths: Depths,
-        settings: Callable[[], Settings],
+        settings: Callable[[], Settings], staged: Staged,
     ) -> None:  # fmt: skip
         """Connect to nothing yet.
 
@@ -130,11 +133,13 @@ class Views:
             store_of: opens a warehouse by its name; raises SettingsError where its connection is missing
             depths: of the queues
             settings: as this process has them
+            staged: the files between the steps
         """
         self._contracts = contracts
         self._store_of = store_of
         self._depths = depths
         self._settings = settings
+        self._staged = staged
 
     def overview(self, viewer: Viewer) -> dict[str, Any]:
         """A line for each contract, those that need somebody first."""
@@ -232,19 +237,28 @@ class Views:
         return {"parts": parts, "problems": problems, **self._kept_days()}
 
     def storage(self, viewer: Viewer) -> dict[str, Any]:
-        """Sizes of tables and partitions in each warehouse."""
+        """Staged files, and sizes of tables and partitions, in each warehouse."""
         good, _ = self._seen(viewer)
         parts, problems = [], []
-        for warehouse, own in _used(good):
+        used = _used(good)
+        staged = self._staged.of(warehouse for warehouse, _ in used)
+        for warehouse, own in used:
             tables = {one.table for contract in own.values() for one in contract.each_table()}
             names = [*ENGINE_TABLES, *sorted(tables)]
-            found, problem = self._read(warehouse, own, partial(_sizes, tables=names))
+            files = staged[warehouse]
+            found, problem = self._read(warehouse, own, partial(_stored, tables=names, files=files))
             problems += [problem] if problem else []
             if found is not None:
+                sizes, runs = found
                 parts.append(
-                    {"warehouse": warehouse, "tables": _by_table(found, names), "retain": _retain(own)}
+                    {
+                        "warehouse": warehouse,
+                        "staging": staging(files, runs),
+                        "tables": _by_table(sizes, names),
+                        "retain": _retain(own),
+                    }
                 )
-        return {"parts": parts, "problems": problems, **self._kept_days()}
+        return {"parts": parts, "problems": problems, "most_files": MOST_FILES}
 
     def run(self, viewer: Viewer, dag_id: str, run_id: str) -> dict[str, Any]:
         """The batches of one DAG run."""
@@ -289,7 +303,7 @@ class Views:
         try:
             return read(self._store_of(warehouse)), ""
         except QueueEtlError as error:
-            said = "; ".join(error.problems) if isinstance(error, SettingsError) else str(error)
+            said = wording.said(error)
             log.warning("the page cannot read%s: %s", named(warehouse, contracts) or " the warehouse", said)
             return None, f"warehouse {warehouse or '(default)'}: {said}"
 
@@ -372,9 +386,9 @@ def _days_chart(lines: Sequence[RejectedLine], since: date) -> Chart:
     values: dict[datetime, tuple[int, int]] = {}
     for line in lines:
         at = _midnight(line.day)
-        waiting, redriven = values.get(at, (0, 0))
-        values[at] = (waiting + line.waiting, redriven + line.messages - line.waiting)
-    series, day = ("waiting", "redriven"), timedelta(days=1)
+        redriven, waiting = values.get(at, (0, 0))
+        values[at] = (redriven + line.messages - line.waiting, waiting + line.waiting)
+    series, day = ("redriven", "waiting"), timedelta(days=1)
     return charts.stacked(
         "Quarantined by day", "messages", series, values, _midnight(since), day, QUARANTINE_DAYS
     )
@@ -399,23 +413,21 @@ def _compared(contract: Contract, groups: Sequence[ShapeLine]) -> list[dict[str,
 
 def _keys(store: PageStore, contracts: Mapping[str, Contract]) -> dict[str, Any]:
     keys = store.used_keys()
-    places: dict[str, dict[int, int]] = {}
-    for contract in contracts.values():
-        for column in contract.columns:
-            if column.is_token:
-                try:
-                    places[f"{contract.table}.{column.name}"] = store.sampled_keys(
-                        contract.table, column.name
-                    )
-                except QueueEtlError as error:
-                    log.info("no sample of %s.%s: %s", contract.table, column.name, error)
+    tables = sorted({contract.table for contract in contracts.values()})
+    sizes = store.sizes(["etl.ledger", *tables])
+    columns = sampled_columns(store, contracts.values(), sizes, newest_key(keys))
     queues = {contract.queue: name for name, contract in contracts.items()}
     return {
         "keys": keys,
-        "places": places,
+        "newest_key": newest_key(keys),
+        "columns": columns,
+        "older": older(columns),
+        "is_estimate": any(column.scale > 1 for column in columns),
+        "last_remask": store.last_remask(),
         "audit": store.audit(AUDIT),
         "oldest_waiting": {queues[queue]: at for queue, at in store.oldest_waiting(list(queues)).items()},
-        "ledger": [line for line in store.sizes(["etl.ledger"]) if line.bounds],
+        "ledger": [line for line in sizes if line.table == "etl.ledger" and line.bounds],
+        "partitions": expiring(contracts.values(), sizes),
     }
 
 
@@ -423,8 +435,10 @@ def _standings(store: PageStore, queues: Sequence[tuple[str, str]]) -> dict[str,
     return store.standings(queues)
 
 
-def _sizes(store: PageStore, tables: Sequence[str]) -> list[PartitionLine]:
-    return store.sizes(tables)
+def _stored(
+    store: PageStore, tables: Sequence[str], files: StagedFigures
+) -> tuple[list[PartitionLine], list[KnownRun]]:
+    return store.sizes(tables), store.known_runs([*files.by_run])
 
 
 def _run(store: PageStore, run_ids: Sequence[Any]) -> tuple[RunLine | None, Sequence[Any]]:

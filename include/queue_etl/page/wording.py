@@ -1,6 +1,8 @@
-"""Figures as people read them. Pure."""
+"""Figures and errors as people read them. Pure."""
 
 from datetime import timedelta
+
+from include.queue_etl.errors import QueueEtlError, SettingsError
 
 DASH = "\N{EN DASH}"
 _UNITS = (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1))
@@ -54,3 +56,8 @@ def size(count_of_bytes: float | None) -> str:
     while value >= 1000 and step < len(_SIZES) - 1:
         value, step = value / 1000, step + 1
     return f"{value:.0f} {_SIZES[step]}" if step == 0 or value >= 100 else f"{value:.1f} {_SIZES[step]}"
+
+
+def said(error: QueueEtlError) -> str:
+    """What an error says, in one line."""
+    return "; ".join(error.problems) if isinstance(error, SettingsError) else str(error)

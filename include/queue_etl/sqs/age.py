@@ -10,6 +10,8 @@ if TYPE_CHECKING:
 # CloudWatch has one point a minute, some minutes late.
 WINDOW = timedelta(minutes=15)
 SECONDS = 5  # nobody waits for it for longer
+# What comes of an answer that is none: an endpoint may be a proxy, or an emulator.
+ODD = (ValueError, KeyError, TypeError, OverflowError)
 log = logging.getLogger(__name__)
 
 
@@ -31,13 +33,13 @@ def newest_age(cloudwatch: Any, queue: str) -> int | None:
     """The newest point of ApproximateAgeOfOldestMessage, in seconds.
 
     None where there is none, as for a queue that was idle for hours and with most emulators, or where
-    CloudWatch does not answer: then the age is told by what runs and the watch saw.
+    CloudWatch does not answer, or not as it should: then the age is told by what runs and the watch saw.
     """
     from botocore.exceptions import BotoCoreError, ClientError
 
     now = datetime.now(UTC)
     try:
-        answer = cloudwatch.get_metric_statistics(
+        points = cloudwatch.get_metric_statistics(
             Namespace="AWS/SQS",
             MetricName="ApproximateAgeOfOldestMessage",
             Dimensions=[{"Name": "QueueName", "Value": queue}],
@@ -45,12 +47,10 @@ def newest_age(cloudwatch: Any, queue: str) -> int | None:
             EndTime=now,
             Period=60,
             Statistics=["Maximum"],
-        )
+        ).get("Datapoints", [])
+        return int(max(points, key=lambda point: point["Timestamp"])["Maximum"]) if points else None
     except ClientError as error:
         log.info("age of the oldest message on %s: %s", queue, error.response["Error"]["Code"])
-        return None
-    except (BotoCoreError, ValueError) as error:
+    except (BotoCoreError, *ODD) as error:
         log.info("age of the oldest message on %s: %s", queue, type(error).__name__)
-        return None
-    points = answer.get("Datapoints", [])
-    return int(max(points, key=lambda point: point["Timestamp"])["Maximum"]) if points else None
+    return None

@@ -106,12 +106,11 @@ class StagingArea:
     def runs(self) -> dict[UUID, FileList]:
         """Every run that has files here, of whatever state and age."""
         found: dict[UUID, FileList] = {}
-        for path, written_at in self._store.everything():
-            folder, _, name = path.partition("/")
-            if name and (run_id := _run_id(folder)):
+        for file in self._store.everything():
+            if run_id := run_of(file.name):
                 run = found.setdefault(run_id, FileList())
-                run.names.append(name)
-                run.written_at = max(run.written_at, written_at)
+                run.names.append(file.name.partition("/")[2])
+                run.written_at = max(run.written_at, file.written_at)
         return found
 
 
@@ -193,9 +192,11 @@ class StagedRun:
         return f"queue_etl/staging/{self._run_id}/{file.name}".encode()
 
 
-def _run_id(folder: str) -> UUID | None:
+def run_of(path: str) -> UUID | None:
+    """The run in whose folder a file lies; None for what is not of a run."""
+    folder, _, name = path.partition("/")
     try:
-        return UUID(folder)
+        return UUID(folder) if name else None
     except ValueError:
         return None
 

@@ -1,16 +1,25 @@
 """Where staged files lie: a folder that all workers share, or a bucket."""
 
+import os
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from include.queue_etl.errors import StagingUnavailable
 from include.queue_etl.private_files import write_durably
 
 if TYPE_CHECKING:
     from boto3 import Session
+
+
+class StoredFile(NamedTuple):
+    """A stored byte string: its name with the folder, the Unix time at which it was written, its bytes."""
+
+    name: str
+    written_at: float
+    size: int
 
 
 class Store(Protocol):
@@ -28,8 +37,8 @@ class Store(Protocol):
     def remove(self, names: list[str]) -> None:
         """Remove; a name that is gone already is fine."""
 
-    def everything(self) -> Iterator[tuple[str, float]]:
-        """Every name under the root, with its folder, and the Unix time at which it was written."""
+    def everything(self) -> Iterator[StoredFile]:
+        """Every file under the root; it is listed no further than somebody reads."""
 
     def problem(self) -> str | None:
         """Why nothing can be written here, or None; writes and removes a probe."""
@@ -69,14 +78,16 @@ class LocalFolder:
                 if folder.is_dir() and not any(folder.iterdir()):
                     folder.rmdir()
 
-    def everything(self) -> Iterator[tuple[str, float]]:  # noqa: D102
+    def everything(self) -> Iterator[StoredFile]:  # noqa: D102
         with _as_staging_error(f"cannot list {self._root}"):
             if not self._root.exists():  # no run has staged anything yet
                 return
-            for folder in [entry.name for entry in self._root.iterdir() if entry.is_dir()]:
-                for name in self.names(folder):
-                    with suppress(FileNotFoundError):  # finish may be removing it at this moment
-                        yield f"{folder}/{name}", (self._root / folder / name).stat().st_mtime
+            with os.scandir(self._root) as entries:
+                for folder in (entry.name for entry in entries if entry.is_dir()):
+                    for name in self.names(folder):
+                        with suppress(FileNotFoundError):  # finish may be removing it at this moment
+                            found = (self._root / folder / name).stat()
+                            yield StoredFile(f"{folder}/{name}", found.st_mtime, found.st_size)
 
     def problem(self) -> str | None:  # noqa: D102
         try:
@@ -130,9 +141,10 @@ class S3Prefix:
             if errors := reply.get("Errors"):
                 raise StagingUnavailable(f"cannot remove from s3://{self._bucket}: {errors[0].get('Code')}")
 
-    def everything(self) -> Iterator[tuple[str, float]]:  # noqa: D102
+    def everything(self) -> Iterator[StoredFile]:  # noqa: D102
         for item in self._objects(self._prefix):
-            yield item["Key"].removeprefix(self._prefix), item["LastModified"].timestamp()
+            name = item["Key"].removeprefix(self._prefix)
+            yield StoredFile(name, item["LastModified"].timestamp(), item["Size"])
 
     def problem(self) -> str | None:  # noqa: D102
         probe = f".probe-{secrets.token_hex(6)}"
