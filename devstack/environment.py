@@ -27,6 +27,17 @@ DROPPED = (
     "PYTHONDONTWRITEBYTECODE",
 )
 UI_USER = "admin"
+# How soon Airflow looks again; the caller's own values win.
+PACE = {
+    # The default, 1 s, leaves most of a short run's time between its tasks. This takes a fifth of a core.
+    "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.1",
+    # A slot of the executor may stay taken for one interval (5 s) after its task has ended: where sockets
+    # close before the process is gone, the supervisor looks again no sooner. Fails after as many seconds.
+    "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
+    "AIRFLOW__WORKERS__MAX_FAILED_HEARTBEATS": "15",
+    # A lost worker is noticed within a minute; the default takes five. The scheduler looks every 10 s.
+    "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "45",
+}
 
 AIRFLOW_CFG = """\
 # Written by ./dev; what differs between two stacks is in the file `env` beside this one.
@@ -167,14 +178,7 @@ def _airflow(settings: Settings) -> dict[str, str]:
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{url}/execution/",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": f"{UI_USER}:admin",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(password_file(settings)),
-        # The default, 1 s, leaves most of a short run's time between its tasks.
-        "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.1",
-        # A slot of the executor may stay taken for one interval (5 s) after its task has ended: where sockets
-        # close before the process is gone, the supervisor looks again no sooner. Fails after as many seconds.
-        "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
-        "AIRFLOW__WORKERS__MAX_FAILED_HEARTBEATS": "15",
-        # A lost worker is noticed within a minute; the default takes five. The scheduler looks every 10 s.
-        "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "45",
+        **{name: os.environ.get(name) or value for name, value in PACE.items()},
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": metadata.url(AIRFLOW, "postgresql+psycopg2"),
         "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(settings.logs),
         "AIRFLOW__API__HOST": ports.HOST,

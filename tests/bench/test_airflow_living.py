@@ -7,6 +7,7 @@ import tempfile
 
 from tests.bench import airflow_living
 from tests.bench.contenders import ROOT
+from tests.support.airflow_settings import LEAN
 
 RATE = 5.0
 
@@ -22,7 +23,7 @@ def test_a_backlog_and_senders_are_measured_while_nobody_starts_a_run():
         "--json",
     ]
     with tempfile.TemporaryDirectory(prefix="queue-etl-") as state:
-        env = {**os.environ, "DEV_STATE": state, "QUEUE_ETL_FRESHNESS_SECONDS": "0"}
+        env = {**os.environ, **LEAN, "DEV_STATE": state, "QUEUE_ETL_FRESHNESS_SECONDS": "0"}
         run = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     found = json.loads(run.stdout)["ours"]

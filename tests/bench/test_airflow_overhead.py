@@ -21,6 +21,7 @@ from tests.bench.airflow_runs import TaskTimes
 from tests.bench.contenders import ROOT
 from tests.bench.feed import feed
 from tests.bench.scratch import Server
+from tests.support.airflow_settings import LEAN
 
 FINE = Outcome(lost=0, doubled=0, left=0)
 TIMES = TaskTimes(instances=1, started=0.2, ended=0.9, waited=0.1, lasted=0.7, tries=1)
@@ -34,7 +35,7 @@ def run(contender, seconds, messages=100, cpu=3.0):
 def test_a_run_by_the_scheduler_loads_the_right_rows_and_times_each_task():
     with tempfile.TemporaryDirectory(prefix="queue-etl-") as state:
         command = [str(ROOT / "dev"), "bench", "--airflow", "--messages=100", "--json"]
-        env = {**os.environ, "DEV_STATE": state}
+        env = {**os.environ, **LEAN, "DEV_STATE": state}
         run = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
         assert run.returncode == 0, run.stderr
         assert not list(Path(state, "bench").glob("run/*"))

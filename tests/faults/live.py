@@ -308,9 +308,7 @@ def soaking(plan: Plan, folder: Path) -> Iterator[Soak]:
     with contextlib.ExitStack() as ends:
         servers = ends.enter_context(running(folder))
         _record_commit_times(servers)
-        # The stack sets some of these itself, and would win over the environment.
-        own = {name: os.environ[name] for name in live_kills.SOON if name in os.environ}
-        settings, endpoint = replace(servers.settings, variables=own), servers.environment["AWS_ENDPOINT_URL"]
+        settings, endpoint = servers.settings, servers.environment["AWS_ENDPOINT_URL"]
         stack.ensure(settings, console, airflow_database=True)
         with psycopg.connect(postgres.superuser(settings).url(AIRFLOW)) as airflow:
             airflow.execute(CRON_RUN, [DAG])

@@ -13,7 +13,7 @@ from tests.faults import live_kills
 from tests.faults.bodies import login
 from tests.faults.live import DAG, Plan, Soak, soaking
 from tests.support import celery_stack
-from tests.support.airflow_settings import PARSED_ONCE
+from tests.support.airflow_settings import LEAN
 from tests.support.wait import wait_until
 
 pytestmark = pytest.mark.skipif(bool(celery_stack.missing()), reason=celery_stack.missing() or "-")
@@ -45,7 +45,7 @@ ROWS = "SELECT count(*), count(DISTINCT user_id) FROM public.user_logins WHERE u
 def soak(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Soak]:
     """A stack with two Celery workers, both ready."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in (SETTINGS | PARSED_ONCE | live_kills.SOON).items():
+        for name, value in (SETTINGS | LEAN | live_kills.SOON).items():
             patch.setenv(name, value)
         plan = Plan(seconds=1, rate=1, sqs="stub", executor="celery")
         with soaking(plan, tmp_path_factory.mktemp("celery") / "s") as soak:

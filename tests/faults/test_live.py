@@ -19,7 +19,7 @@ from devstack import orchestrator, processes, stack
 from devstack.console import Console
 from tests.faults import live, live_kills
 from tests.faults.live import DAG, Plan, Soak, soaking
-from tests.support.airflow_settings import PARSED_ONCE
+from tests.support.airflow_settings import LEAN
 from tests.support.traffic import traffic
 from tests.support.wait import wait_until
 
@@ -85,7 +85,7 @@ class Airflow:
 def soak(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Soak]:
     """A stack with Airflow on which messages come back soon."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in (SOON | PARSED_ONCE | live_kills.SOON).items():
+        for name, value in (SOON | LEAN | live_kills.SOON).items():
             patch.setenv(name, value)
         with soaking(Plan(seconds=1, rate=1), tmp_path_factory.mktemp("live") / "s") as soak:
             yield soak

@@ -17,12 +17,12 @@ from devstack import environment, ports, stack
 from devstack.console import Console
 from include.contracts import contract_names
 from tests.faults.servers import Servers, running
-from tests.support.airflow_settings import PARSED_ONCE
+from tests.support.airflow_settings import LEAN
 from tests.support.wait import wait_until
 
 ROLES = ("viewer", "user", "op", "admin")
 # Without the runs of the schedule, which would take messages between two looks of a test.
-SETTINGS = {**PARSED_ONCE, "AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": "False"}
+SETTINGS = {**LEAN, "AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": "False"}
 CHROMIUM = shutil.which("chromium")
 WIDE, NARROW = ViewportSize(width=1280, height=900), ViewportSize(width=400, height=800)
 RUN = "manual__with-malformed-messages"

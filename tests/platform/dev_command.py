@@ -13,7 +13,7 @@ import boto3
 from devstack import emulator, environment, processes, stack
 from devstack.processes import Part
 from devstack.settings import DEFAULT_PORTS, ROOT, Settings, from_environment
-from tests.support.airflow_settings import PARSED_ONCE
+from tests.support.airflow_settings import LEAN
 from tests.support.ports import lasting_ports
 
 # What `./dev test` or a person's shell has set would point the stack under test at another one.
@@ -92,4 +92,4 @@ def sqs(settings: Settings) -> Any:
 def clean_environment(state: Path) -> dict[str, str]:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
     chosen = {name: str(port) for name, port in lasting_ports(DEFAULT_PORTS).items()}
-    return {**inherited, **chosen, **PARSED_ONCE, "DEV_STATE": str(state)}
+    return {**inherited, **chosen, **LEAN, "DEV_STATE": str(state)}
