@@ -49,7 +49,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--idle",
         type=positive,
         metavar="SECONDS",
-        help="instead: what Airflow's processes cost in a time without messages, without and with the DAGs",
+        help="instead: CPU of Airflow's processes while no message comes, beside bare Airflow",
+    )
+    add(
+        "--contracts",
+        type=_counts,
+        default=[1],
+        metavar="A,B",
+        help="of --idle: one Airflow each with so many contracts, such as 1,25; default: 1",
     )
     add(
         "--observability",
@@ -160,6 +167,7 @@ def _airflow(settings: Settings, chosen: Mapping[str, int], options: argparse.Na
         if getattr(options, name)
     ]
     arguments += [f"--rates={','.join(f'{rate:g}' for rate in options.rates)}"] if options.rates else []
+    arguments += [f"--contracts={','.join(map(str, options.contracts))}"]
     command = [str(settings.python), "-m", "tests.bench.airflow_overhead", *arguments]
     # Without DEV_*: where a person works with another SQS or Postgres, it measures on its own all the same.
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("DEV_")}

@@ -1,10 +1,11 @@
 """Renders what `./dev bench --json` wrote: results.svg, and tables in ../performance.md and ../scaling.md.
 
 airflow.json holds a run with --airflow, freshness.json one with --freshness and --rates, backlog.json one
-with --backlog, drains.json one with --drains, observability.json one with --observability. results.json
-holds a run of the engine and its two baselines, sizes-*.json runs of ours alone, mask.json one with
---baseline, partitions.json one with --partitions. A table whose file is not there stays as it is. Needs
-nothing installed: `python docs/performance/render.py`.
+with --backlog, drains.json one with --drains, idle.json one with --idle, observability.json one with
+--observability. results.json holds a run of the engine and its two baselines, sizes-*.json runs of ours
+alone, mask.json one with --baseline, partitions.json one with --partitions, day.json what
+tests/bench/one_day.py printed. A table whose file is not there stays as it is. Needs nothing installed:
+`python docs/performance/render.py`.
 """
 
 import json
@@ -37,10 +38,8 @@ def main() -> None:
     (HERE / "results.svg").write_text(chart(results))
     sizes = [json.loads(path.read_text()) for path in HERE.glob("sizes-*.json")]
     sizes = sorted([*sizes, results], key=lambda result: result["messages"])
-    found = {
-        name: _read(name)
-        for name in ("airflow", "freshness", "backlog", "drains", "mask", "observability", "partitions")
-    }
+    names = "airflow freshness backlog drains mask observability partitions idle day"
+    found = {name: _read(name) for name in names.split()}
     blocks: dict[str, tuple[Any, Callable[[Any], list[str]]]] = {
         "results": (results, _comparison),
         "sizes": (sizes, _sizes),
@@ -53,6 +52,10 @@ def main() -> None:
         "observability": (found["observability"], _observability),
         "mask": (found["mask"], lambda mask: _turns(mask["mask"], "CPU us a message")),
         "partitions": (found["partitions"], lambda one: _turns(one["load"], "CPU s for a million rows")),
+        "idle": (found["idle"], _idle),
+        "idle-runs": (found["idle"], _idle_runs),
+        "day": (found["day"], _day),
+        "day-loads": (found["day"], _day_loads),
     }
     lines = {name: table(result) for name, (result, table) in blocks.items() if result}
     for page in PAGES:
@@ -194,6 +197,73 @@ def _observability(found: dict[str, Any]) -> list[str]:
             ratio, (low, high) = compared or ("1", ("", ""))
             rows.append((count, name, seconds, ratio, f"{low} and {high}" if low else ""))
     return _rows(("messages", "", "CPU s a run", "ratio", "95 % between"), rows)
+
+
+def _idle(found: dict[str, Any]) -> list[str]:
+    """Shares of a core by part, of Airflows that idled at the same time; the first one is bare."""
+    idle = found["idle"]
+    sums = {name: sum(one["cpu_percent"].values()) for name, one in idle.items()}
+    bare = next(iter(sums.values()))
+    parts = next(iter(idle.values()))["cpu_percent"]
+    rows = [(part, *(f"{one['cpu_percent'][part]:.2f}" for one in idle.values())) for part in parts]
+    rows.append(("together", *(f"{percent:.2f}" for percent in sums.values())))
+    rows.append(("above bare Airflow", *(f"{percent - bare:.2f}" for percent in sums.values())))
+    return _rows((f"% of a core, in {found['seconds']:,.0f} s", *idle), rows)
+
+
+def _idle_runs(found: dict[str, Any]) -> list[str]:
+    """What there is beside CPU: memory, and runs."""
+    idle = found["idle"]
+    ended = [_counts(one["runs_ended"]) for one in idle.values()]
+    dags = sorted({dag for one in idle.values() for dag in one["cpu_seconds_a_run"]})
+    rows = [
+        ("triggerer, both processes", *(f"{one['triggerer_mb']:,} MB" for one in idle.values())),
+        ("runs of contracts that ended, by state of `sense`", *ended),
+        *(
+            (f"CPU s of a run of `{dag}`", *(one["cpu_seconds_a_run"].get(dag, "") for one in idle.values()))
+            for dag in dags
+        ),
+    ]
+    return _rows(("", *idle), rows)
+
+
+def _counts(found: dict[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in found.items()) or "none"
+
+
+def _day(found: dict[str, Any]) -> list[str]:
+    """Bytes of a message of a day, and the same multiplied."""
+    labels = {
+        "ledger_table": "ledger, table",
+        "ledger_index": "ledger, index",
+        "user_logins": "`user_logins`",
+    }
+    rows = [
+        (labels[name], f"{size:.0f} bytes", _gigabytes(size * found["today"]), _gigabytes(size * 1e8))
+        for name, size in found["bytes_a_message"].items()
+    ]
+    ledger = 35 * (found["bytes_a_message"]["ledger_table"] + found["bytes_a_message"]["ledger_index"])
+    kept = "ledger of 35 days (`QUEUE_ETL_LEDGER_DAYS`), calculated"
+    rows.append((kept, "", _gigabytes(ledger * found["today"]), _gigabytes(ledger * 1e8)))
+    measured = f"{found['today'] / 1e6:g} million a day, measured"
+    return _rows(("", "a message", measured, "100 million a day, extrapolated"), rows)
+
+
+def _day_loads(found: dict[str, Any]) -> list[str]:
+    """Postgres for further messages of that day, by what is there and by `shared_buffers`."""
+    rows = [
+        (
+            "an empty database, default" if name == "empty" else f"the day above, {name}",
+            one["postgres_cpu_s_per_million"],
+            f"{one['log_bytes_a_message']:,} bytes",
+        )
+        for name, one in found["load"].items()
+    ]
+    return _rows(("loaded into, with `shared_buffers`", "CPU s for a million", "log a message"), rows)
+
+
+def _gigabytes(size: float) -> str:
+    return f"{size / 1e9:,.1f} GB" if size < 1e10 else f"{size / 1e9:,.0f} GB"
 
 
 def _rows(head: Sequence[object], rows: Iterable[Sequence[object]]) -> list[str]:

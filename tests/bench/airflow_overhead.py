@@ -3,7 +3,7 @@
     ./dev bench --airflow [--messages N] [--rounds N] [--baseline PATH] [--json]
     ./dev bench --freshness [--rates 1,30] [--seconds N]      # airflow_living.py
     ./dev bench --backlog N
-    ./dev bench --idle SECONDS                                # airflow_idle.py
+    ./dev bench --idle SECONDS [--contracts 1,25]             # airflow_idle.py
     ./dev bench --observability [--messages N] [--rounds N]   # airflow_observability.py
 
 A stack as `./dev up` makes it: scheduler, LocalExecutor, DAG processor, triggerer, api-server. But the queue
@@ -112,8 +112,7 @@ def _idle(options: argparse.Namespace, base: Settings, console: Console) -> str:
     """What `--idle` found; empty where it is not asked for."""
     if not options.idle:
         return ""
-    with _removed(base, base, console):
-        found = airflow_idle.measure(options.idle, base, console)
+    found = airflow_idle.measure(options.idle, options.contracts, base, console)
     return json.dumps(found, indent=2) if options.json else airflow_idle.table(found)
 
 

@@ -49,7 +49,12 @@ class Server:
     """A Postgres of this machine, looked at as its superuser."""
 
     def __init__(self, superuser_dsn: str) -> None:
-        self._connection = psycopg.connect(superuser_dsn, autocommit=True)
+        self._dsn = superuser_dsn
+        self.reconnect()
+
+    def reconnect(self) -> None:
+        """After a restart of the server."""
+        self._connection = psycopg.connect(self._dsn, autocommit=True)
         self._pid = int(self._one("SELECT pg_read_file('postmaster.pid')").split()[0])
 
     def cpu_seconds(self) -> float:
