@@ -67,6 +67,18 @@ def test_drains_at_once_share_the_messages():
     assert all(one["messages"] == MESSAGES and one["messages_per_s"] > 0 for one in found.values())
 
 
+def test_a_day_is_measured_with_little_and_with_much_memory():
+    command = [sys.executable, "-m", "tests.bench.one_day", "--today=2000", "--messages=300", "--rounds=1"]
+    with tempfile.TemporaryDirectory(prefix="queue-etl-") as state:
+        env = {**os.environ, "DEV_STATE": state}
+        run = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    found = json.loads(run.stdout)
+    assert set(found["load"]) == {"empty", "1GB", "128MB"}
+    assert all(one["log_bytes_a_message"] > 0 for one in found["load"].values())
+    assert all(size > 40 for size in found["bytes_a_message"].values())
+
+
 def test_a_ratio_is_the_median_of_those_of_single_turns():
     seconds = {"one": [1.0, 2.0, 3.0, 4.0, 5.0], "two": [2.0, 4.0, 6.6, 8.0, 50.0]}
     found = Turns("load", "ms", 1_000, seconds).as_json()

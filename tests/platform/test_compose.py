@@ -169,6 +169,7 @@ def test_the_environment_has_only_names_that_the_launcher_sets_too(tmp_path: Pat
     known = set(environment.build(settings.from_environment({"DEV_STATE": str(tmp_path)})))
     only_here = {
         "AIRFLOW__SCHEDULER__ENABLE_HEALTH_CHECK",  # here the scheduler is asked over HTTP
+        "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL",  # there people write contracts
         "UI_PASSWORD",  # for airflow-init's own command
         "AWS_SESSION_TOKEN",  # the emulator takes any key
         "AIRFLOW__CELERY__BROKER_URL",  # the launcher has no workers
