@@ -24,6 +24,8 @@ from include.queue_etl.transform.batches import MaskedBatch, RejectedBatch
 from tests.integration.privacy import PURPOSE, WHY, PrivacyProject, login, project
 from tests.support.contracts import redeclared
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["project"]
 ADDRESS, DEVICE = "192.0.2.7", "dévice, 7"
 BODIES = [

@@ -19,6 +19,8 @@ from tests.integration import deliveries as of_deliveries
 from tests.integration.deliveries import deliveries, delivery
 from tests.integration.privacy import WHY, PrivacyProject, login, project
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["deliveries", "project"]
 ADDRESS, DEVICE = "192.0.2.7", "d-7"
 LOGINS = [

@@ -33,6 +33,8 @@ from tests.integration.deliveries import (
 from tests.integration.privacy import PURPOSE, WHY, PrivacyProject, project
 from tests.integration.project import Killed
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["deliveries", "project"]
 ODD = "porter\t\\N"
 PHONE, OTHER, ADDRESS, WHO = "+44 20 7946 0001", "+44 20 7946 0002", "192.0.2.7", 'Zoë \\ "of"\tthe\nlodge'

@@ -32,6 +32,8 @@ from tests.integration.privacy import PURPOSE, WHY, PrivacyProject, login, login
 from tests.integration.project import Killed
 from tests.support.contracts import redeclared
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["project"]
 BAD = [b'{"user_id": "bad1", "ip": "192.0.2.200"', login("bad2", app_version="v2", ip="192.0.2.201")]
 

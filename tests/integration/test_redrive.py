@@ -19,6 +19,8 @@ from tests.integration.project import Killed, Project, killed_at, login, project
 from tests.support.contracts import redeclared
 from tests.support.resources import open_run
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["project"]
 LENIENT = Annotated[str | None, Derived(lambda version: 0, int)]
 

@@ -35,6 +35,8 @@ from tests.integration.privacy import PURPOSE, WHY, PrivacyProject, login, proje
 from tests.integration.project import Killed, killed_at
 from tests.support.contracts import redeclared
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["project"]
 AGAIN = "public.user_logins_again"
 CARTS = "public.replayed_carts"
