@@ -92,19 +92,27 @@ def measure(seconds: int, counts: Sequence[int], base: Settings, console: Consol
         RunFailed: Airflow does not know the DAGs in time, or their runs do not wait
     """
     with ExitStack() as ends:
-        stands = _stands(base, counts, console, ends)
-        for count, stand in stands.items():
-            if count:
-                _settle(stand.airflow, count)
-        time.sleep(min(SETTLED_SECONDS, seconds))
-        with console.step(f"{len(stands)} Airflows idle for {seconds} s"):
-            began, before = time.time(), {count: stand.cpu_seconds() for count, stand in stands.items()}
-            time.sleep(seconds)
-            lasted = time.time() - began
-            rates = {count: stand.rates(before[count], lasted) for count, stand in stands.items()}
-        with console.step("runs of the other DAGs"):
-            runs = min(MOST_RUNS, 1 + seconds // SECONDS_FOR_A_RUN)
-            idle = {_name(count): _idle(stands[count], rates[count], began, runs) for count in stands}
+        return compared(_stands(base, counts, console, ends), seconds, console)
+
+
+def compared(stands: Mapping[int, Stand], seconds: int, console: Console) -> dict[str, Any]:
+    """JSON of running Airflows by their number of contracts; all other DAGs are paused afterwards.
+
+    Raises:
+        RunFailed: as for `measure`
+    """
+    for count, stand in stands.items():
+        if count:
+            _settle(stand.airflow, count)
+    time.sleep(min(SETTLED_SECONDS, seconds))
+    with console.step(f"{len(stands)} Airflows idle for {seconds} s"):
+        began, before = time.time(), {count: stand.cpu_seconds() for count, stand in stands.items()}
+        time.sleep(seconds)
+        lasted = time.time() - began
+        rates = {count: stand.rates(before[count], lasted) for count, stand in stands.items()}
+    with console.step("runs of the other DAGs"):
+        runs = min(MOST_RUNS, 1 + seconds // SECONDS_FOR_A_RUN)
+        idle = {_name(count): _idle(stands[count], rates[count], began, runs) for count in stands}
     return {"seconds": round(lasted, 1), "cores": os.cpu_count(), "idle": idle}
 
 

@@ -5,7 +5,7 @@ import os
 import subprocess
 import tempfile
 
-from tests.bench import airflow_idle, airflow_living
+from tests.bench import airflow_living
 from tests.bench.contenders import ROOT
 from tests.support.airflow_settings import LEAN
 
@@ -41,25 +41,6 @@ def test_a_backlog_and_senders_are_measured_while_nobody_starts_a_run():
     said = airflow_living.table({"ours": found})
     assert f"backlog of {backlog['messages']:,}: " in said
     assert "\n5 messages/s: p50 " in said
-
-
-def test_an_idle_airflow_is_measured_beside_a_bare_one():
-    command = [str(ROOT / "dev"), "bench", "--idle=3", "--contracts=2", "--json"]
-    with tempfile.TemporaryDirectory(prefix="queue-etl-") as state:
-        env = {**os.environ, **LEAN, "DEV_STATE": state}
-        run = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stderr
-    found = json.loads(run.stdout)
-    assert set(found["idle"]) == {"bare", "2 contracts"}
-    bare, ours = found["idle"].values()
-    assert set(bare["cpu_percent"]) == set(ours["cpu_percent"]) >= {"triggerer", "dag-processor", "postgres"}
-    assert bare["cpu_seconds_a_run"] == {}
-    assert set(ours["cpu_seconds_a_run"]) == set(airflow_idle.BESIDE)
-    assert ours["runs_ended"] == {}
-    assert ours["triggerer_mb"] > bare["triggerer_mb"] > 0
-    said = airflow_idle.table(found)
-    assert "\nabove bare " in said
-    assert "\n2 contracts: triggerer " in said
 
 
 def test_requests_of_the_benchmark_itself_are_not_counted():

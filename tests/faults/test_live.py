@@ -17,6 +17,7 @@ import pytest
 
 from devstack import orchestrator, processes, stack
 from devstack.console import Console
+from tests.bench import airflow_idle, airflow_servers
 from tests.faults import live, live_kills
 from tests.faults.live import DAG, Plan, Soak, soaking
 from tests.support.airflow_settings import LEAN
@@ -130,6 +131,24 @@ def test_a_run_by_hand_begins_while_a_scheduled_one_waits(soak: Soak) -> None:
     wait_until(lambda: sense(by_hand) == "skipped", LONG_SECONDS)
     assert sense(waiting) == "skipped"
     wait_until(lambda: newest() != waiting and sense(newest()) == "deferred", LONG_SECONDS)
+
+
+def test_what_idling_costs_is_measured(soak: Soak) -> None:
+    """The benchmark's own way to do it, on this Airflow, which stands for the bare one too."""
+    airflow = airflow_servers.airflow(soak.settings)
+    stand = airflow_idle.Stand(soak.settings, airflow)
+    try:
+        found = airflow_idle.compared({0: stand, 1: stand}, 2, Console(sys.stderr))
+    finally:
+        airflow.pause(airflow.dags(), is_paused=False)
+    bare, ours = found["idle"].values()
+    assert set(ours["cpu_percent"]) >= {"triggerer", "dag-processor", "scheduler", "postgres"}
+    assert set(ours["cpu_seconds_a_run"]) == set(airflow_idle.BESIDE)
+    assert (bare["runs_ended"], ours["runs_ended"]) == ({}, {})
+    assert ours["triggerer_mb"] > 0
+    said = airflow_idle.table(found)
+    assert "\nabove bare " in said
+    assert "\n1 contract: triggerer " in said
 
 
 def test_a_living_queue_under_the_scheduler_loses_nothing_to_a_kill(
