@@ -1,4 +1,4 @@
-"""The real steps in thousands of random schedules; and the usual designs in the same ones, which must fail.
+"""The real steps in a thousand random schedules; and the usual designs in the same ones, which must fail.
 
 A failure names its seed: `replay(seed)` runs that schedule again.
 """
@@ -14,8 +14,8 @@ import pytest
 from tests.model.doubles import DeletingQueue, PlainWarehouse, ReplacingWarehouse, TrustingWarehouse
 from tests.model.schedule import Design, Outcome, Schedule
 
-SCHEDULES = int(os.environ.get("MODEL_SCHEDULES", "2000"))
-PART = max(1, SCHEDULES // 4)
+SCHEDULES = int(os.environ.get("MODEL_SCHEDULES", "1000"))
+PART = max(1, SCHEDULES // 2)
 FIRST_SEEDS = [
     seed if seed == 0 else pytest.param(seed, marks=pytest.mark.slow) for seed in range(0, SCHEDULES, PART)
 ]
