@@ -1,7 +1,7 @@
 """Orders of the queue `orders-queue` -> table `public.orders`: an example, nested, with a row for each order.
 
 Each message is an order as it is after a change, so that a later message replaces the row of an earlier one.
-It has no schedule: whoever runs it starts it, with `./dev demo --contract orders` or in Airflow.
+It has no schedule: people start it, with `./dev demo --contract orders` or in Airflow.
 """
 
 from datetime import datetime

@@ -1,4 +1,4 @@
-"""Figures for whoever draws them: names, kinds and units, as docs/operations.md lists them. Pure.
+"""Figures for monitoring: names, kinds and units, as docs/operations.md lists them. Pure.
 
 Who emits them is given from outside: Airflow's own metrics, or nobody.
 """

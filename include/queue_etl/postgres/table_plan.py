@@ -264,7 +264,7 @@ class _Comparison:
             )
 
     def _fillfactor(self) -> Iterator[Change]:
-        """Only where nothing is set: whoever set another knows the table's rows."""
+        """Only where nothing is set: who set another value knows the table's rows."""
         wanted = self.wanted.fillfactor
         if wanted and not self.found.table.fillfactor:
             yield Change(

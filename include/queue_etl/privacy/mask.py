@@ -42,8 +42,8 @@ def mask(
 ) -> list[Masked]:
     """Put the request on record, then mask the values under every key of the keyset.
 
-    It costs the hour's allowance a token for each value: whoever may mask many values can find out what many
-    tokens stand for.
+    It costs the hour's allowance a token for each value: a person who may mask many values can find out what
+    many tokens stand for.
 
     Args:
         resources: as role pii_officer
