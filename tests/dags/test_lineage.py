@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from tests.dags.conftest import visible
+from tests.support.python_process import run_code
 from tests.support.wait import wait_until
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -42,14 +41,7 @@ def events(sqs: Any, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str,
     transport = json.dumps({"type": "file", "log_file_path": str(file), "append": True})
     environment = {**os.environ, "AIRFLOW__OPENLINEAGE__TRANSPORT": transport, "PYTHONPATH": str(PROJECT)}
     code = RUN.format(dags=str(PROJECT / "dags"))
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=PROJECT,
-    )
+    done = run_code(code, environment)
     assert "state success" in done.stdout, done.stdout[-3000:] + done.stderr[-3000:]
     text = file.read_text()
     for value in (CANARY, "198.51.100.77"):
@@ -107,8 +99,7 @@ print("told", sorted(task.task_id for task in dag.tasks if policy(task, dag.dag_
         "AIRFLOW__OPENLINEAGE__TRANSPORT": '{"type": "console"}',
         "AIRFLOW__OPENLINEAGE__EMISSION_POLICY": json.dumps(rule),
     }
-    command = [sys.executable, "-c", code.format(dags=str(PROJECT / "dags"))]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=PROJECT)
+    done = run_code(code.format(dags=str(PROJECT / "dags")), environment)
     told = "told ['extract', 'finish', 'load', 'mask', 'sense']"
     assert told in done.stdout, done.stdout[-2000:] + done.stderr[-2000:]
 
@@ -122,12 +113,5 @@ queue_etl_lineage.tell_lineage(None, {})
 print("imported", sorted(name for name in sys.modules if name.startswith("openlineage")))
 """
     environment = {**os.environ, "PYTHONPATH": f"{PROJECT / 'plugins'}:{PROJECT}"}
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=PROJECT,
-    )
+    done = run_code(code, environment)
     assert "imported []" in done.stdout, done.stderr[-2000:]

@@ -1,9 +1,9 @@
 """Airflow's JSON lines have the engine's fields: as its task runner logs, in a process of its own."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
+
+from tests.support.python_process import run_code
 
 PROJECT = Path(__file__).resolve().parents[2]
 LOG = """
@@ -23,9 +23,7 @@ log.warning("after")
 
 def test_lines_of_tasks_have_contract_run_and_batch_as_fields() -> None:
     environment = {"PYTHONPATH": f"{PROJECT}:{PROJECT / 'plugins'}", "AIRFLOW_HOME": str(PROJECT)}
-    done = subprocess.run(
-        [sys.executable, "-c", LOG], env=environment, capture_output=True, text=True, check=False, cwd=PROJECT
-    )
+    done = run_code(LOG, environment)
     assert done.returncode == 0, done.stderr
     given = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     ours = {line["event"]: line for line in given}

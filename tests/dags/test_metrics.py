@@ -6,7 +6,6 @@ import re
 import shutil
 import socket
 import subprocess
-import sys
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ import pytest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
 from tests.support.ports import lasting_ports
+from tests.support.python_process import run_code
 from tests.support.wait import wait_until
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -47,14 +47,7 @@ def emit(**metrics: object) -> str:
     """Emit the figures of a run with these settings of Airflow's section `metrics`; what was logged."""
     given = {f"AIRFLOW__METRICS__{name.upper()}": str(value) for name, value in metrics.items()}
     environment = {**os.environ, **given, "PYTHONPATH": f"{PROJECT}:{PROJECT / 'plugins'}"}
-    done = subprocess.run(
-        [sys.executable, "-c", EMIT],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=PROJECT,
-    )
+    done = run_code(EMIT, environment)
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr
 

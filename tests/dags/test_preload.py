@@ -1,11 +1,11 @@
 """What the processes that fork those of tasks import beforehand."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.support.python_process import run_code
 
 PROJECT = Path(__file__).resolve().parents[2]
 PLUGIN = PROJECT / "plugins" / "queue_etl_preload.py"
@@ -48,9 +48,7 @@ def test_only_processes_that_fork_tasks_import_beforehand(command: list[str], ex
 def test_a_task_imports_only_the_projects_own_modules_after_it() -> None:
     """And none of these is imported beforehand: a parent would go on with old code."""
     code = TASK.format(plugin=str(PLUGIN))
-    result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=PROJECT
-    )
+    result = run_code(code)
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines() == ["project []", "packages ['include']"]
 
@@ -69,14 +67,8 @@ print("later", sorted(name for name in set(sys.modules) - before if "openlineage
 
 @pytest.mark.parametrize("transport", ["", '{"type": "console"}'])
 def test_what_tells_lineage_is_imported_where_it_has_a_receiver(transport: str) -> None:
-    result = subprocess.run(
-        [sys.executable, "-c", LINEAGE.format(plugin=str(PLUGIN))],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=PROJECT,
-        env={**os.environ, "AIRFLOW__OPENLINEAGE__TRANSPORT": transport},
-    )
+    environment = {**os.environ, "AIRFLOW__OPENLINEAGE__TRANSPORT": transport}
+    result = run_code(LINEAGE.format(plugin=str(PLUGIN)), environment)
     before, later = result.stdout.splitlines()[-2:]
     assert before == f"before {bool(transport)}", result.stderr
     assert (later == "later []") == bool(transport)
