@@ -82,7 +82,7 @@ def queue_etl(name: str) -> DAG:
         params=PARAMS,
         tags=["sqs", "postgres", "personal-data", *contract.tags],
     ) as dag:
-        sense = SqsQueueDepthSensor(task_id="sense", **queue_to_watch(contract), **waiting(contract))
+        sense = SqsQueueDepthSensor(task_id="sense", **queue_to_watch(contract), **waiting())
         groups, last = extract(sense.output), finish()
         [sense, groups, each_group.expand(group=groups)] >> last
     return only_finish_tells(dag)

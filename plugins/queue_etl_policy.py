@@ -7,21 +7,21 @@ import math
 import os
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from typing import Any
 
-from airflow.sdk import Param
-from queue_etl_timetable import BackToBack
-from sqs_queue_depth import Continuous
+from airflow.sdk import Asset, AssetOrTimeSchedule, AssetWatcher, DeltaTriggerTimetable, Param
+from queue_etl_connections import queue_to_watch
+from sqs_queue_depth import SqsMessagesTrigger
 
 from include.queue_etl.contract import Contract
 from include.queue_etl.contract.contract import CONTINUOUS
 from include.queue_etl.errors import PermanentError, SettingsError, TransientError
 from include.queue_etl.settings import PREFIX, limits, read_some
 
-# A continuous run of an idle queue is skipped after so long, and the next one waits.
-IDLE = timedelta(hours=1)
+# Of a continuous DAG: a run that looks, also where no triggerer watches the queue.
+LOOK = timedelta(hours=1)
 CAUGHT_UP_SECONDS = 2.0
+WORTH_A_RUN = ("min_messages", "freshness_seconds")
 START = datetime(2025, 1, 1, tzinfo=UTC)
 
 
@@ -48,7 +48,7 @@ PARAMS = {
         type="integer",
         minimum=1,
         title="Fewest messages",
-        description="The run starts when so many wait. For scheduled runs of a continuous pipeline: as "
+        description="The run starts when so many wait. When a continuous pipeline begins a run by itself: as "
         f"{PREFIX}MIN_MESSAGES says.",
     ),
     "max_age_seconds": Param(
@@ -92,36 +92,55 @@ def _retry_policy() -> dict[str, Any]:
 
 def pace(contract: Contract) -> dict[str, Any]:
     """When the contract's DAG runs, how many runs at once and for how long, as arguments of the DAG."""
-    is_continuous = contract.schedule == CONTINUOUS
-    wait = IDLE if is_continuous else timedelta(0)
     return {
-        "schedule": BackToBack() if is_continuous else contract.schedule,
+        "schedule": _continuous(contract) if contract.schedule == CONTINUOUS else contract.schedule,
         "max_active_runs": contract.runs_at_once,
-        "dagrun_timeout": wait + timedelta(seconds=contract.run_seconds),
+        "dagrun_timeout": timedelta(seconds=contract.run_seconds),
     }
 
 
-def waiting(contract: Contract) -> dict[str, Any]:
-    """What its sensor waits for: what the form says, but in scheduled runs what the settings say."""
+def _continuous(contract: Contract) -> AssetOrTimeSchedule:
+    """A run whenever the watcher of the contract's queue says that it is worth it, and one each hour."""
+    queue = queue_to_watch(contract)
+    trigger = SqsMessagesTrigger(
+        dag_id=contract.name,
+        queue=queue["sqs_queue"],
+        account=queue["queue_account"],
+        aws_conn_id=queue["aws_conn_id"],
+        region_name=queue["region_name"],
+        **_worth_a_run(contract.settings),
+    )
+    messages = Asset(
+        name=f"messages of {contract.name}",
+        uri=f"x-sqs://{contract.name}/{contract.queue}",
+        watchers=[AssetWatcher(name=f"watcher of {contract.queue}", trigger=trigger)],
+    )
+    return AssetOrTimeSchedule(timetable=DeltaTriggerTimetable(LOOK), assets=[messages])
+
+
+def _worth_a_run(settings: Mapping[str, int]) -> dict[str, int]:
+    """What the settings say; of wrong ones the defaults, as each run then fails with the list of them all."""
+    try:
+        return read_some(os.environ, settings, *WORTH_A_RUN)
+    except SettingsError:
+        return read_some({}, {}, *WORTH_A_RUN)
+
+
+def waiting() -> dict[str, Any]:
+    """What the sensor waits for: what the form says. Runs that nobody starts have the form's defaults."""
     form = {name: f"{{{{ params.{name} }}}}" for name in ("min_messages", "max_age_seconds")}
-    scheduled = partial(_scheduled, contract.settings) if contract.schedule == CONTINUOUS else None
-    return {**form, "timeout": "{{ params.wait_seconds }}", "continuous": scheduled}
+    return {**form, "timeout": "{{ params.wait_seconds }}"}
 
 
 def caught_up_seconds(contract: Contract) -> float:
     """How long the running extract goes on receiving messages that come as fast as it takes them.
 
-    The next scheduled run of a continuous pipeline follows at once, and rows are to be there soon.
+    The next run of a continuous pipeline follows soon, and rows are to be there soon.
     """
     from airflow.sdk import get_current_context
 
-    is_scheduled = get_current_context()["dag_run"].run_type == "scheduled"
-    return CAUGHT_UP_SECONDS if is_scheduled and contract.schedule == CONTINUOUS else math.inf
-
-
-def _scheduled(settings: Mapping[str, int]) -> Continuous:
-    given = read_some(os.environ, settings, "min_messages", "freshness_seconds")
-    return Continuous(**given, timeout=IDLE.total_seconds())
+    is_manual = get_current_context()["dag_run"].run_type == "manual"
+    return math.inf if is_manual or contract.schedule != CONTINUOUS else CAUGHT_UP_SECONDS
 
 
 def task_args(contract: Contract) -> dict[str, Any]:

@@ -1,11 +1,7 @@
-"""The schedule of a continuous DAG: a run begins as soon as the one before it has ended.
+"""The schedule of continuous DAGs of an earlier version: a run began as soon as the one before it had ended.
 
-Airflow's own `@continuous` begins each run's interval where the last one ended. After runs of a cron schedule
-that is the logical date of the last of them, which exists already, so that a DAG with such a history never
-runs again (Airflow 3.3.2: "run already exists; skipping dagrun creation", five times a second). It also
-refuses more than one run at once. This one takes the present time.
-
-It imports nothing of the project: the scheduler loads no bundle.
+Airflow keeps the versions of a DAG, each with its schedule, and reads them: the scheduler until the DAG is
+parsed anew, the UI for ever. No DAG of this version uses it.
 """
 
 from datetime import timedelta

@@ -4,8 +4,8 @@ The sensor of the amazon provider receives the messages it senses, deletes them 
 bodies into XCom. This one asks `GetQueueAttributes` and, when the depth alone does not decide, CloudWatch for
 the age of the oldest message.
 
-A continuous DAG has one run that waits, deferred, until the next one follows it. Its trigger sees by itself
-how long messages have waited.
+A continuous DAG has no run while there is nothing to do: its schedule is an asset, whose watcher asks the
+queue and begins a run by an event. The watcher sees by itself how long messages have waited.
 
 The triggerer loads no DAG bundle, so this file imports nothing of the project; boto3 is imported by the
 methods that ask, because every DAG parse pays for what stands at the top.
@@ -13,12 +13,11 @@ methods that ask, because every DAG parse pays for what stands at the top.
 
 import asyncio
 import json
-import math
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -30,7 +29,7 @@ from airflow.sdk.exceptions import (
     AirflowSensorTimeout,
     AirflowSkipException,
 )
-from airflow.triggers.base import BaseTrigger, TriggerEvent
+from airflow.triggers.base import BaseEventTrigger, BaseTrigger, TriggerEvent
 
 if TYPE_CHECKING:
     from airflow.providers.amazon.aws.hooks.base_aws import AwsGenericHook
@@ -45,7 +44,9 @@ METRIC_WINDOW = timedelta(minutes=15)
 # The trigger keeps the deadline; this much later the scheduler concludes that no triggerer runs.
 TRIGGERER_GRACE = timedelta(seconds=60)
 # A continuous DAG would else fail again and again, as fast as Airflow can start runs.
-PAUSE_AFTER_FAILURE = timedelta(seconds=60)
+PAUSE_AFTER_FAILURE_SECONDS = 60
+# From an event until its run has received what the event was about: there is no use in a second one.
+BEGINNING_SECONDS = 3
 
 ATTRIBUTES = {
     "visible": "ApproximateNumberOfMessages",
@@ -210,26 +211,6 @@ def _is_transport(error: Exception) -> bool:
     return isinstance(error, ConnectionError | HTTPClientError | CredentialRetrievalError)
 
 
-@dataclass(frozen=True)
-class Continuous:
-    """What the scheduled runs of a DAG wait for whose next run begins when one has ended.
-
-    Attributes:
-        min_messages: met when at least so many messages are visible
-        freshness_seconds: met too when the trigger has seen messages for so long
-        timeout: seconds until the run is skipped
-    """
-
-    min_messages: int
-    freshness_seconds: float
-    timeout: float
-
-    @property
-    def poke_interval(self) -> float:
-        """Seconds between two questions: a twelfth of what may pass anyway, within bounds."""
-        return min(max(self.freshness_seconds / 12, 1), 30)
-
-
 class SqsQueueDepthSensor(BaseSensorOperator):
     """Waits until enough messages wait on a queue, or one has waited for long enough. Receives nothing.
 
@@ -249,8 +230,6 @@ class SqsQueueDepthSensor(BaseSensorOperator):
         deferrable: wait in the triggerer; False: wait in the worker (`mode` as in every sensor)
         soft_fail: when the sensor gives up the task is skipped, else failed. Unlike Airflow's own `soft_fail`
             it never turns an error into a skip: a missing queue would look like an empty one for ever.
-        continuous: tells what scheduled runs wait for instead, when one begins. They ask nothing in the
-            worker and wait in the triggerer, pause after a failed run, and make way for one that is queued
     """
 
     template_fields = (
@@ -276,7 +255,6 @@ class SqsQueueDepthSensor(BaseSensorOperator):
         poke_interval: float = 5,
         deferrable: bool = True,
         soft_fail: bool = True,
-        continuous: Callable[[], Continuous] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(poke_interval=poke_interval, **kwargs)
@@ -289,7 +267,6 @@ class SqsQueueDepthSensor(BaseSensorOperator):
         self.timeout = timeout  # type: ignore[assignment]  # a template until the task runs
         self.deferrable = deferrable
         self.skip_at_deadline = soft_fail
-        self.continuous = continuous
 
     @cached_property
     def watch(self) -> QueueWatch:
@@ -325,8 +302,6 @@ class SqsQueueDepthSensor(BaseSensorOperator):
         Raises:
             AirflowSkipException: it did not come to hold within `timeout` seconds
         """
-        if self.continuous and context["dag_run"].run_type == "scheduled":
-            self._wait_for(self.continuous(), context)
         self.timeout = float(self.timeout)
         if self.deferrable:
             if found := self.poke(context):
@@ -343,39 +318,16 @@ class SqsQueueDepthSensor(BaseSensorOperator):
             return dict(event["depth"])
         if event["status"] == "timeout":
             self._give_up()
-        if event["status"] == "made_way":
-            raise AirflowSkipException("it makes way for a run that is queued; messages wait on the queue")
         raise _failure(event["message"], retry=event["retry"])
 
     def _wait(self) -> NoReturn:
         """The worker has asked just now."""
         now, pause = time.time(), self.poke_interval
-        self._defer(
-            SqsQueueDepthTrigger(
-                **asdict(self.watch),
-                poke_interval=pause,
-                deadline=now + float(self.timeout),
-                first_poke=now + pause,
-            )
+        deadline = now + float(self.timeout)
+        trigger = SqsQueueDepthTrigger(
+            **asdict(self.watch), poke_interval=pause, deadline=deadline, first_poke=now + pause
         )
-
-    def _wait_for(self, continuous: Continuous, context: "Context") -> NoReturn:
-        now = time.time()
-        first_poke = max(now, _end_of_pause(context))
-        watch = replace(self.watch, min_messages=continuous.min_messages, max_age_seconds=None)
-        self._defer(
-            SqsQueueDepthTrigger(
-                **asdict(watch),
-                poke_interval=continuous.poke_interval,
-                deadline=first_poke + continuous.timeout,
-                first_poke=first_poke,
-                freshness_seconds=continuous.freshness_seconds,
-                makes_way_in=context["dag_run"].dag_id,
-            )
-        )
-
-    def _defer(self, trigger: "SqsQueueDepthTrigger") -> NoReturn:
-        left = timedelta(seconds=trigger.deadline - time.time())
+        left = timedelta(seconds=deadline - time.time())
         self.defer(trigger=trigger, method_name="execute_complete", timeout=left + TRIGGERER_GRACE)
 
     def _give_up(self) -> NoReturn:
@@ -383,18 +335,10 @@ class SqsQueueDepthSensor(BaseSensorOperator):
         raise AirflowSkipException(text) if self.skip_at_deadline else AirflowSensorTimeout(text)
 
 
-def _end_of_pause(context: "Context") -> float:
-    """Seconds since the epoch until which a run waits because the one before it failed; 0: it need not."""
-    previous = context["ti"].get_previous_dagrun()
-    if previous is None or previous.state != "failed" or previous.end_date is None:
-        return 0.0
-    return float((previous.end_date + PAUSE_AFTER_FAILURE).timestamp())
-
-
 class SqsQueueDepthTrigger(BaseTrigger):
     """Asks a queue every `poke_interval` seconds until the condition holds or the deadline has passed.
 
-    Yields one event: {"status": "met", "depth": {...}}, {"status": "timeout"}, {"status": "made_way"} or
+    Yields one event: {"status": "met", "depth": {...}}, {"status": "timeout"} or
     {"status": "failed", "message": text, "retry": bool}.
 
     Args:
@@ -402,14 +346,11 @@ class SqsQueueDepthTrigger(BaseTrigger):
         deadline: seconds since the epoch; absolute: it survives a restart of the triggerer. The trigger keeps
             it itself: `airflow dags test` ignores a deferral's timeout, the scheduler looks every 15 s.
         first_poke: seconds since the epoch: nothing is asked before
-        freshness_seconds: the condition also holds when messages have been seen for so long, and for any
-            message at the deadline. A restart of the triggerer forgets since when
-        makes_way_in: id of a DAG: as soon as one of its runs is queued, the trigger ends. With
-            `max_active_runs` a waiting run would keep a run from starting that somebody wants now
+        freshness_seconds, makes_way_in: of a run of an earlier version, which waited for messages. It ends at
+            once: the next run begins by an event
         **watch: the fields of QueueWatch
     """
 
-    # The last three have defaults, because a trigger that an earlier version stored has none of them.
     def __init__(
         self,
         *,
@@ -422,18 +363,14 @@ class SqsQueueDepthTrigger(BaseTrigger):
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.poke_interval = poke_interval
-        self.deadline = deadline
-        self.first_poke = first_poke
-        self.freshness_seconds = freshness_seconds
-        self.makes_way_in = makes_way_in
+        self.deadline = 0.0 if makes_way_in else deadline
+        self.first_poke = 0.0 if makes_way_in else first_poke
         self.watch = QueueWatch(**watch)
-        self._last_said = ""
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Class path and arguments, as the metadata database keeps them."""
-        own = ("poke_interval", "deadline", "first_poke", "freshness_seconds", "makes_way_in")
-        kwargs = {**asdict(self.watch), **{name: getattr(self, name) for name in own}}
-        return f"{type(self).__module__}.{type(self).__qualname__}", kwargs
+        own = ("poke_interval", "deadline", "first_poke")
+        return _path(self), {**asdict(self.watch), **{name: getattr(self, name) for name in own}}
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Ask until one event can be said."""
@@ -444,39 +381,105 @@ class SqsQueueDepthTrigger(BaseTrigger):
 
     async def _wait(self) -> dict[str, Any]:
         await asyncio.sleep(max(self.first_poke - time.time(), 0))
-        seen_since = None
         while True:
             found = await asyncio.to_thread(self.watch.ask)
-            depth, now = dict(found.xcom_value or {}), time.time()
-            if depth["visible"] and self.freshness_seconds is not None:
-                seen_since = seen_since or now
-            self._say(found)
-            over = now >= self.deadline
-            if found or (seen_since and depth["visible"] and (over or self._due(seen_since) <= now)):
-                return {"status": "met", "depth": depth}
-            if over:
+            self.log.info(_said(self.watch, found))
+            if found:
+                return {"status": "met", "depth": dict(found.xcom_value or {})}
+            now = time.time()
+            if now >= self.deadline:
                 return {"status": "timeout"}
-            if self.makes_way_in and await _has_queued_runs(self.makes_way_in):
-                return {"status": "made_way"}
-            wake = min(now + self.poke_interval, self.deadline, self._due(seen_since))
-            await asyncio.sleep(max(wake - now, 0))
-
-    def _due(self, seen_since: float | None) -> float:
-        """When messages that have been seen since then have waited for long enough."""
-        return math.inf if seen_since is None else seen_since + (self.freshness_seconds or 0)
-
-    def _say(self, found: PokeReturnValue) -> None:
-        """Say what was found, but not once more the same: an idle queue is asked for an hour."""
-        if (said := _said(self.watch, found)) != self._last_said:
-            self._last_said = said
-            self.log.info(said)
+            await asyncio.sleep(min(self.poke_interval, self.deadline - now))
 
 
-async def _has_queued_runs(dag_id: str) -> bool:
+class SqsMessagesTrigger(BaseEventTrigger):
+    """Watches a queue for an asset: an event says that a run is worth it. It goes on for ever.
+
+    It says so again as long as messages wait, so that an event that is lost, or whose run fails, delays them
+    by `freshness_seconds` at most. What comes while the most runs are at work begins the next run when one of
+    them has ended (Airflow 3.3 keeps one event for it). A queue that cannot be asked is an event too: the
+    run's sensor fails then, and tells why.
+
+    Args:
+        dag_id: of the DAG whose runs the events begin
+        min_messages: an event when at least so many messages are visible
+        freshness_seconds: and when messages have been seen for so long. A restart of the triggerer forgets
+            since when
+        **watch: the other fields of QueueWatch
+    """
+
+    def __init__(self, *, dag_id: str, min_messages: int, freshness_seconds: float, **watch: Any) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.dag_id = dag_id
+        self.min_messages = min_messages
+        self.freshness_seconds = freshness_seconds
+        # That any message is visible: how many are worth a run is known here.
+        self.watch = QueueWatch(**watch, min_messages=1, max_age_seconds=None)
+        self._seen_since: float | None = None
+        self._failed_runs = 0
+
+    @property
+    def poke_interval(self) -> float:
+        """Seconds between two questions: a twelfth of what may pass anyway, within bounds."""
+        return min(max(self.freshness_seconds / 12, 1), 30)
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """Class path and arguments, as the metadata database keeps them."""
+        watch = asdict(self.watch)
+        del watch["max_age_seconds"]
+        own = ("dag_id", "min_messages", "freshness_seconds")
+        return _path(self), {**watch, **{name: getattr(self, name) for name in own}}
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Ask for ever; an event whenever a run is worth it."""
+        self._failed_runs = await _failed_runs(self.dag_id)
+        while True:
+            try:
+                found = await asyncio.to_thread(self.watch.ask)
+            except QueueProblem as problem:
+                self.log.warning("%s", problem)
+                yield _event({"problem": str(problem)})
+                await asyncio.sleep(PAUSE_AFTER_FAILURE_SECONDS)
+                continue
+            depth, now = dict(found.xcom_value or {}), time.time()
+            if self._is_worth_a_run(depth["visible"], now):
+                await self._pause_after_failure()
+                self._seen_since = None
+                yield _event(depth)
+                await asyncio.sleep(max(self.poke_interval, BEGINNING_SECONDS))
+            else:
+                await asyncio.sleep(self._until_next(now))
+
+    def _is_worth_a_run(self, visible: int, now: float) -> bool:
+        if not visible:
+            return False
+        self._seen_since = self._seen_since or now
+        return visible >= self.min_messages or now >= self._seen_since + self.freshness_seconds
+
+    def _until_next(self, now: float) -> float:
+        if self._seen_since is None:
+            return self.poke_interval
+        due = self._seen_since + self.freshness_seconds
+        return min(self.poke_interval, due - now) if due > now else self.poke_interval
+
+    async def _pause_after_failure(self) -> None:
+        """Where a run has failed since the last event."""
+        failed = await _failed_runs(self.dag_id)
+        if failed > self._failed_runs:
+            self.log.info("a run of %s has failed: the next one waits", self.dag_id)
+            await asyncio.sleep(PAUSE_AFTER_FAILURE_SECONDS)
+        self._failed_runs = failed
+
+
+async def _failed_runs(dag_id: str) -> int:
     from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
     from asgiref.sync import sync_to_async
 
-    return bool(await sync_to_async(RuntimeTaskInstance.get_dr_count)(dag_id, states=["queued"]))
+    return int(await sync_to_async(RuntimeTaskInstance.get_dr_count)(dag_id, states=["failed"]))
+
+
+def _path(trigger: BaseTrigger) -> str:
+    return f"{type(trigger).__module__}.{type(trigger).__qualname__}"
 
 
 def _event(payload: dict[str, Any]) -> TriggerEvent:

@@ -4,7 +4,7 @@
 
 Airflows of the same configuration idle at the same time, each with a Postgres and an emulator of its own:
 `bare` has an empty folder of DAGs, the others have the project's DAGs with so many contracts. Their time
-begins when every contract has a run that waits and no other run is left.
+begins when every contract's queue is watched and no run is left.
 
 In that time only the DAGs of the contracts run by themselves. All others are parsed as always, but paused:
 five runs each of `queue_etl_watch` and `queue_etl_recovery`, which run every five minutes, are measured
@@ -37,7 +37,7 @@ SETTLED_SECONDS = 15  # at most, after a start: the scheduler and the triggerer 
 # The cost of a run is a difference: it drowns in that of idling where the runs are few and the pauses long.
 MOST_RUNS, SECONDS_FOR_A_RUN = 5, 20  # five runs after idling for 100 seconds
 SETTLED_AFTER_RUNS_SECONDS = 3
-WAITING = "SELECT count(*) FROM task_instance WHERE task_id = 'sense' AND state = 'deferred'"
+WATCHED = "SELECT count(*) FROM asset_watcher JOIN trigger ON trigger.id = trigger_id WHERE triggerer_id > 0"
 AT_WORK = "SELECT count(*) FROM dag_run WHERE state IN ('queued', 'running')"
 # Of a contract's run: whether messages came in time is the state of `sense`.
 ENDED = """
@@ -89,7 +89,7 @@ def measure(seconds: int, counts: Sequence[int], base: Settings, console: Consol
     """JSON of each Airflow; their stacks are removed at the end.
 
     Raises:
-        RunFailed: Airflow does not know the DAGs in time, or their runs do not wait
+        RunFailed: Airflow does not know the DAGs in time, or their queues are not watched
     """
     with ExitStack() as ends:
         return compared(_stands(base, counts, console, ends), seconds, console)
@@ -147,13 +147,13 @@ def _stands(base: Settings, counts: Sequence[int], console: Console, ends: ExitS
 
 
 def _settle(airflow: Airflow, count: int) -> None:
-    """Pause all DAGs but the contracts', and wait until nothing but the contracts' waiting runs is left."""
+    """Pause all DAGs but the contracts', and wait until their queues are watched and no run is left."""
     contracts = contract_copies.names(count)
     wanted = [*contracts, *BESIDE]
     _wait(lambda: all(map(airflow.knows, wanted)), "Airflow has not parsed the DAGs")
-    _wait(lambda: _number(airflow, WAITING) == count, "not every contract has a run that waits")
+    _wait(lambda: _number(airflow, WATCHED) == count, "not every contract's queue is watched")
     # First: a run of a DAG that is paused does not go on.
-    _wait(lambda: _number(airflow, AT_WORK) == count, "runs of other DAGs have not ended")
+    _wait(lambda: _number(airflow, AT_WORK) == 0, "runs have not ended")
     airflow.pause(dag for dag in airflow.dags() if dag not in contracts)
 
 

@@ -10,14 +10,13 @@ from typing import Any
 
 import pytest
 from airflow.dag_processing.dagbag import DagBag
-from airflow.sdk import TriggerRule
-from queue_etl_policy import pace, task_args, waiting
-from queue_etl_timetable import BackToBack
-from sqs_queue_depth import Continuous
+from airflow.sdk import DeltaTriggerTimetable, TriggerRule
+from queue_etl_policy import pace, task_args
 
 import include.contracts
 from include.contracts import DEFAULT_CONTRACT, contract_names, load_contract
 from include.queue_etl import errors
+from include.queue_etl.contract import Contract
 from include.queue_etl.settings import limits
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -104,23 +103,36 @@ def test_dag_policy(dags: Mapping[str, Any]) -> None:
         assert {task.retries for task in dag.tasks} == {contract.retries}
 
 
-def test_by_default_a_run_waits_for_messages_and_the_next_one_follows(dags: Mapping[str, Any]) -> None:
+def test_by_default_an_event_of_the_queue_begins_a_run(dags: Mapping[str, Any]) -> None:
     dag = dags["user_logins"]
-    assert isinstance(dag.timetable, BackToBack)
-    assert dag.dagrun_timeout == timedelta(hours=2)  # an hour of it for the wait
-    assert dag.get_task("sense").continuous() == Continuous(10_000, 60, 3_600)
+    (asset,) = dag.timetable.asset_condition.objects
+    ((_, arguments),) = [watcher.trigger.serialize() for watcher in asset.watchers]
+    assert arguments == {
+        "dag_id": "user_logins", "queue": "login-queue", "account": None, "aws_conn_id": "aws_default",
+        "region_name": None, "min_messages": 10_000, "freshness_seconds": 60,
+    }  # fmt: skip
+    assert dag.timetable.timetable == DeltaTriggerTimetable(timedelta(hours=1))
+    assert dag.dagrun_timeout == timedelta(hours=1)
 
 
-def test_the_wait_is_a_setting_and_of_a_contract(monkeypatch: pytest.MonkeyPatch) -> None:
+def worth_a_run(contract: Contract) -> tuple[int, int]:
+    (asset,) = pace(contract)["schedule"].asset_condition.objects
+    (trigger,) = [watcher.trigger for watcher in asset.watchers]
+    return trigger.min_messages, trigger.freshness_seconds
+
+
+def test_what_is_worth_a_run_is_a_setting_and_of_a_contract(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QUEUE_ETL_FRESHNESS_SECONDS", "5")
     monkeypatch.setenv("QUEUE_ETL_MIN_MESSAGES", "7")
     contract = load_contract("user_logins")
-    assert waiting(contract)["continuous"]() == Continuous(7, 5, 3_600)
-    own = replace(contract, settings={"freshness_seconds": 0})
-    assert waiting(own)["continuous"]() == Continuous(7, 0, 3_600)
+    assert worth_a_run(contract) == (7, 5)
+    assert worth_a_run(replace(contract, settings={"freshness_seconds": 0})) == (7, 0)
+
+
+def test_a_wrong_setting_leaves_the_dag_for_its_runs_to_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`extract` fails with the list of all wrong settings; an import error would show one file's alone."""
     monkeypatch.setenv("QUEUE_ETL_FRESHNESS_SECONDS", "often")
-    with pytest.raises(errors.SettingsError, match="QUEUE_ETL_FRESHNESS_SECONDS='often': must be a whole"):
-        waiting(contract)["continuous"]()
+    assert worth_a_run(load_contract("user_logins")) == (10_000, 60)
 
 
 @pytest.mark.parametrize("schedule", ["*/5 * * * *", None])
@@ -128,7 +140,6 @@ def test_a_contract_may_have_a_cron_schedule_or_none(schedule: str | None) -> No
     contract = replace(load_contract("user_logins"), schedule=schedule, run_seconds=1_800)
     hour = timedelta(seconds=1_800)
     assert pace(contract) == {"schedule": schedule, "max_active_runs": 1, "dagrun_timeout": hour}
-    assert waiting(contract)["continuous"] is None
 
 
 def test_a_contract_says_how_many_runs_are_at_once_and_how_long() -> None:

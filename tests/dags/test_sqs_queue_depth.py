@@ -1,18 +1,18 @@
 """The sensor and its trigger, against a real SQS endpoint."""
 
 import asyncio
+import itertools
 import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import sqs_queue_depth
 from airflow.sdk import BaseSensorOperator
 from airflow.sdk.exceptions import (
     AirflowException,
@@ -23,7 +23,7 @@ from airflow.sdk.exceptions import (
 )
 from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 from airflow.serialization.serialized_objects import BaseSerialization
-from sqs_queue_depth import Continuous, SqsQueueDepthSensor, SqsQueueDepthTrigger
+from sqs_queue_depth import SqsMessagesTrigger, SqsQueueDepthSensor, SqsQueueDepthTrigger
 
 from tests.dags.conftest import ENDPOINT, REGION
 
@@ -164,7 +164,7 @@ def test_the_trigger_survives_storage_with_its_deadline(queue: str) -> None:
     assert again.serialize() == (path, arguments)
     assert arguments.keys() == {
         "queue", "account", "aws_conn_id", "region_name", "min_messages", "max_age_seconds", "poke_interval",
-        "deadline", "first_poke", "freshness_seconds", "makes_way_in",
+        "deadline", "first_poke",
     }  # fmt: skip
     assert (arguments["min_messages"], arguments["max_age_seconds"]) == (7, 900.0)
 
@@ -201,114 +201,156 @@ def test_poke_mode_sees_a_late_message(queue: str, send: Callable[[str, int], No
     assert depth["visible"] == 1
 
 
-# A continuous DAG ---------------------------------------------------------------------------------
+# The watcher of a continuous DAG -------------------------------------------------------------------
 
 
-def continuous(queue: str, min_messages: int, freshness: float, timeout: float = 120) -> SqsQueueDepthSensor:
-    return sensor(queue, continuous=lambda: Continuous(min_messages, freshness, timeout))
+@pytest.fixture
+def failed_runs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many runs of the DAG have failed; a test may change its only number."""
+    found = [0]
+
+    def count(dag_id: str, *, states: list[str]) -> int:
+        assert (dag_id, states) == ("a_dag", ["failed"])
+        return found[0]
+
+    monkeypatch.setattr(RuntimeTaskInstance, "get_dr_count", count)
+    return found
 
 
-def scheduled(previous: Any = None) -> Any:
-    """The context of a scheduled run whose predecessor was that one."""
-    ti = SimpleNamespace(get_previous_dagrun=lambda: previous)
-    return {"dag_run": SimpleNamespace(run_type="scheduled", dag_id="a_dag"), "ti": ti}
+def watcher(queue: str, min_messages: int, freshness: float) -> SqsMessagesTrigger:
+    return SqsMessagesTrigger(
+        dag_id="a_dag",
+        queue=queue,
+        aws_conn_id="aws_default",
+        region_name=None,
+        min_messages=min_messages,
+        freshness_seconds=freshness,
+    )
 
 
-def trigger_of(waiting: SqsQueueDepthSensor, previous: Any = None, makes_way: bool = False) -> Any:
-    """Its trigger, which asks Airflow for queued runs only where a test is about them."""
-    with pytest.raises(TaskDeferred) as caught:
-        waiting.execute(scheduled(previous))
-    trigger: Any = caught.value.trigger
-    assert trigger.makes_way_in == "a_dag"
-    if not makes_way:
-        trigger.makes_way_in = None
-    return trigger
+def events(
+    trigger: SqsMessagesTrigger, seconds: float, most: int = 100
+) -> list[tuple[float, dict[str, Any]]]:
+    """What the watcher says in this time, each with the second in which it says it."""
+    found: list[tuple[float, dict[str, Any]]] = []
+    started = time.monotonic()
 
+    async def listen() -> None:
+        async for event in trigger.run():
+            found.append((time.monotonic() - started, dict(event.payload)))
+            if len(found) == most:
+                return
 
-def test_a_scheduled_run_waits_in_the_triggerer_and_asks_nothing_before() -> None:
-    trigger = trigger_of(continuous("no-such-queue", 5, 60))
-    assert (trigger.watch.min_messages, trigger.watch.max_age_seconds) == (5, None)
-    assert (trigger.freshness_seconds, trigger.poke_interval) == (60, 5)
-    assert first_event(trigger)["status"] == "failed"
+    async def run() -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(listen(), seconds)
+
+    asyncio.run(run())
+    return found
 
 
 @pytest.mark.parametrize(("freshness", "seconds"), [(0, 1), (1, 1), (60, 5), (120, 10), (3600, 30)])
 def test_the_queue_is_asked_more_often_the_fresher_rows_are_to_be(freshness: int, seconds: float) -> None:
-    assert Continuous(1, freshness, 60).poke_interval == seconds
+    assert watcher("any", 1, freshness).poke_interval == seconds
 
 
-def test_enough_messages_begin_a_run_at_once(queue: str, send: Callable[[str, int], None]) -> None:
+@pytest.mark.usefixtures("failed_runs")
+def test_an_idle_queue_is_no_event(queue: str) -> None:
+    assert events(watcher(queue, 1, 0), 2.5) == []
+
+
+@pytest.mark.usefixtures("failed_runs")
+def test_enough_messages_are_an_event_at_once(queue: str, send: Callable[[str, int], None]) -> None:
     send(queue, 3)
-    started = time.monotonic()
-    assert first_event(trigger_of(continuous(queue, 3, 600)))["depth"]["visible"] == 3
-    assert time.monotonic() - started < 60
+    ((_, depth),) = events(watcher(queue, 3, 600), 60, most=1)
+    assert depth == {"visible": 3, "in_flight": 0, "delayed": 0}
 
 
-def test_fewer_messages_begin_a_run_when_they_have_waited(
+@pytest.mark.usefixtures("failed_runs")
+def test_fewer_messages_are_an_event_when_they_have_waited(
     queue: str, send: Callable[[str, int], None]
 ) -> None:
     send(queue, 1)
-    started = time.monotonic()
-    assert first_event(trigger_of(continuous(queue, 3, 1.5)))["status"] == "met"
-    assert 1.5 <= time.monotonic() - started < 60
+    ((second, depth),) = events(watcher(queue, 3, 1.5), 60, most=1)
+    assert 1.5 <= second < 60
+    assert depth["visible"] == 1
 
 
-def test_freshness_0_begins_a_run_with_the_first_message(
+@pytest.mark.usefixtures("failed_runs")
+def test_freshness_0_makes_an_event_of_the_first_message(
     queue: str, send: Callable[[str, int], None]
 ) -> None:
     late = threading.Timer(0.5, send, (queue, 1))
     late.start()
-    event = first_event(trigger_of(continuous(queue, 10_000, 0)))
+    ((_, depth),) = events(watcher(queue, 10_000, 0), 60, most=1)
     late.join()
-    assert event["depth"]["visible"] == 1
+    assert depth["visible"] == 1
 
 
-def test_at_the_deadline_whatever_waits_begins_a_run(queue: str, send: Callable[[str, int], None]) -> None:
-    assert first_event(trigger_of(continuous(queue, 3, 600, timeout=1))) == {"status": "timeout"}
+@pytest.mark.usefixtures("failed_runs")
+def test_as_long_as_messages_wait_there_are_more_events(queue: str, send: Callable[[str, int], None]) -> None:
+    """One may be lost, and the run of another may have failed."""
     send(queue, 1)
-    assert first_event(trigger_of(continuous(queue, 3, 600, timeout=1)))["status"] == "met"
+    first, second = events(watcher(queue, 10_000, 0), 60, most=2)
+    assert second[0] - first[0] >= 3
 
 
-def test_a_run_by_hand_of_a_continuous_dag_looks_at_once(
-    queue: str, send: Callable[[str, int], None]
+def test_the_event_after_a_failed_run_waits(
+    queue: str, send: Callable[[str, int], None], failed_runs: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    by_hand: Any = {"dag_run": SimpleNamespace(run_type="manual", dag_id="a_dag")}
     send(queue, 1)
-    assert continuous(queue, 10_000, 600).execute(by_hand)["visible"] == 1
+    monkeypatch.setattr(sqs_queue_depth, "PAUSE_AFTER_FAILURE_SECONDS", 4)
+    failed_runs[0] = 7  # long ago
+    trigger = watcher(queue, 1, 600)
+    monkeypatch.setattr(SqsMessagesTrigger, "poke_interval", 0.1)
+    monkeypatch.setattr(sqs_queue_depth, "BEGINNING_SECONDS", 0.1)
+    found = []
+
+    async def run() -> None:
+        async for _ in trigger.run():
+            found.append(time.monotonic())
+            failed_runs[0] += len(found) == 2
+            if len(found) == 4:
+                return
+
+    asyncio.run(run())
+    waits = [after - before for before, after in itertools.pairwise(found)]
+    assert waits[1] >= 4
+    assert max(waits[0], waits[2]) < 4
 
 
-@pytest.mark.parametrize(
-    ("state", "ended", "pause"),
-    [("failed", 10, 50), ("failed", 300, 0), ("success", 1, 0), ("running", None, 0), ("failed", None, 0)],
-)
-def test_a_run_pauses_a_minute_after_one_that_failed(state: str, ended: int | None, pause: float) -> None:
-    end_date = None if ended is None else datetime.now(UTC) - timedelta(seconds=ended)
-    trigger = trigger_of(continuous("any", 1, 0), SimpleNamespace(state=state, end_date=end_date))
-    assert trigger.first_poke - time.time() == pytest.approx(pause, abs=30)
-    assert trigger.deadline - trigger.first_poke == 120
+@pytest.mark.usefixtures("failed_runs")
+def test_a_queue_that_cannot_be_asked_is_an_event_whose_run_tells_why(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sqs_queue_depth, "PAUSE_AFTER_FAILURE_SECONDS", 1)
+    found = events(watcher("no-such-queue", 1, 0), 60, most=2)
+    assert found[1][0] - found[0][0] >= 1
+    assert all("'no-such-queue'" in payload["problem"] for _, payload in found)
+    with pytest.raises(AirflowFailException, match="no-such-queue"):
+        sensor("no-such-queue", timeout=0).execute({})
 
 
-def test_nothing_is_asked_during_the_pause() -> None:
-    trigger = trigger_of(continuous("no-such-queue", 1, 0))
-    trigger.first_poke = time.time() + 1
-    started = time.monotonic()
-    assert first_event(trigger)["status"] == "failed"
-    assert time.monotonic() - started >= 0.9
+def test_the_watcher_survives_storage() -> None:
+    path, arguments = watcher("a-queue", 7, 30).serialize()
+    stored = json.loads(json.dumps(BaseSerialization.serialize(arguments)))
+    again = SqsMessagesTrigger(**BaseSerialization.deserialize(stored))
+    assert path == "sqs_queue_depth.SqsMessagesTrigger"
+    assert again.serialize() == (path, arguments)
+    assert (arguments["min_messages"], arguments["freshness_seconds"]) == (7, 30)
 
 
-def test_a_waiting_run_makes_way_for_a_queued_one(queue: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[str, list[str]]] = []
-
-    def count(dag_id: str, *, states: list[str]) -> int:
-        asked.append((dag_id, states))
-        return len(asked) - 1  # none, then one
-
-    monkeypatch.setattr(RuntimeTaskInstance, "get_dr_count", count)
-    waiting = continuous(queue, 1, 0)
-    event = first_event(trigger_of(waiting, makes_way=True))
-    assert asked == [("a_dag", ["queued"])] * 2
-    with pytest.raises(AirflowSkipException, match="makes way for a run"):
-        waiting.execute_complete({}, event)
+def test_a_waiting_run_of_an_earlier_version_ends_at_once(queue: str) -> None:
+    stored = {
+        **deferred(sensor(queue, timeout=3_600)).trigger.serialize()[1],
+        "first_poke": time.time() + 3_600,
+        "freshness_seconds": 60.0,
+        "makes_way_in": "a_dag",
+    }
+    event = first_event(SqsQueueDepthTrigger(**stored))
+    assert event == {"status": "timeout"}
+    with pytest.raises(AirflowSkipException):
+        sensor(queue).execute_complete({}, event)
 
 
 # Failures -----------------------------------------------------------------------------------------

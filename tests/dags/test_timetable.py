@@ -1,4 +1,4 @@
-"""When the next run of a continuous DAG begins, also after a history that another schedule has left."""
+"""When the next run of a continuous DAG is made by the clock, also after the history of another schedule."""
 
 from datetime import timedelta
 from typing import Any
@@ -7,9 +7,11 @@ import pytest
 from airflow.sdk import timezone
 from airflow.serialization.decoders import decode_timetable
 from airflow.serialization.encoders import encode_timetable
-from airflow.timetables.base import DagRunInfo, DataInterval, TimeRestriction
-from airflow.timetables.trigger import CronTriggerTimetable
+from airflow.timetables.base import DataInterval, TimeRestriction
+from queue_etl_policy import pace
 from queue_etl_timetable import BackToBack
+
+from include.contracts import load_contract
 
 
 def at(*parts: int) -> Any:
@@ -18,56 +20,35 @@ def at(*parts: int) -> Any:
 
 
 NOW = at(2026, 11, 26, 12, 3, 20)
-ALWAYS = TimeRestriction(earliest=at(2025, 1, 1), latest=None, catchup=False)
-SECOND = timedelta(seconds=1)
-
-
-@pytest.fixture(autouse=True)
-def now(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timezone, "utcnow", lambda: NOW)
-
-
-def next_run(last: DataInterval | None, restriction: TimeRestriction = ALWAYS) -> Any:
-    return BackToBack().next_dagrun_info(last_automated_data_interval=last, restriction=restriction)
+RESTRICTION = TimeRestriction(earliest=at(2025, 1, 1), latest=None, catchup=False)
+HOUR = timedelta(hours=1)
 
 
 @pytest.mark.parametrize(
-    "last",
+    ("last", "soonest"),
     [
-        None,
-        DataInterval.exact(NOW - SECOND),
+        (None, NOW - HOUR),
         # As `schedule="*/5 * * * *"` leaves it, with and without intervals.
-        DataInterval.exact(at(2026, 11, 26, 12, 0)),
-        DataInterval(at(2026, 11, 26, 11, 55), at(2026, 11, 26, 12, 0)),
+        (DataInterval.exact(at(2026, 11, 26, 12, 0)), at(2026, 11, 26, 13, 0)),
+        (DataInterval(at(2026, 11, 26, 11, 55), at(2026, 11, 26, 12, 0)), at(2026, 11, 26, 12, 0)),
+        # As a waiting run of an earlier version leaves it.
+        (DataInterval.exact(NOW), NOW + HOUR),
+        # Long ago: no run for each hour since then.
+        (DataInterval.exact(at(2026, 1, 1)), NOW - HOUR),
     ],
 )
-def test_the_next_run_begins_now_whatever_was_before(last: DataInterval | None) -> None:
-    found = next_run(last)
-    assert found == DagRunInfo.exact(NOW)
-    assert last is None or found.logical_date not in last
+def test_a_run_looks_within_an_hour_whatever_was_before(
+    last: DataInterval | None, soonest: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("airflow.timetables.trigger.utcnow", lambda: NOW)
+    schedule: Any = decode_timetable(encode_timetable(pace(load_contract("user_logins"))["schedule"]))
+    found = schedule.next_dagrun_info(last_automated_data_interval=last, restriction=RESTRICTION)
+    assert soonest <= found.run_after <= NOW + HOUR
+    assert last is None or found.logical_date > last.start
 
 
-def test_the_last_run_of_cron_is_not_made_again() -> None:
-    """Airflow's own continuous timetable takes its date for the next run, which then exists already."""
-    cron = CronTriggerTimetable("*/5 * * * *", timezone="UTC")
-    last = cron.next_dagrun_info(last_automated_data_interval=None, restriction=ALWAYS)
-    assert next_run(last.data_interval).logical_date != last.logical_date
-
-
-@pytest.mark.parametrize("ahead", [timedelta(0), SECOND, timedelta(hours=1)])
-def test_a_clock_that_was_set_back_makes_no_date_twice(ahead: timedelta) -> None:
-    last = DataInterval.exact(NOW + ahead)
-    assert next_run(last).logical_date > last.end
-
-
-def test_nothing_runs_before_the_start_date_or_after_the_end_date() -> None:
-    later = NOW + timedelta(days=1)
-    assert next_run(None, TimeRestriction(later, None, False)) == DagRunInfo.exact(later)
-    assert next_run(None, TimeRestriction(None, NOW - SECOND, False)) is None
-    assert next_run(None, TimeRestriction(None, None, False)) == DagRunInfo.exact(NOW)
-
-
-def test_airflow_stores_it_and_finds_it_again() -> None:
-    stored: dict[str, Any] = encode_timetable(BackToBack())
-    assert stored == {"__type": "queue_etl_timetable.BackToBack", "__var": {}}
+def test_airflow_reads_a_dag_that_an_earlier_version_has_stored() -> None:
+    """With the name by which Airflow knew its timetable."""
+    stored: dict[str, Any] = {"__type": "queue_etl_timetable.BackToBack", "__var": {}}
+    assert encode_timetable(BackToBack()) == stored
     assert decode_timetable(stored).summary == "@continuous"

@@ -38,9 +38,11 @@ AN_HOUR = {
     "AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": "False",
 }
 TASKS = "SELECT task_id, state FROM task_instance WHERE run_id = %s"
-SCHEDULED = (
+BY_CLOCK = (
     "SELECT run_id, state FROM dag_run WHERE dag_id = %s AND run_type = 'scheduled' ORDER BY logical_date"
 )
+BY_EVENTS = "SELECT run_id FROM dag_run WHERE dag_id = %s AND run_type = 'asset_triggered'"
+LOADED = "SELECT count(*) FROM public.user_logins WHERE user_id = %s"
 
 
 @dataclass(frozen=True)
@@ -107,30 +109,34 @@ def patient(soak: Soak) -> Soak:
     return soak
 
 
+def send(soak: Soak, messages: int) -> str:
+    """Send so many messages of one user, whose id is returned."""
+    user = f"user-{secrets.token_hex(4)}"
+    body = f'{{"user_id": "{user}", "app_version": "1.0", "device_type": "ios", "ip": "198.51.100.7", '
+    body += '"locale": "en", "device_id": "d-1"}'
+    for _ in range(messages):
+        soak.sqs.send_message(QueueUrl=soak.queue_url, MessageBody=body)
+    return user
+
+
 @pytest.fixture
 def airflow(patient: Soak) -> Airflow:
     return Airflow(patient, f"scheduled-test-{secrets.token_hex(4)}")
 
 
-def test_a_history_of_cron_goes_on_as_continuous_runs(soak: Soak) -> None:
+def test_a_history_of_cron_goes_on_with_events_and_a_look_each_hour(soak: Soak) -> None:
     """With Airflow's own `@continuous` no run ever follows."""
-    wait_until(lambda: len(soak.airflow_rows(SCHEDULED, DAG)) > 1, LONG_SECONDS)
-    assert soak.airflow_rows(SCHEDULED, DAG)[0] == ("scheduled__by_cron", "success")
+    wait_until(lambda: len(soak.airflow_rows(BY_CLOCK, DAG)) > 1, LONG_SECONDS)
+    assert soak.airflow_rows(BY_CLOCK, DAG)[0] == ("scheduled__by_cron", "success")
+    user = send(soak, 20)
+    wait_until(lambda: soak.servers.rows(LOADED, user) == [(20,)], LONG_SECONDS)
+    assert soak.airflow_rows(BY_EVENTS, DAG)
 
 
-def test_a_run_by_hand_begins_while_a_scheduled_one_waits(soak: Soak) -> None:
-    def newest() -> str:
-        return str(soak.airflow_rows(SCHEDULED, DAG)[-1][0])
-
-    def sense(run_id: str) -> str | None:
-        return dict(soak.airflow_rows(TASKS, run_id)).get("sense")
-
-    wait_until(lambda: sense(newest()) == "deferred", LONG_SECONDS)
-    waiting, by_hand = newest(), f"by-hand-{secrets.token_hex(4)}"
-    assert soak.trigger(dag_run_id=by_hand)
-    wait_until(lambda: sense(by_hand) == "skipped", LONG_SECONDS)
-    assert sense(waiting) == "skipped"
-    wait_until(lambda: newest() != waiting and sense(newest()) == "deferred", LONG_SECONDS)
+def test_a_run_by_hand_begins_at_once_and_looks_once(soak: Soak) -> None:
+    run_id = f"by-hand-{secrets.token_hex(4)}"
+    assert soak.trigger(dag_run_id=run_id)
+    wait_until(lambda: dict(soak.airflow_rows(TASKS, run_id)).get("sense") == "skipped", LONG_SECONDS)
 
 
 def test_what_idling_costs_is_measured(soak: Soak) -> None:
@@ -186,13 +192,9 @@ def test_kills_of_worker_and_scheduler_and_cleared_tasks_lose_nothing(
 
 
 def test_a_run_waits_in_the_triggerer_and_goes_on_when_messages_come(airflow: Airflow) -> None:
-    user = f"user-{airflow.run_id}"
     airflow.start()
     wait_until(lambda: airflow.tasks().get("sense") == "deferred", LONG_SECONDS)
-    body = f'{{"user_id": "{user}", "app_version": "1.0", "device_type": "ios", "ip": "198.51.100.7", '
-    body += '"locale": "en", "device_id": "d-1"}'
-    for _ in range(20):
-        airflow.soak.sqs.send_message(QueueUrl=airflow.soak.queue_url, MessageBody=body)
+    user = send(airflow.soak, 20)
     sent = time.monotonic()
     ended = {"success", "failed", "upstream_failed"}
     wait_until(lambda: airflow.tasks().get("finish") in ended, LONG_SECONDS)
@@ -201,8 +203,7 @@ def test_a_run_waits_in_the_triggerer_and_goes_on_when_messages_come(airflow: Ai
     assert airflow.tasks() == dict.fromkeys(tasks, "success"), airflow.said('"level":"error"')
     wait_until(lambda: airflow.run()["state"] == "success", LONG_SECONDS)
     assert airflow.run()["note"].startswith("succeeded: received 20: loaded 20")
-    count = "SELECT count(*) FROM public.user_logins WHERE user_id = %s"
-    assert airflow.soak.servers.rows(count, user) == [(20,)]
+    assert airflow.soak.servers.rows(LOADED, user) == [(20,)]
 
 
 def test_a_run_marked_failed_releases_its_messages_within_minutes(airflow: Airflow) -> None:
