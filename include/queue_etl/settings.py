@@ -29,7 +29,7 @@ class Settings:
         staging: where batch files are kept between tasks: an absolute folder or s3://bucket/prefix
         env: `production` refuses everything that is only fit for development
         max_messages: a run takes at most this many messages
-        freshness_seconds: scheduled runs of a continuous pipeline begin when messages have waited for so long
+        freshness_seconds: a continuous pipeline begins a run when messages have waited for so long
         min_messages: or at once when so many wait
         batch_messages: messages in one batch file
         batch_bytes: a batch is closed early when its bodies reach this size, which bounds memory

@@ -80,11 +80,11 @@ class Contract:
             a sample of the messages is looked at, and such fields are counted ("count"); every message is
             looked at, and such a message goes to quarantine ("quarantine"); or none is looked at ("off")
         sns_envelope: bodies are SNS notifications whose "Message" holds the event
-        schedule: of the DAG, as Airflow takes it; "@continuous": a run waits for messages whenever none is at
-            work; None: it runs when somebody starts it
-        runs_at_once: most runs of the DAG that wait or work at the same time
+        schedule: of the DAG, as Airflow takes it; "@continuous": a run begins when messages wait; None: it
+            runs when somebody starts it
+        runs_at_once: most runs of the DAG at the same time
         task_seconds: longest time of an attempt of a task
-        run_seconds: longest time of a run, on top of its wait for messages
+        run_seconds: longest time of a run
         owner: of the DAG's tasks
         tags: of the DAG, behind those that all have
         retries: how often a task is tried again
