@@ -161,6 +161,9 @@ def test_nothing_succeeded_for_long_though_messages_wait() -> None:
     assert "stalled" not in held(Seen(NOW, lately, BUSY, ago(minutes=31)))
     patient = replace(CONTRACT, settings={"alert_stalled_minutes": 60})
     assert "stalled" not in held(Seen(NOW, RunFacts(), BUSY, ago(minutes=31)), patient)
+    hourly = replace(CONTRACT, settings={"freshness_seconds": 3600})
+    assert "stalled" not in held(Seen(NOW, RunFacts(), BUSY, ago(minutes=120)), hourly)
+    assert "stalled" in held(Seen(NOW, RunFacts(), BUSY, ago(minutes=121)), hourly)
 
 
 def test_without_a_schedule_nobody_promised_that_it_runs() -> None:

@@ -154,12 +154,12 @@ def findings(contract: Contract, seen: Seen, settings: Settings) -> Iterator[Fin
     if seen.queue is not None:
         found["age"] = _age(contract, seen, seen.queue)
         found["dead_letters"] = _dead_letters(contract, seen, seen.queue)
-        found["stalled"] = _stalled(contract, seen, seen.queue, own["alert_stalled_minutes"])
+        found["stalled"] = _stalled(contract, seen, seen.queue, own)
     for kind, cause in found.items():
         yield Finding(kind, contract.name, contract.name, cause)
 
 
-LIMITS = ("alert_quarantined_percent", "alert_stalled_minutes")
+LIMITS = ("alert_quarantined_percent", "alert_stalled_minutes", "freshness_seconds")
 
 
 def _failed(contract: Contract, seen: Seen) -> Cause | None:
@@ -265,11 +265,12 @@ def _dead_letters(contract: Contract, seen: Seen, queue: QueueState) -> Cause | 
     )
 
 
-def _stalled(contract: Contract, seen: Seen, queue: QueueState, minutes: int) -> Cause | None:
+def _stalled(contract: Contract, seen: Seen, queue: QueueState, own: Mapping[str, int]) -> Cause | None:
     # Without a schedule nobody promised that it runs.
     if seen.waiting_since is None or contract.schedule is None:
         return None
     since = max(filter(None, (seen.waiting_since, seen.runs.last_success)))
+    minutes = max(own["alert_stalled_minutes"], 2 * own["freshness_seconds"] // 60)  # so long they may wait
     if seen.at - since <= timedelta(minutes=minutes):
         return None
     waiting = queue.visible + queue.in_flight
@@ -277,8 +278,8 @@ def _stalled(contract: Contract, seen: Seen, queue: QueueState, minutes: int) ->
         since,
         f"{waiting} messages of {contract.name} wait, and no run has succeeded for {minutes} minutes",
         ON_THE_QUEUE,
-        f"is the DAG {contract.name} paused? `{COMMAND} check --contract {contract.name}` names what is not "
-        "ready",
+        f"is the DAG {contract.name} paused, and does a triggerer run? `{COMMAND} check --contract "
+        f"{contract.name}` names what is not ready",
     )
 
 
