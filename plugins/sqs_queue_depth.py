@@ -397,8 +397,8 @@ class SqsMessagesTrigger(BaseEventTrigger):
 
     It says so again as long as messages wait, so that an event that is lost, or whose run fails, delays them
     by `freshness_seconds` at most. What comes while the most runs are at work begins the next run when one of
-    them has ended (Airflow 3.3 keeps one event for it). A queue that cannot be asked is an event too: the
-    run's sensor fails then, and tells why.
+    them has ended: Airflow 3.2 and 3.3 keep one event for it. A queue that cannot be asked is an event too:
+    the run's sensor fails then, and tells why.
 
     Args:
         dag_id: of the DAG whose runs the events begin
