@@ -10,7 +10,8 @@ the batch by ON CONFLICT. Reasons and figures: docs/decisions/0041-upsert-by-add
 """
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import count
 from typing import LiteralString
 
 import psycopg
@@ -31,8 +32,8 @@ DEFAULTS: LiteralString = """
     SET LOCAL lock_timeout TO DEFAULT; SET LOCAL enable_hashjoin TO DEFAULT;
     SET LOCAL enable_mergejoin TO DEFAULT
 """
-# Keys from a subselect: the planner would look at each of 10,000 constants. One line of answer, since the client
-# pays for each. In the order of the key, as with ON CONFLICT.
+# Keys from a subselect, for the planner would look at each of 10,000 constants. One line of answer, for the
+# client pays for each. In the order of the key, as with ON CONFLICT.
 LOOK_UP: LiteralString = """
     SELECT string_agg({key}::text, E'\\n'), string_agg(address::text, ' '), bool_and(has_own_address)
     FROM (
@@ -82,19 +83,20 @@ def put_newest(connection: Connection, contract: Contract, rows: bytes) -> int |
 
 def _newest(contract: Contract, lines: Sequence[str]) -> dict[str, str]:
     """Key -> line."""
-    key_of, sent_at_of = _field(contract, contract.key), _field(contract, _sent_at(contract))
-    newest = {key_of(line): line for line in lines}
+    keys = _fields(contract, contract.key, lines)
+    newest = dict(zip(keys, lines, strict=True))
     if len(newest) < len(lines):
-        # Texts of moments sort like the moments: those with a fraction of a second (".") after those without
-        # ("+"). Of one moment the first line counts: of one key, the last in the dictionary stays.
-        newest_first = sorted(lines, key=sent_at_of, reverse=True)
-        newest = {key_of(line): line for line in reversed(newest_first)}
+        # The last line of a key stays in a dictionary. Texts of moments sort like the moments: those with a
+        # fraction of a second (".") after those without ("+"). Of one moment the first line counts.
+        moments = _fields(contract, _sent_at(contract), lines)
+        oldest_first = sorted(zip(moments, count(step=-1), keys, lines, strict=False))
+        newest = {key: line for _, _, key, line in oldest_first}
     return newest
 
 
-def _field(contract: Contract, column: str) -> Callable[[str], str]:
+def _fields(contract: Contract, column: str, lines: Iterable[str]) -> list[str]:
     at = contract.column_names.index(column)
-    return lambda line: line.split("\t", at + 1)[at]
+    return [line.split("\t", at + 1)[at] for line in lines]
 
 
 def _sent_at(contract: Contract) -> str:
@@ -118,10 +120,11 @@ def _put(connection: Connection, contract: Contract, newest: Mapping[str, str]) 
     keys = sorted(newest)  # all loaders insert in one order: no deadlock
     addresses = _look_up(connection, parts, keys)
     connection.execute(SETTINGS)
-    put = copy(connection, table, names, _text(newest[key] for key in keys if key not in addresses))
+    new = map(newest.__getitem__, [key for key in keys if key not in addresses])
+    put = copy(connection, table, names, _text(new))
     if addresses:
-        staged = _text(f"{address}\t{newest[key]}" for key, address in addresses.items())
-        put += _replace(connection, parts, [ADDRESS, *names], staged)
+        known = zip(addresses.values(), map(newest.__getitem__, addresses), strict=True)
+        put += _replace(connection, parts, [ADDRESS, *names], _text(map("\t".join, known)))
     if put != len(newest):
         raise _Unfit("another transaction changed some meanwhile")
     connection.execute(DEFAULTS)
