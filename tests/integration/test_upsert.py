@@ -19,7 +19,7 @@ from include.queue_etl.contract import Contract, Derived, Personal, Rejected, Se
 from include.queue_etl.keys.keyset_document import KeysetDocument
 from include.queue_etl.operations.redrive import redrive
 from include.queue_etl.operations.store import Selection
-from include.queue_etl.postgres import checks, tables, upsert
+from include.queue_etl.postgres import checks, copying, tables, upsert
 from include.queue_etl.postgres.connection import Database as Warehouse
 from include.queue_etl.postgres.loading import BatchCounts
 from include.queue_etl.settings import Settings
@@ -132,15 +132,15 @@ def fallbacks(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
 
 
 def meanwhile(monkeypatch: pytest.MonkeyPatch, action: Callable[[], object]) -> None:
-    """Right after a load has looked up the addresses of its rows, something else happens."""
-    look_up = upsert._look_up
+    """Once, between a load's look at the table and its first change there, something else happens."""
+    actions = [action]
 
-    def then_act(*arguments: Any) -> dict[str, str]:
-        found = look_up(*arguments)
-        action()
-        return found
+    def act_and_copy(*arguments: Any) -> int:
+        if actions:
+            actions.pop()()
+        return copying.copy(*arguments)
 
-    monkeypatch.setattr(upsert, "_look_up", then_act)
+    monkeypatch.setattr(upsert, "copy", act_and_copy)
 
 
 def statuses(database: Database) -> dict[str, str]:
@@ -297,6 +297,23 @@ def test_a_loader_gives_way_to_one_that_has_not_committed_yet(
     assert "by other" in statuses(carts).values()
     assert set(statuses(carts)) == {"old", "new"}
     assert fallbacks() == [OTHERS]
+
+
+@pytest.mark.parametrize("moment", ["2025-01-01", "2027-01-01"])
+def test_a_row_at_an_address_that_was_another_ones_stays(carts: Database, monkeypatch, moment: str):
+    load(carts, [("old", 0, "new")])
+    with carts.owner() as owner, psycopg.connect(carts.dsn("etl_loader")) as connection:
+
+        def take_its_place() -> None:
+            owner.execute("DELETE FROM public.carts")
+            owner.execute("VACUUM (TRUNCATE false, INDEX_CLEANUP on) public.carts")
+            owner.execute("INSERT INTO public.carts VALUES ('x', 'by other', '[]', NULL, %s)", [moment])
+            assert owner.execute("SELECT ctid::text FROM public.carts").fetchone() == ("(0,1)",)
+
+        meanwhile(monkeypatch, take_its_place)
+        row = b"old\tpaid\t[]\t\\N\t2026-06-01T00:00:00+00:00\n"
+        assert upsert.put_newest(connection, CARTS, row) is None
+    assert statuses(carts) == {"x": "by other"}
 
 
 def test_two_loaders_with_the_same_new_keys_leave_the_newest(carts: Database):

@@ -117,7 +117,7 @@ def _put(connection: Connection, contract: Contract, newest: Mapping[str, str]) 
         "sent_at": sql.Identifier(_sent_at(contract)),
         "address": sql.Identifier(ADDRESS),
     }
-    keys = sorted(newest)  # all loaders insert in one order: no deadlock
+    keys = sorted(newest)  # all loaders insert in one order, and so wait in no circle
     addresses = _look_up(connection, parts, keys)
     connection.execute(SETTINGS)
     new = map(newest.__getitem__, [key for key in keys if key not in addresses])
