@@ -239,7 +239,6 @@ def test_a_redrive_replaces_only_what_was_sent_before(carts: Database):
     assert statuses(carts) == {"a": "paid", "b": "lost", "c": "lost"}
 
 
-OTHERS = "another transaction writes the same rows"
 CHANGED = "another transaction changed some meanwhile"
 OTHER_PLACE = "a key is in a partition, or is written in another way there"
 ESCAPES = "a key has quotes or escapes"
@@ -263,8 +262,8 @@ def test_rows_that_nobody_else_changes_are_put_by_their_addresses(carts: Databas
 @pytest.mark.parametrize(
     ("statement", "seconds", "expected", "reason"),
     [
-        (INSERTED, NOW_MS / 1000 + 1, {"old": "paid", "new": "by other"}, OTHERS),
-        (INSERTED, NOW_MS / 1000 - 1, {"old": "paid", "new": "new"}, OTHERS),
+        (INSERTED, NOW_MS / 1000 + 1, {"old": "paid", "new": "by other"}, "UniqueViolation"),
+        (INSERTED, NOW_MS / 1000 - 1, {"old": "paid", "new": "new"}, "UniqueViolation"),
         (REPLACED, NOW_MS / 1000 + 1, {"old": "by other", "new": "new"}, CHANGED),
         (REPLACED, NOW_MS / 1000 - 1, {"old": "paid", "new": "new"}, CHANGED),
         ("DELETE FROM public.carts", 0, {"old": "paid", "new": "new"}, CHANGED),
@@ -296,7 +295,7 @@ def test_a_loader_gives_way_to_one_that_has_not_committed_yet(
         commit.join()
     assert "by other" in statuses(carts).values()
     assert set(statuses(carts)) == {"old", "new"}
-    assert fallbacks() == [OTHERS]
+    assert fallbacks() == ["LockNotAvailable"]
 
 
 @pytest.mark.parametrize("moment", ["2025-01-01", "2027-01-01"])
@@ -368,6 +367,30 @@ def test_a_table_somebody_partitioned_keeps_the_newest_too(carts: Database, fall
     load(carts, [(f"cart{number}", number * 3, "paid") for number in range(12)])
     assert statuses(carts) == {f"cart{number}": "new" if number < 4 else "paid" for number in range(12)}
     assert fallbacks() == [OTHER_PLACE]
+
+
+def test_a_table_with_row_level_security_is_loaded_too(carts: Database, fallbacks):
+    with carts.owner() as connection:
+        connection.execute("ALTER TABLE public.carts ENABLE ROW LEVEL SECURITY")
+        connection.execute("CREATE POLICY loaders ON public.carts TO etl_loader USING (true)")
+    load(carts, [("a", 10, "new")])
+    load(carts, [("a", 20, "paid"), ("b", 10, "new")])
+    assert statuses(carts) == {"a": "paid", "b": "new"}
+    assert fallbacks() == ["FeatureNotSupported"] * 2
+
+
+@pytest.mark.parametrize("name", ["address", "found", "present", "staged_known"])
+def test_the_key_may_have_a_name_that_the_statements_use(carts: Database, name: str):
+    with carts.owner() as connection:
+        connection.execute(f"ALTER TABLE public.carts RENAME cart_id TO {name}".encode())
+    event = msgspec.defstruct("Named", [(name, str), ("items", list[str])])
+    contract = replace(CARTS, event=event, key=name)
+    with psycopg.connect(carts.dsn("etl_loader")) as connection:
+        for moment in ("2026-01-01", "2026-01-02"):
+            rows = f"a\t[]\t{moment}T00:00:00+00:00\n".encode()
+            assert upsert.put_newest(connection, contract, rows) == 1
+    ((day,),) = carts.rows("SELECT sent_at::date::text FROM public.carts")
+    assert day == "2026-01-02"
 
 
 def test_a_large_table_is_not_read_whole(carts: Database, fallbacks):

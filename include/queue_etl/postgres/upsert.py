@@ -35,9 +35,9 @@ DEFAULTS: LiteralString = """
 # Keys from a subselect, for the planner would look at each of 10,000 constants. One line of answer, for the
 # client pays for each. In the order of the key, as with ON CONFLICT.
 LOOK_UP: LiteralString = """
-    SELECT string_agg({key}::text, E'\\n'), string_agg(address::text, ' '), bool_and(has_own_address)
+    SELECT string_agg({key}::text, E'\\n'), string_agg({address}::text, ' '), bool_and("is its own")
     FROM (
-        SELECT {key}, ctid AS address, tableoid = {table_name}::regclass AS has_own_address
+        SELECT {key}, ctid AS {address}, tableoid = {table_name}::regclass AS "is its own"
         FROM {table} WHERE {key} = ANY ((SELECT %(keys)s)::{key_type}[]) ORDER BY {key}
     ) AS found
 """
@@ -52,11 +52,20 @@ COUNT_NEWER: LiteralString = """
     SELECT count(*) FROM staged_known JOIN ONLY {table} AS present ON present.ctid = staged_known.{address}
     WHERE present.{key} = staged_known.{key} AND present.{sent_at} >= staged_known.{sent_at}
 """
-ADDRESS = "staged address"  # with a blank: no contract has such a column
+ADDRESS = "staged address"  # with blanks, as "is its own": no contract has such a column
 
 
 class _Unfit(Exception):
     """This way is no good for the batch. The text says why, and holds no value."""
+
+
+# The last one: COPY into a table with row-level security.
+UNFIT = (
+    _Unfit,
+    psycopg.errors.UniqueViolation,
+    psycopg.errors.LockNotAvailable,
+    psycopg.errors.FeatureNotSupported,
+)
 
 
 def put_newest(connection: Connection, contract: Contract, rows: bytes) -> int | None:
@@ -74,8 +83,8 @@ def put_newest(connection: Connection, contract: Contract, rows: bytes) -> int |
     try:
         with connection.transaction():
             _put(connection, contract, _newest(contract, lines))
-    except (_Unfit, psycopg.errors.UniqueViolation, psycopg.errors.LockNotAvailable) as reason:
-        why = str(reason) if isinstance(reason, _Unfit) else "another transaction writes the same rows"
+    except UNFIT as reason:
+        why = str(reason) if isinstance(reason, _Unfit) else type(reason).__name__
         log.info("Rows for %s are put by ON CONFLICT: %s", contract.table, why)
         return None
     return len(lines)
