@@ -12,8 +12,8 @@ unique: an append to a table in which people look rows up.
 address, in the order of the table. It looks no key up, stages nothing, sorts nothing. What it costs, Postgres
 needs for heap, index and log.
 
-`conflict` is the upsert as it is where the fast way is no good, by ON CONFLICT. Client is the CPU of this
-process while it loads, for all contenders but `least`.
+`conflict` is the upsert by ON CONFLICT, as it is where other loaders write the same rows. The last column is the
+CPU of this process while it loads; that of `least` says nothing.
 """
 
 import argparse
@@ -85,7 +85,7 @@ UPSERT = replace(APPEND, key="key")
 def main() -> int:
     """Runs it; 0, or 1 where a row is missing."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.upsert", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5, help="both run so often, in turn")
+    parser.add_argument("--rounds", type=int, default=5, help="all run so often, in turn")
     parser.add_argument("--present", type=int, default=1_000_000, help="rows in the table before")
     parser.add_argument("--rows", type=int, default=100_000, help="rows to load")
     parser.add_argument("--recent", action="store_true", help="replaced are the last rows of the table")
