@@ -12,8 +12,8 @@ unique: an append to a table in which people look rows up.
 address, in the order of the table. It looks no key up, stages nothing, sorts nothing. What it costs, Postgres
 needs for heap, index and log.
 
-`conflict` is the upsert by ON CONFLICT, as it is where other loaders write the same rows. The last column is the
-CPU of this process while it loads; that of `least` says nothing.
+`conflict` is the upsert by ON CONFLICT, as it is where other loaders write the same rows. The last column is
+the CPU of this process while it loads; that of `least` says nothing.
 """
 
 import argparse

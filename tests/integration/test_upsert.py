@@ -298,6 +298,23 @@ def test_a_loader_gives_way_to_one_that_has_not_committed_yet(
     assert fallbacks() == ["LockNotAvailable"]
 
 
+@pytest.mark.parametrize(("later", "expected"), [(1, "by other"), (-1, "paid")])
+@pytest.mark.parametrize("statement", [INSERTED, REPLACED])
+def test_after_waiting_for_another_load_the_newer_row_stays(
+    carts: Database, monkeypatch, statement: str, later: int, expected: str
+):
+    load(carts, [("old", -5000, "new")])
+    with carts.owner() as connection:
+        connection.autocommit = False
+        connection.execute(statement.format(seconds=NOW_MS / 1000 + later).encode())
+        commit = Timer(0.05, connection.commit)
+        meanwhile(monkeypatch, commit.start)
+        load(carts, [("old", 20, "paid"), ("new", 20, "paid")])
+        commit.join()
+    cart = "new" if statement == INSERTED else "old"
+    assert statuses(carts) == {"old": "paid", "new": "paid", cart: expected}
+
+
 @pytest.mark.parametrize("moment", ["2025-01-01", "2027-01-01"])
 def test_a_row_at_an_address_that_was_another_ones_stays(carts: Database, monkeypatch, moment: str):
     load(carts, [("old", 0, "new")])
