@@ -250,6 +250,28 @@ REPLACED = (
 )
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_whatever_comes_in_whatever_order_the_newest_stays(carts: Database, fallbacks, seed: int):
+    chance = random.Random(seed)
+    newest: dict[str, tuple[int, str]] = {}
+    for number in range(12):
+        sent = [
+            (
+                f"{chance.choice('éa ,')}{chance.randrange(300)}",
+                chance.randrange(-3000, 3000),
+                f"{number}.{line}",
+            )
+            for line in range(chance.randrange(1, 400))
+        ]
+        ids = sorted(str(uuid4()) for _ in sent)
+        assert load(carts, sent, ids) == BatchCounts(len(sent), 0, 0)
+        for cart, at, status in sent:
+            if cart not in newest or newest[cart][0] < at:
+                newest[cart] = (at, status)
+    assert statuses(carts) == {cart: status for cart, (_, status) in newest.items()}
+    assert fallbacks() == []
+
+
 def test_rows_that_nobody_else_changes_are_put_by_their_addresses(carts: Database, fallbacks):
     load(carts, [("a", 10, "new"), ("b", 10, "new")])
     sent = [("a", 20, "paid"), ("b", 5, "older"), ("b", 10, "same"), ("c", 7, "new"), ("c", 7, "second")]
