@@ -58,6 +58,17 @@ def test_loads_are_measured_by_the_number_of_partitions():
     assert found["load"]["3 partitions"]["ratio"] > 0
 
 
+def test_an_upsert_is_measured_beside_appends():
+    sizes = ["--rounds=1", "--present=20000", "--rows=10000"]
+    command = [sys.executable, "-m", "tests.bench.upsert", *sizes, "--recent"]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    found = {name: figures for name, *figures in map(str.split, run.stdout.splitlines()[2:])}
+    assert list(found) == ["append", "indexed", "upsert", "conflict", "least"]
+    assert found["append"][1] == found["indexed"][2] == "1.00"
+    assert all(float(figure) > 0 for figures in found.values() for figure in figures)
+
+
 def test_drains_at_once_share_the_messages():
     command = [sys.executable, "-m", "tests.bench", "--drains=1,2", f"--messages={MESSAGES}", "--json"]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

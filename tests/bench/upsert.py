@@ -11,15 +11,21 @@ unique: an append to a table in which people look rows up.
 `least` is no upsert: it copies the new rows, and changes one column of each old row, which it finds by its
 address, in the order of the table. It looks no key up, stages nothing, sorts nothing. What it costs, Postgres
 needs for heap, index and log.
+
+`conflict` is the upsert by ON CONFLICT, as it is where other loaders write the same rows. The last column is
+the CPU of this process while it loads; that of `least` says nothing.
 """
 
 import argparse
 import os
 import statistics
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import NamedTuple
+from unittest.mock import patch
 from uuid import UUID, uuid4
 
 import msgspec
@@ -27,7 +33,7 @@ import psycopg
 from psycopg import sql
 
 from include.queue_etl.contract import Contract, SentAt
-from include.queue_etl.postgres import tables
+from include.queue_etl.postgres import tables, upsert
 from include.queue_etl.postgres.connection import Connection
 from include.queue_etl.postgres.connection import Database as Connected
 from include.queue_etl.postgres.loading import BatchCounts, Load, Written, load_batch
@@ -48,11 +54,18 @@ TABLE = """
     VACUUM ANALYZE public.states
 """
 INDEX = "CREATE {kind} INDEX ON public.states (key)"
-CONTENDERS = ("append", "indexed", "upsert", "least")
+CONTENDERS = ("append", "indexed", "upsert", "conflict", "least")
 ADDRESSES = "SELECT ctid::text FROM public.states WHERE key = ANY (%s) ORDER BY ctid"
 COPY_LEDGER = sql.SQL("COPY etl.ledger ({}) FROM STDIN (FORMAT binary)").format(
     sql.SQL(", ").join(map(sql.Identifier, copy_binary.LEDGER))
 )
+
+
+class Used(NamedTuple):
+    """CPU seconds."""
+
+    postgres: float
+    client: float
 
 
 class State(msgspec.Struct):
@@ -72,26 +85,33 @@ UPSERT = replace(APPEND, key="key")
 def main() -> int:
     """Runs it; 0, or 1 where a row is missing."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.upsert", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5, help="both run so often, in turn")
+    parser.add_argument("--rounds", type=int, default=5, help="all run so often, in turn")
     parser.add_argument("--present", type=int, default=1_000_000, help="rows in the table before")
     parser.add_argument("--rows", type=int, default=100_000, help="rows to load")
     parser.add_argument("--recent", action="store_true", help="replaced are the last rows of the table")
     options = parser.parse_args()
     server = Server(os.environ["QUEUE_ETL_OWNER_DSN"])
-    found: dict[str, list[float]] = {name: [] for name in CONTENDERS}
+    found: dict[str, list[Used]] = {name: [] for name in CONTENDERS}
     for number in range(options.rounds):
         for name in CONTENDERS if number % 2 else reversed(CONTENDERS):
             found[name].append(measure(server, name, options.present, options.rows, options.recent))
             print(".", end="", file=sys.stderr, flush=True)
-    medians = {name: statistics.median(used) * 1e6 / options.rows for name, used in found.items()}
-    print("\n         Postgres   ratio  (medians; CPU seconds for a million rows)")
-    for name, seconds in medians.items():
-        print(f"{name:<9}{seconds:8.2f}{seconds / medians['append']:8.2f}")
+    medians = {name: median(used, options.rows) for name, used in found.items()}
+    print("\n         Postgres  / append / indexed  client  (medians; CPU seconds for a million rows)")
+    for name, (postgres, client) in medians.items():
+        ratios = [postgres / medians[other].postgres for other in ("append", "indexed")]
+        print("{:<9}{:8.2f}{:10.2f}{:10.2f}{:8.2f}".format(name, postgres, *ratios, client))
+    print(f"load average {os.getloadavg()[0]:.1f}", file=sys.stderr)
     return 0
 
 
-def measure(server: Server, name: str, present: int, rows: int, recent: bool) -> float:
-    """Loads the rows; CPU seconds of the server."""
+def median(used: Sequence[Used], rows: int) -> Used:
+    """Of all rounds, for a million rows."""
+    return Used(*(statistics.median(seconds) * 1e6 / rows for seconds in zip(*used, strict=True)))
+
+
+def measure(server: Server, name: str, present: int, rows: int, recent: bool) -> Used:
+    """Loads the rows; CPU seconds of the server and of this process."""
     contract = APPEND if name in ("append", "indexed") else UPSERT
     with server.database() as database:
         make_table(database, contract, present, has_index=name != "append")
@@ -102,15 +122,19 @@ def measure(server: Server, name: str, present: int, rows: int, recent: bool) ->
             RunStore(connected).open_run(run_id, contract, "bench", {})
         parts = [part(database, masked, present) for masked in batches]
         server.checkpoint()
-        used = server.cpu_seconds()
+        postgres, client = server.cpu_seconds(), time.process_time()
         with Connected(database.loader_dsn) as connected:
             for number, (masked, (new, addresses)) in enumerate(zip(batches, parts, strict=True)):
                 load = Load(run_id, contract, f"{number:04}", masked, RejectedBatch(b""))
                 if name == "least":
                     load_least(connected, load, new, addresses)
+                elif name == "conflict":
+                    with patch.object(upsert, "put_newest", return_value=None):
+                        RunStore(connected).load(run_id, contract, load.batch, masked, load.rejected)
                 else:
                     RunStore(connected).load(run_id, contract, load.batch, masked, load.rejected)
-        used = server.cpu_seconds() - used
+        client = time.process_time() - client
+        used = Used(server.cpu_seconds() - postgres, client)
         expected = present + (rows // 2 if contract.key else rows)
         if database.rows("SELECT count(*) FROM public.states") != [(expected,)]:
             sys.exit("bench: rows are missing")

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import LiteralString
 from uuid import UUID
@@ -13,7 +13,9 @@ from psycopg.types.json import Jsonb
 from include.queue_etl.contract import Contract
 from include.queue_etl.counts import in_words
 from include.queue_etl.errors import WarehouseRefused
+from include.queue_etl.postgres import upsert
 from include.queue_etl.postgres.connection import Connection, table_identifier
+from include.queue_etl.postgres.copying import column_types, copy, listed, qualified, typed
 from include.queue_etl.transform import copy_binary
 from include.queue_etl.transform.batches import MaskedBatch, RejectedBatch
 from include.queue_etl.transform.copy_binary import LEDGER
@@ -167,19 +169,20 @@ def copy_all(connection: Connection, load: Load) -> Written:
     rows = _upsert_all(connection, load) if load.contract.key else _append_all(connection, load)
     sealed = _copy_quarantine(connection, sql.Identifier("etl", "quarantine"), load.rejected.lines)
     _check_counts(load, entries, rows, sealed)
-    _copy(connection, sql.Identifier("etl", "kept_fields"), KeptLine._fields, load.masked.kept)
+    copy(connection, sql.Identifier("etl", "kept_fields"), KeptLine._fields, load.masked.kept)
     return Written(load.masked.accepted, load.masked.rejected)
 
 
 def _append_all(connection: Connection, load: Load) -> int:
     table = table_identifier(load.contract.table)
-    return _copy(connection, table, load.contract.column_names, load.masked.rows)
+    return copy(connection, table, load.contract.column_names, load.masked.rows)
 
 
 def _upsert_all(connection: Connection, load: Load) -> int:
-    """COPY cannot replace rows: it fills a temporary table, from which one statement takes them."""
-    rows = _stage_rows(connection, load)
-    connection.execute(rows_from(sql.SQL("staged_rows"), load.contract))
+    rows = upsert.put_newest(connection, load.contract, load.masked.rows)
+    if rows is None:  # another loader has the same rows, or a key is written in an odd way
+        rows = _stage_rows(connection, load)
+        connection.execute(rows_from(sql.SQL("staged_rows"), load.contract))
     return rows
 
 
@@ -194,28 +197,11 @@ def replace_rows(connection: Connection, load: Load) -> Written:
 
 
 def _copy_entries(connection: Connection, ledger: sql.Identifier, entries: bytes) -> int:
-    return _copy(connection, ledger, LEDGER, copy_binary.stream(entries), " (FORMAT binary)")
+    return copy(connection, ledger, LEDGER, copy_binary.stream(entries), " (FORMAT binary)")
 
 
 def _copy_quarantine(connection: Connection, table: sql.Identifier, lines: bytes) -> int:
-    return _copy(connection, table, columns_of(lines), lines)
-
-
-def _copy(
-    connection: Connection,
-    table: sql.Identifier,
-    columns: Sequence[str],
-    content: bytes,
-    options: LiteralString = "",
-) -> int:
-    """Send COPY data (text, unless options say otherwise); return the number of rows Postgres made of it."""
-    if not content:
-        return 0
-    command = sql.SQL("COPY {} ({}) FROM STDIN{}").format(table, _list(columns), sql.SQL(options))
-    with connection.cursor() as cursor:
-        with cursor.copy(command) as copy:
-            copy.write(content)
-        return cursor.rowcount
+    return copy(connection, table, columns_of(lines), lines)
 
 
 def _check_counts(load: Load, entries: int, rows: int, sealed: int) -> None:
@@ -250,11 +236,6 @@ STAGED_KEPT: LiteralString = """
 """
 STAGED_ROWS: LiteralString = """
     CREATE TEMPORARY TABLE staged_rows ({line} integer GENERATED ALWAYS AS IDENTITY, {columns}) ON COMMIT DROP
-"""
-# From the catalog: CREATE TABLE ... (LIKE ...) asks for SELECT on the table, which the loader does not have.
-COLUMN_TYPES: LiteralString = """
-    SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute
-    WHERE attrelid = %(table)s::regclass AND attname = ANY (%(columns)s) AND NOT attisdropped
 """
 # A message that repeats counts once, as its first line. All loaders insert in one order: no deadlock.
 INSERT_UNSEEN: LiteralString = """
@@ -325,13 +306,13 @@ def rows_from(source: sql.Composable, contract: Contract, is_replaced: LiteralSt
     names = contract.column_names
     parts: dict[str, sql.Composable] = {
         "table": table_identifier(contract.table),
-        "columns": _list(names),
-        "staged": _columns_of("staged_rows", names),
+        "columns": listed(names),
+        "staged": qualified("staged_rows", names),
         "source": source,
     }
     if not contract.key or not contract.sent_at:  # a contract with a key has both
         return sql.SQL(APPEND).format(**parts)
-    sent_at, given = sql.Identifier(contract.sent_at.name), _columns_of("excluded", names)
+    sent_at, given = sql.Identifier(contract.sent_at.name), qualified("excluded", names)
     return sql.SQL(UPSERT).format(
         **parts,
         key=sql.Identifier(contract.key),
@@ -339,13 +320,9 @@ def rows_from(source: sql.Composable, contract: Contract, is_replaced: LiteralSt
         line=LINE,
         given=given,
         is_replaced=sql.SQL(is_replaced).format(
-            sent_at=sent_at, given=given, present=_columns_of("present", names)
+            sent_at=sent_at, given=given, present=qualified("present", names)
         ),
     )
-
-
-def _columns_of(table: str, names: Sequence[str]) -> sql.Composed:
-    return sql.SQL(", ").join(sql.Identifier(table, name) for name in names)
 
 
 def insert_unseen(connection: Connection, load: Load) -> Written:
@@ -372,8 +349,8 @@ def write_staged(
     """
     _stage(connection, load)
     formatted = sql.SQL(statement).format(
-        ledger_columns=_list(LEDGER),
-        quarantine_columns=_list(QuarantineLine._fields),
+        ledger_columns=listed(LEDGER),
+        quarantine_columns=listed(QuarantineLine._fields),
         insert_rows=rows_from(chosen_rows, load.contract),
         keep_fields=_keep_fields(entered) if load.masked.kept else sql.SQL(""),
     )
@@ -384,7 +361,7 @@ def write_staged(
 def _keep_fields(entered: sql.Identifier) -> sql.Composed:
     columns = KeptLine._fields
     return sql.SQL(KEEP_FIELDS).format(
-        columns=_list(columns), staged=_columns_of("staged_kept", columns), entered=entered
+        columns=listed(columns), staged=qualified("staged_kept", columns), entered=entered
     )
 
 
@@ -397,23 +374,12 @@ def _stage(connection: Connection, load: Load) -> None:
     _check_counts(load, entries, rows, sealed)
     if load.masked.kept:
         connection.execute(STAGED_KEPT)
-        _copy(connection, sql.Identifier("staged_kept"), KeptLine._fields, load.masked.kept)
+        copy(connection, sql.Identifier("staged_kept"), KeptLine._fields, load.masked.kept)
 
 
 def _stage_rows(connection: Connection, load: Load) -> int:
     """Make the temporary table of the batch's rows and fill it; returns their number."""
     connection.execute(
-        sql.SQL(STAGED_ROWS).format(line=LINE, columns=_typed_columns(connection, load.contract))
+        sql.SQL(STAGED_ROWS).format(line=LINE, columns=typed(column_types(connection, load.contract)))
     )
-    return _copy(connection, sql.Identifier("staged_rows"), load.contract.column_names, load.masked.rows)
-
-
-def _typed_columns(connection: Connection, contract: Contract) -> sql.Composed:
-    names = list(contract.column_names)
-    values = {"table": table_identifier(contract.table).as_string(connection), "columns": names}
-    found: list[tuple[str, LiteralString]] = connection.execute(COLUMN_TYPES, values).fetchall()
-    return sql.SQL(", ").join(sql.Identifier(name) + sql.SQL(" ") + sql.SQL(kind) for name, kind in found)
-
-
-def _list(columns: Sequence[str]) -> sql.Composed:
-    return sql.SQL(", ").join(map(sql.Identifier, columns))
+    return copy(connection, sql.Identifier("staged_rows"), load.contract.column_names, load.masked.rows)
