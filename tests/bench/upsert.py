@@ -3,10 +3,10 @@
     QUEUE_ETL_OWNER_DSN=... python -m tests.bench.upsert [--rounds 5] [--present 1000000] [--rows 100000]
 
 Both tables hold the same rows before, and get the same rows in batches of 10,000: half of them have a key
-that is there already. These are spread over the whole table, so that nearly each is on a page of its own;
-with --recent they are the last that were inserted, as with orders that change while they are new. The table
-of the append has no index, as user_logins has none. That of `indexed` has one of the key, which is not
-unique: an append to a table in which people look rows up.
+that is there already, or one in as many as --one-in says. These are spread over the whole table, so that
+nearly each is on a page of its own; with --recent they are the last that were inserted, as with orders that
+change while they are new. The table of the append has no index, as user_logins has none. That of `indexed`
+has one of the key, which is not unique: an append to a table in which people look rows up.
 
 `least` is no upsert: it copies the new rows, and changes one column of each old row, which it finds by its
 address, in the order of the table. It looks no key up, stages nothing, sorts nothing. What it costs, Postgres
@@ -89,12 +89,13 @@ def main() -> int:
     parser.add_argument("--present", type=int, default=1_000_000, help="rows in the table before")
     parser.add_argument("--rows", type=int, default=100_000, help="rows to load")
     parser.add_argument("--recent", action="store_true", help="replaced are the last rows of the table")
+    parser.add_argument("--one-in", type=int, default=2, help="of so many rows one replaces a row; 0: none")
     options = parser.parse_args()
     server = Server(os.environ["QUEUE_ETL_OWNER_DSN"])
     found: dict[str, list[Used]] = {name: [] for name in CONTENDERS}
     for number in range(options.rounds):
         for name in CONTENDERS if number % 2 else reversed(CONTENDERS):
-            found[name].append(measure(server, name, options.present, options.rows, options.recent))
+            found[name].append(measure(server, name, options))
             print(".", end="", file=sys.stderr, flush=True)
     medians = {name: median(used, options.rows) for name, used in found.items()}
     print("\n         Postgres  / append / indexed  client  (medians; CPU seconds for a million rows)")
@@ -110,14 +111,16 @@ def median(used: Sequence[Used], rows: int) -> Used:
     return Used(*(statistics.median(seconds) * 1e6 / rows for seconds in zip(*used, strict=True)))
 
 
-def measure(server: Server, name: str, present: int, rows: int, recent: bool) -> Used:
+def measure(server: Server, name: str, options: argparse.Namespace) -> Used:
     """Loads the rows; CPU seconds of the server and of this process."""
+    present, rows = options.present, options.rows
     contract = APPEND if name in ("append", "indexed") else UPSERT
     with server.database() as database:
         make_table(database, contract, present, has_index=name != "append")
         run_id = uuid4()
-        replaced = replaced_numbers(present, rows, recent)
-        batches = [batch(run_id, present, first, replaced) for first in range(0, rows, BATCH)]
+        replaced = replaced_numbers(present, rows // options.one_in if options.one_in else 0, options.recent)
+        numbers = key_numbers(present, rows, options.one_in, replaced)
+        batches = [batch(run_id, numbers[first : first + BATCH]) for first in range(0, rows, BATCH)]
         with Connected(database.loader_dsn) as connected:
             RunStore(connected).open_run(run_id, contract, "bench", {})
         parts = [part(database, masked, present) for masked in batches]
@@ -135,7 +138,7 @@ def measure(server: Server, name: str, present: int, rows: int, recent: bool) ->
                     RunStore(connected).load(run_id, contract, load.batch, masked, load.rejected)
         client = time.process_time() - client
         used = Used(server.cpu_seconds() - postgres, client)
-        expected = present + (rows // 2 if contract.key else rows)
+        expected = present + rows - (len(replaced) if contract.key else 0)
         if database.rows("SELECT count(*) FROM public.states") != [(expected,)]:
             sys.exit("bench: rows are missing")
         return used
@@ -180,24 +183,27 @@ def load_least(connected: Connected, load: Load, new: bytes, addresses: list[str
     return connected.transaction(lambda connection: load_batch(connection, load, write))
 
 
-def replaced_numbers(present: int, rows: int, recent: bool) -> Sequence[int]:
-    """Numbers of the rows in the table that are replaced, one for every second row that comes."""
-    count = rows // 2
-    if recent:
+def replaced_numbers(present: int, count: int, recent: bool) -> Sequence[int]:
+    """Numbers of the rows in the table that are replaced."""
+    if recent or not count:
         return range(present - count + 1, present + 1)
     step = max(1, present // count)
     return [1 + number * step % present for number in range(count)]
 
 
-def batch(run_id: UUID, present: int, first: int, replaced: Sequence[int]) -> MaskedBatch:
-    """A masked batch, sent now; every second row has a key that is in the table."""
+def key_numbers(present: int, rows: int, one_in: int, replaced: Sequence[int]) -> list[int]:
+    """Of the rows that come: those that replace a row are the last one in so many."""
+    numbers = list(range(present + 1, present + rows + 1))
+    if one_in:
+        numbers[one_in - 1 :: one_in] = replaced
+    return numbers
+
+
+def batch(run_id: UUID, numbers: Sequence[int]) -> MaskedBatch:
+    """A masked batch, sent now, with rows of these keys."""
     now = datetime.now(UTC)
     today = str(now.date())
     ids = sorted(str(uuid4()) for _ in range(BATCH))
-    numbers = [
-        replaced[number // 2] if number % 2 else present + 1 + number
-        for number in range(first, first + BATCH)
-    ]
     line = "key-{}\tios\t" + "x" * 52 + "\t" + "y" * 52 + f"\t2\t{now.isoformat()}\n"
     return MaskedBatch(
         ids_digest=ids_digest(ids),
