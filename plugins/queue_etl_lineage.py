@@ -11,6 +11,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from queue_etl_policy import DRAFT
+
 if TYPE_CHECKING:
     from airflow.providers.openlineage.extractors import OperatorLineage
     from airflow.sdk import DAG
@@ -58,10 +60,15 @@ def only_finish_tells(dag: "DAG") -> "DAG":
 
 
 def _emit(task: Any, **flags: bool) -> None:
-    """Tell the provider what it may say of the task; before 2.19 it says all it can."""
+    """Tell the provider what it may say of the task; before 2.19 it says all it can.
+
+    It keeps that as a param of the task, which like the form's is validated by the draft that takes least.
+    """
     with suppress(ModuleNotFoundError):
         policy = import_module(f"{PROVIDER}.api.emission_policy")
         policy.extend_global_openlineage_emission_policy(task, **flags)
+        for name in task.params:
+            task.params.get_param(name).schema.update(DRAFT)
 
 
 def _is_on() -> bool:
