@@ -94,12 +94,14 @@ def test_nothing_but_finish_says_anything(events: list[dict[str, Any]]) -> None:
     assert told == {("user_logins.finish", "START"), ("user_logins.finish", "COMPLETE")}
 
 
-def test_a_locked_rule_lets_all_tasks_tell() -> None:
+def test_a_locked_rule_lets_all_tasks_tell_and_params_stay_cheap() -> None:
     code = """
 from airflow.dag_processing.dagbag import DagBag
 from airflow.providers.openlineage.utils.emission_policy import resolve_task_emission_policy as policy
 dag = DagBag({dags!r}).dags["user_logins"]
 print("told", sorted(task.task_id for task in dag.tasks if policy(task, dag.dag_id, task.task_id).emit))
+params = [task.params.get_param(name) for task in dag.tasks for name in task.params]
+print("drafts", {{param.schema["$schema"] for param in params}}, len(params) >= len(dag.tasks))
 """
     rule = [{"scope": {"dag_id": "user_logins"}, "controls": {"emit": True}, "locked": True}]
     environment = {
@@ -111,6 +113,7 @@ print("told", sorted(task.task_id for task in dag.tasks if policy(task, dag.dag_
     done = run_code(code.format(dags=str(PROJECT / "dags")), environment)
     told = "told ['extract', 'finish', 'load', 'mask', 'sense']"
     assert told in done.stdout, done.stdout[-2000:] + done.stderr[-2000:]
+    assert "drafts {'http://json-schema.org/draft-07/schema#'} True" in done.stdout
 
 
 def test_a_provider_that_sends_nowhere_costs_nothing() -> None:
