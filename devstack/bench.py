@@ -63,6 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="instead: CPU of DAG runs with metrics, alerts, JSON logs, lineage and the page, against none",
     )
+    add("--apart", action="store_true", help="with --observability: also metrics, logs and lineage alone")
     add(
         "--rates",
         type=_rates,
@@ -160,7 +161,8 @@ def _airflow(settings: Settings, chosen: Mapping[str, int], options: argparse.Na
     """It starts the rest of the stack itself."""
     names = ("messages", "rounds", "latency", "seconds")
     arguments = [f"--{name}={getattr(options, name)}" for name in names]
-    arguments += [f"--{name}" for name in ("freshness", "observability", "json") if getattr(options, name)]
+    flags = ("freshness", "observability", "apart", "json")
+    arguments += [f"--{name}" for name in flags if getattr(options, name)]
     arguments += [
         f"--{name}={getattr(options, name)}"
         for name in ("backlog", "idle", "baseline")

@@ -39,6 +39,13 @@ PACE = {
     # A lost worker is noticed within a minute; the default takes five. The scheduler looks every 10 s.
     "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "45",
 }
+# What the OpenLineage provider does where it is installed and has a receiver.
+LINEAGE = {
+    # An event takes a thread of the task: forked for each, `finish` takes twice as much CPU.
+    "AIRFLOW__OPENLINEAGE__EXECUTE_IN_THREAD": "True",
+    # A DAG run has neither a queue nor a table; what `finish` tells names it as its parent.
+    "AIRFLOW__OPENLINEAGE__EMISSION_POLICY": '[{"scope": {}, "controls": {"emit_dag_events": false}}]',
+}
 
 AIRFLOW_CFG = """\
 # Written by ./dev; what differs between two stacks is in the file `env` beside this one.
@@ -181,6 +188,7 @@ def _airflow(settings: Settings) -> dict[str, str]:
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(password_file(settings)),
         **{name: os.environ.get(name) or value for name, value in PACE.items()},
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": metadata.url(AIRFLOW, "postgresql+psycopg2"),
+        **LINEAGE,
         "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(settings.logs),
         "AIRFLOW__API__HOST": ports.HOST,
         "AIRFLOW__API__PORT": str(settings.ui_port),

@@ -6,9 +6,12 @@ service, `sqs://sqs.eu-west-1.amazonaws.com`, and the name the path of the queue
 
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
+
+from queue_etl_policy import DRAFT
 
 if TYPE_CHECKING:
     from airflow.providers.openlineage.extractors import OperatorLineage
@@ -39,24 +42,33 @@ def tell_lineage(context: "RunContext", summary: Mapping[str, Any]) -> None:
         return
     task: Any = get_current_context()["task"]
     task.get_openlineage_facets_on_complete = lambda task_instance: lineage
+    _emit(task, extract_operator_metadata=True)
 
 
 def only_finish_tells(dag: "DAG") -> "DAG":
     """Keep the provider from saying of the other tasks that they have begun and ended.
 
-    None of them has a queue or a table to name, and each event takes a process. A locked rule of
-    `[openlineage] emission_policy` wins over this.
+    None of them has a queue or a table to name, and each event takes time. `finish` has none either before it
+    has settled the run: the provider would look for assets that it knows, and import boto3 for that. A locked
+    rule of `[openlineage] emission_policy` wins over this.
     """
-    if not _is_on():
-        return dag
-    try:
-        policy = import_module(f"{PROVIDER}.api.emission_policy")
-    except ModuleNotFoundError:  # before provider 2.19 all tasks tell
-        return dag
-    for task in dag.tasks:
-        if task.task_id != "finish":
-            policy.extend_global_openlineage_emission_policy(task, emit=False)
+    if _is_on():
+        for task in dag.tasks:
+            flag = "extract_operator_metadata" if task.task_id == "finish" else "emit"
+            _emit(task, **{flag: False})
     return dag
+
+
+def _emit(task: Any, **flags: bool) -> None:
+    """Tell the provider what it may say of the task; before 2.19 it says all it can.
+
+    It keeps that as a param of the task, which like the form's is validated by the draft that takes least.
+    """
+    with suppress(ModuleNotFoundError):
+        policy = import_module(f"{PROVIDER}.api.emission_policy")
+        policy.extend_global_openlineage_emission_policy(task, **flags)
+        for name in task.params:
+            task.params.get_param(name).schema.update(DRAFT)
 
 
 def _is_on() -> bool:

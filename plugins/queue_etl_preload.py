@@ -17,6 +17,7 @@ PARENTS = (["scheduler"], ["celery", "worker"])
 LIBRARIES = (
     "airflow.dag_processing.bundles.local",
     "airflow.plugins_manager",
+    "airflow.providers.amazon.aws.hooks.base_aws",  # with boto3, as every look at a queue needs it
     "airflow.providers.standard.decorators.python",
     "airflow.sdk.bases.sensor",
     "airflow.sdk.definitions.asset.metadata",

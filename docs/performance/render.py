@@ -191,7 +191,7 @@ def _drains(found: dict[str, Any]) -> list[str]:
 def _observability(found: dict[str, Any]) -> list[str]:
     """By messages of a run: each arm against the first."""
     rows = []
-    for count, of_count in found.items():
+    for count, of_count in found["runs"].items():
         for name, figures in of_count.items():
             seconds, *compared = figures.values()
             ratio, (low, high) = compared or ("1", ("", ""))

@@ -1,6 +1,6 @@
 """What it costs to see a pipeline: CPU of DAG runs with all of it on, against the same with all of it off.
 
-    ./dev bench --observability [--messages N] [--rounds N] [--json]
+    ./dev bench --observability [--apart] [--messages N] [--rounds N] [--json]
 
 Each arm is a stack of its own, which idles while another works. They take turns, in every round in another
 order; counted is the CPU time of all processes of the arm's Airflow, of tasks and of its Postgres, from the
@@ -9,8 +9,10 @@ nothing to do with a run. Metrics go to a socket of this process, lineage into a
 """
 
 import json
+import os
 import shutil
 import socket
+import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,7 +27,8 @@ from tests.bench.turns import Turns
 from tests.support.airflow_settings import PARSED_ONCE
 
 HOST = "127.0.0.1"
-OFF, ON, WITHOUT_LINEAGE = "off", "all on", "all but lineage"
+OFF, ON = "off", "all on"
+METRICS, LOGS, LINEAGE = "metrics", "JSON logs", "lineage"
 UNIT = "cpu_s_a_run"
 LONGEST = 65_536  # bytes of a datagram
 PAGE = "queue_etl_page*.py"
@@ -33,22 +36,35 @@ PAGE = "queue_etl_page*.py"
 
 @dataclass(frozen=True)
 class Found:
-    """CPU seconds of runs, by their messages."""
+    """CPU seconds of runs, by their messages.
 
+    Attributes:
+        load: the machine's load average of a minute before a round, in the median; the stacks are part of it
+    """
+
+    load: float
     turns: Mapping[int, Turns]
 
     def as_json(self) -> dict[str, Any]:
-        """By messages, what `Turns` says."""
-        return {f"{count:,}": turns.as_json() for count, turns in self.turns.items()}
+        """The load and, by messages, what `Turns` says."""
+        return {
+            "load": self.load,
+            "runs": {f"{count:,}": turns.as_json() for count, turns in self.turns.items()},
+        }
 
     def table(self) -> str:
         """For people."""
-        return "\n\n".join(turns.table() for turns in self.turns.values())
+        tables = [turns.table() for turns in self.turns.values()]
+        return "\n\n".join([f"load {self.load}", *tables])
 
 
 @contextmanager
-def arms(folder: Path) -> Iterator[dict[str, dict[str, str]]]:
+def arms(folder: Path, apart: bool = False) -> Iterator[dict[str, dict[str, str]]]:
     """The variables of each arm, the first of which is off; the socket that takes the metrics is open.
+
+    Args:
+        folder: gets the lineage
+        apart: there is also an arm for each part that may cost something, with that part alone
 
     Raises:
         RunFailed: at the end, where nothing was seen of the runs: then nothing was measured either
@@ -56,29 +72,32 @@ def arms(folder: Path) -> Iterator[dict[str, dict[str, str]]]:
     folder.mkdir(parents=True, exist_ok=True)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sink:
         sink.bind((HOST, 0))
+        parts = _parts(folder, sink.getsockname()[1])
         common = {**PARSED_ONCE, "AIRFLOW__OPENLINEAGE__DISABLED": "True"}
-        seen = {**common, **_seen(sink.getsockname()[1])}
-        lineage = {
-            "AIRFLOW__OPENLINEAGE__DISABLED": "False",
-            "AIRFLOW__OPENLINEAGE__TRANSPORT": json.dumps(
-                {"type": "file", "log_file_path": str(events(folder)), "append": True}
-            ),
-        }
+        off = {**common, "AIRFLOW__CORE__PLUGINS_FOLDER": str(_plugins_without_page(folder))}
+        alerts = {"QUEUE_ETL_ALERT_URLS": f"json://{HOST}:9/"}
         yield {
-            OFF: {**common, "AIRFLOW__CORE__PLUGINS_FOLDER": str(_plugins_without_page(folder))},
-            ON: {**seen, **lineage},
-            WITHOUT_LINEAGE: seen,
+            OFF: off,
+            ON: {**common, **alerts, **parts[METRICS], **parts[LOGS], **parts[LINEAGE]},
+            **({name: {**off, **part} for name, part in parts.items()} if apart else {}),
         }
         require_observed(folder, sink)
 
 
-def _seen(port: int) -> dict[str, str]:
+def _parts(folder: Path, port: int) -> dict[str, dict[str, str]]:
+    """What switches each of them on, with metrics sent to that port."""
+    transport = {"type": "file", "log_file_path": str(events(folder)), "append": True}
     return {
-        "AIRFLOW__METRICS__STATSD_ON": "True",
-        "AIRFLOW__METRICS__STATSD_HOST": HOST,
-        "AIRFLOW__METRICS__STATSD_PORT": str(port),
-        "AIRFLOW__LOGGING__JSON_LOGS": "True",
-        "QUEUE_ETL_ALERT_URLS": f"json://{HOST}:9/",
+        METRICS: {
+            "AIRFLOW__METRICS__STATSD_ON": "True",
+            "AIRFLOW__METRICS__STATSD_HOST": HOST,
+            "AIRFLOW__METRICS__STATSD_PORT": str(port),
+        },
+        LOGS: {"AIRFLOW__LOGGING__JSON_LOGS": "True"},
+        LINEAGE: {
+            "AIRFLOW__OPENLINEAGE__DISABLED": "False",
+            "AIRFLOW__OPENLINEAGE__TRANSPORT": json.dumps(transport),
+        },
     }
 
 
@@ -128,14 +147,15 @@ def measure(
         with console.step(f"{name}: a run that is not counted"):
             run(name, counts[0])
     seconds: dict[int, dict[str, list[float]]] = {count: {name: [] for name in names} for count in counts}
+    loads = []
     for number in range(rounds):
+        loads.append(os.getloadavg()[0])
         for count in counts:
             for name in turned(names, number):
                 with console.step(f"round {number + 1}, {name}: {count:,} messages"):
                     seconds[count][name].append(sum(run(name, count).cpu_seconds.values()))
-    return Found(
-        {count: Turns(f"{count:,} messages", UNIT, 1.0, of_count) for count, of_count in seconds.items()}
-    )
+    turns = {count: Turns(f"{count:,} messages", UNIT, 1.0, of_count) for count, of_count in seconds.items()}
+    return Found(round(statistics.median(loads), 2), turns)
 
 
 def turned(names: Sequence[str], number: int) -> list[str]:

@@ -4,7 +4,7 @@
     ./dev bench --freshness [--rates 1,30] [--seconds N]      # airflow_living.py
     ./dev bench --backlog N
     ./dev bench --idle SECONDS [--contracts 1,25]             # airflow_idle.py
-    ./dev bench --observability [--messages N] [--rounds N]   # airflow_observability.py
+    ./dev bench --observability [--apart] [--rounds N]        # airflow_observability.py
 
 A stack as `./dev up` makes it: scheduler, LocalExecutor, DAG processor, triggerer, api-server. But the queue
 is the SQS stub of this folder, since the emulator takes longer the deeper its queue is; and the scheduler
@@ -134,7 +134,8 @@ def _observability(options: argparse.Namespace, base: Settings, console: Console
     stands: dict[str, AirflowServers] = {}
     most = min(options.messages, MOST)
     with ExitStack() as ends:
-        for arm, variables in ends.enter_context(airflow_observability.arms(base.state)).items():
+        arms = airflow_observability.arms(base.state, apart=options.apart)
+        for arm, variables in ends.enter_context(arms).items():
             own = _beside(base, arm) if stands else base
             ends.enter_context(_removed(own, base, console))
             stands[arm] = ends.enter_context(airflow_servers.running(own, console, more=variables))

@@ -8,6 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import jsonschema  # type: ignore[import-untyped]
 import pytest
 from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk import DeltaTriggerTimetable, TriggerRule
@@ -205,6 +206,7 @@ def test_the_trigger_form_has_limits_titles_and_descriptions(dags: Mapping[str, 
         schema = params.get_param(name).schema
         assert schema["type"] == (["null", "integer"] if name in settings else "integer")
         assert schema["title"]
+        assert jsonschema.validators.validator_for(schema) is jsonschema.Draft7Validator  # else it takes long
         assert params.get_param(name).description
     assert all(params[name] is None for name in settings)
     assert params["min_messages"] == 1

@@ -19,6 +19,7 @@ print("project", [name for name in before if name.split(".")[0] in ("include", "
 from include.contracts import load_contract
 import include.queue_etl.steps, include.queue_etl.resources, include.queue_etl.keys.keyset
 import include.queue_etl.postgres.loading, include.queue_etl.postgres.runs
+import airflow.providers.amazon.aws.hooks.base_aws, botocore.config, botocore.exceptions
 import include.queue_etl.sqs.client, include.queue_etl.sqs.transport, include.queue_etl.staging.area
 load_contract("user_logins"), load_contract("orders")
 packages = {{name.split(".")[0] for name in set(sys.modules) - before}}
