@@ -18,6 +18,7 @@ SECONDS = 20.0  # between two times
 def run(settings: Settings, console: Console, pause: Callable[[float], None] = time.sleep) -> None:
     """Send until somebody presses Ctrl-C; what was sent stays on the queues."""
     console.note("traffic:  a few messages of each sample every 20 s; Ctrl-C ends it, the stack goes on")
+    console.note("          those of `orders` wait until you start its DAG, which has no schedule")
     try:
         while True:
             for contract in DEMOS:

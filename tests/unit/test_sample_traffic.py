@@ -9,6 +9,7 @@ import pytest
 from devstack import engine, sample_traffic
 from devstack.console import Console
 from devstack.demo import DEMOS
+from include.contracts import load_contract
 from include.contracts.user_logins import CONTRACT
 from include.queue_etl.contract.marks import Rejected
 from include.queue_etl.transform.parsing import Parser
@@ -36,6 +37,12 @@ def test_lines_of_each_sample_are_sent_until_somebody_ends_it(monkeypatch: pytes
         assert least <= len(lines) <= most
         assert set(lines) <= set(DEMOS[contract].sample.read_text().splitlines())
     assert "no more messages" in said.getvalue()
+    assert "`orders` wait until you start its DAG" in said.getvalue()
+
+
+def test_it_says_which_samples_wait_for_somebody() -> None:
+    """People who look at the page would else see a queue grow for no reason."""
+    assert [name for name in DEMOS if load_contract(name).schedule is None] == ["orders"]
 
 
 def test_the_sample_has_messages_that_are_rejected() -> None:
