@@ -4,7 +4,7 @@ from airflow.sdk import DAG, Asset, Metadata, TriggerRule, task, task_group
 from queue_etl_connections import open_run, push_note, queue_to_watch, run_so_far
 from queue_etl_lineage import only_finish_tells
 from queue_etl_observe import report_run
-from queue_etl_policy import PARAMS, START, caught_up_seconds, pace, task_args, waiting
+from queue_etl_policy import PARAMS, START, WAITS_FOR, caught_up_seconds, pace, task_args
 from sqs_queue_depth import SqsQueueDepthSensor
 
 from include.contracts import load_contract, load_contracts
@@ -82,7 +82,7 @@ def queue_etl(name: str) -> DAG:
         params=PARAMS,
         tags=["sqs", "postgres", "personal-data", *contract.tags],
     ) as dag:
-        sense = SqsQueueDepthSensor(task_id="sense", **queue_to_watch(contract), **waiting())
+        sense = SqsQueueDepthSensor(task_id="sense", **queue_to_watch(contract), **WAITS_FOR)
         groups, last = extract(sense.output), finish()
         [sense, groups, each_group.expand(group=groups)] >> last
     return only_finish_tells(dag)

@@ -76,6 +76,13 @@ PARAMS = {
     ),
 }
 
+# What the sensor waits for, as its arguments. Runs that nobody starts have the form's defaults.
+WAITS_FOR: dict[str, Any] = {
+    "min_messages": "{{ params.min_messages }}",
+    "max_age_seconds": "{{ params.max_age_seconds }}",
+    "timeout": "{{ params.wait_seconds }}",
+}
+
 # Of a Param that takes text: it says something.
 NOT_BLANK = {"type": "string", "pattern": r".*\S.*"}
 
@@ -131,12 +138,6 @@ def _worth_a_run(settings: Mapping[str, int]) -> dict[str, int]:
         return read_some(os.environ, settings, *WORTH_A_RUN)
     except SettingsError:
         return read_some({}, {}, *WORTH_A_RUN)
-
-
-def waiting() -> dict[str, Any]:
-    """What the sensor waits for: what the form says. Runs that nobody starts have the form's defaults."""
-    form = {name: f"{{{{ params.{name} }}}}" for name in ("min_messages", "max_age_seconds")}
-    return {**form, "timeout": "{{ params.wait_seconds }}"}
 
 
 def caught_up_seconds(contract: Contract) -> float:
