@@ -172,13 +172,17 @@ class Soak:
     def __post_init__(self) -> None:
         self.dice = random.Random(self.plan.seed)
 
+    def works(self) -> bool:
+        """Whether a run is under way."""
+        return bool(self.airflow_rows(WORKING, DAG)[0][0])
+
     def run(self) -> Result:
         started = time.monotonic()
         with traffic(self.sqs, self.queue_url, TAG, rate=self.plan.rate) as sent:
             while (passed := time.monotonic() - started) < self.plan.seconds or self._is_owed(passed):
                 self._turn(passed, sent)
         ended = time.monotonic()
-        while self._depth() or self._works() or self._open_runs():
+        while self._depth() or self.works() or self._open_runs():
             waited = time.monotonic() - ended
             assert waited < DRAIN_SECONDS, f"the queue is not empty after {DRAIN_SECONDS} s: {self._depth()}"
             self._turn(waited, sent)
@@ -230,10 +234,6 @@ class Soak:
                     process.send_signal(signal.SIGKILL)
                     return True
         return False
-
-    def _works(self) -> bool:
-        """Whether a run is under way."""
-        return bool(self.airflow_rows(WORKING, DAG)[0][0])
 
     def _open_runs(self) -> int:
         """Runs that nobody has closed; where the DAG run failed, `queue_etl_recovery` closes them."""
