@@ -69,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_rates,
         metavar="A,B",
         help="messages a second of a sender: of --freshness, one after another (default: 1); of --backlog, "
-        "beside it (default: nobody sends)",
+        "the first of them beside it (default: nobody sends)",
     )
     add("--seconds", type=positive, default=120, metavar="N", help="of each sender; default: 120")
     add(

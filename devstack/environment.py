@@ -27,7 +27,7 @@ DROPPED = (
     "PYTHONDONTWRITEBYTECODE",
 )
 UI_USER = "admin"
-# How soon Airflow looks again; the caller's own values win.
+# How soon Airflow looks again. Of this and the next, the caller's own values win.
 PACE = {
     # The default, 1 s, leaves most of a short run's time between its tasks. With 0.1 an idle Airflow takes a
     # tenth of a core more, and rows are no fresher.
@@ -186,9 +186,8 @@ def _airflow(settings: Settings) -> dict[str, str]:
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{url}/execution/",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": f"{UI_USER}:admin",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(password_file(settings)),
-        **{name: os.environ.get(name) or value for name, value in PACE.items()},
+        **{name: os.environ.get(name) or value for name, value in (PACE | LINEAGE).items()},
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": metadata.url(AIRFLOW, "postgresql+psycopg2"),
-        **LINEAGE,
         "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(settings.logs),
         "AIRFLOW__API__HOST": ports.HOST,
         "AIRFLOW__API__PORT": str(settings.ui_port),

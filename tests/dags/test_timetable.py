@@ -48,7 +48,10 @@ def test_a_run_looks_within_an_hour_whatever_was_before(
 
 
 def test_airflow_reads_a_dag_that_an_earlier_version_has_stored() -> None:
-    """With the name by which Airflow knew its timetable."""
+    """With the name by which Airflow knew its timetable; the next run is that of the DAG parsed anew."""
     stored: dict[str, Any] = {"__type": "queue_etl_timetable.BackToBack", "__var": {}}
     assert encode_timetable(BackToBack()) == stored
-    assert decode_timetable(stored).summary == "@continuous"
+    found: Any = decode_timetable(stored)
+    assert found.summary == "@continuous"
+    last = DataInterval.exact(NOW)
+    assert found.next_dagrun_info(last_automated_data_interval=last, restriction=RESTRICTION) is None
