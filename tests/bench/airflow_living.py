@@ -71,6 +71,7 @@ class Backlog:
     Attributes:
         messages: deleted by then; at least as many as there were
         rate: messages a second that a sender added meanwhile
+        sent: those messages
         noticed_after: seconds from the messages' appearance to the first receive
         seconds: from the first receive until then
         outcome: when the queue was empty
@@ -78,6 +79,7 @@ class Backlog:
 
     messages: int
     rate: float
+    sent: int
     noticed_after: float
     seconds: float
     messages_per_s: float
@@ -172,6 +174,7 @@ def backlog(servers: AirflowServers, held: Feed, rate: float = 0.0) -> Backlog:
     return Backlog(
         messages=messages,
         rate=rate,
+        sent=sender.count,
         noticed_after=round(times["first_receive"] - shown_at, 1),
         seconds=round(lasted, 1),
         messages_per_s=round(messages / lasted, 1),

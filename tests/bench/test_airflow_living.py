@@ -30,7 +30,7 @@ def test_a_backlog_and_senders_are_measured_while_nobody_starts_a_run():
     backlog = found["backlog"]
     assert backlog["outcome"] == {"lost": 0, "doubled": 0, "left": 0}
     assert backlog["messages"] >= 300
-    assert backlog["rate"] == RATE
+    assert backlog["sent"] > 0  # by the sender beside it
     assert backlog["dag_runs"] >= 1
     assert backlog["messages_per_s"] > 0
     assert [one["rate"] for one in found["freshness"]] == [RATE]
