@@ -135,5 +135,5 @@ def _cpu_seconds(pid: int) -> float:
         # After the name in brackets; fields 14 to 17 of proc(5): its own times, and its children's.
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
-        return 0.0  # ended just now: its parent has its time
+        return 0.0  # ended just now: its parent has its time, or was read before and misses it
     return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")

@@ -58,24 +58,37 @@ class Server:
         self._pid = int(self._one("SELECT pg_read_file('postmaster.pid')").split()[0])
 
     def cpu_seconds(self) -> float:
-        """User and system time of the server: of its processes, and of those that have ended."""
+        """User and system time of the server: of its processes, and of those that have ended.
+
+        It waits for the contenders to leave.
+
+        Raises:
+            TimeoutError: one stays, or processes of the server start and end all the time
+        """
         deadline = time.monotonic() + LEAVE_WITHIN_SECONDS
         while self._one(CLIENTS):
             if time.monotonic() > deadline:
                 raise TimeoutError(f"a contender is still connected after {LEAVE_WITHIN_SECONDS} s")
             time.sleep(0.01)
-        ticks = 0
-        for stat in Path("/proc").glob("[0-9]*/stat"):
+        # One that ends between two reads is missed: its parent, read before, does not have its time yet.
+        ticks = self._ticks()
+        while ticks.keys() != (again := self._ticks()).keys():
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"the server's processes come and go for {LEAVE_WITHIN_SECONDS} s")
+            ticks = again
+        return sum(again.values()) / os.sysconf("SC_CLK_TCK")
+
+    def _ticks(self) -> dict[int, int]:
+        """Of each process of the server; the first has the time of those that have ended too."""
+        ticks = {self._pid: sum(map(int, _stat(self._pid)[11:15]))}
+        for folder in Path("/proc").glob("[0-9]*"):
             try:
-                # After the name in brackets: state, parent, ...; fields 14 to 17 of proc(5) are the times.
-                pid, fields = stat.parent.name, stat.read_text().rpartition(")")[2].split()
+                fields = _stat(int(folder.name))
             except OSError:
                 continue  # ended just now
-            if int(pid) == self._pid:
-                ticks += sum(int(field) for field in fields[11:15])
-            elif int(fields[1]) == self._pid:
-                ticks += sum(int(field) for field in fields[11:13])
-        return ticks / os.sysconf("SC_CLK_TCK")
+            if int(fields[1]) == self._pid:
+                ticks[int(folder.name)] = sum(map(int, fields[11:13]))
+        return ticks
 
     def checkpoint(self) -> None:
         """Write out what earlier work left behind, lest the next contender pay for it."""
@@ -151,3 +164,8 @@ def _preload(owner_dsn: str, messages_by_days_ago: dict[int, int]) -> None:
             connection.execute("SELECT etl.ensure_ledger_partition(current_date - %s)", [days_ago])
             connection.execute(PRELOAD.format(days_ago=days_ago, messages=messages).encode())
         connection.execute("VACUUM ANALYZE")
+
+
+def _stat(pid: int) -> list[str]:
+    """What follows the name in brackets: state, parent, ...; fields 14 to 17 of proc(5) are the times."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

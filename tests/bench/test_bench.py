@@ -18,6 +18,7 @@ from tests.bench.feed import MALFORMED, Feed, feed
 from tests.bench.results import Result, as_json, table
 from tests.bench.scratch import Server
 from tests.bench.turns import Turns
+from tests.bench.upsert import ratio
 
 MESSAGES = 300
 
@@ -59,7 +60,7 @@ def test_loads_are_measured_by_the_number_of_partitions():
 
 
 def test_an_upsert_is_measured_beside_appends():
-    sizes = ["--rounds=1", "--present=20000", "--rows=10000"]
+    sizes = ["--rounds=1", "--present=20000", "--rows=30000"]
     command = [sys.executable, "-m", "tests.bench.upsert", *sizes, "--recent"]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
@@ -140,6 +141,17 @@ def test_the_server_tells_the_time_of_sessions_that_have_ended(server):
     with server.database() as database:
         database.rows("SELECT sum(number) FROM generate_series(1, 2000000) AS number")
     assert server.cpu_seconds() - before >= 0.05
+
+
+def test_a_session_that_ends_while_the_server_is_read_is_timed(server, monkeypatch):
+    # The server's own time lacks that of process 2 when 2 is gone: it was read just before.
+    looks = iter([{1: 10, 2: 5}, {1: 10}, {1: 15}])
+    monkeypatch.setattr(server, "_ticks", lambda: next(looks))
+    assert server.cpu_seconds() == 15 / os.sysconf("SC_CLK_TCK")
+
+
+def test_a_ratio_to_what_took_less_than_a_tick_is_not_told():
+    assert (ratio(3.0, 2.0), ratio(3.0, 0.0)) == ("1.50", "-")
 
 
 def test_one_message_in_a_hundred_is_malformed_and_half_are_of_known_users():
