@@ -151,10 +151,10 @@ def test_an_error_is_logged_by_its_code_and_asked_once(
 
 def test_nobody_waits_long_for_an_age(cloudwatch: CloudWatch, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(age, "SECONDS", 0.2)
-    cloudwatch.seconds = 3
+    cloudwatch.seconds = 30
     started = time.monotonic()
     assert cloudwatch.age() is None
-    assert time.monotonic() - started < 2.5
+    assert time.monotonic() - started < 15
     assert len(cloudwatch.asked) == 1
 
 

@@ -216,7 +216,7 @@ def test_a_caller_slower_than_the_time_out_loses_nothing(client):
         # the server takes its time.
         stub.plan(RECEIVE, *[Fault(seconds=0.02 * (number % 8)) for number in range(18)])
         stub.plan(RECEIVE, *[Fault(seconds=0.9)] * 12)
-        queue = connect(stub, client, request_timeout_seconds=1)
+        queue = connect(stub, client, request_timeout_seconds=2)
         taken = []
         for number, messages in enumerate(queue.receive(300, SECONDS)):
             taken += messages

@@ -311,9 +311,9 @@ def test_a_commit_interrupted_while_it_awaits_its_standby_does_not_count(
 
 def test_a_statement_that_goes_on_bringing_something_may_take_long(clean_database: Database) -> None:
     # Postgres sends what it has when it has 8 KiB.
-    slow = "SELECT repeat('x', 9000), pg_sleep(0.2) FROM generate_series(1, 6)"
-    with postgres.connect(clean_database.loader_dsn, silence_seconds=0.6) as connection:
-        assert len(connection.execute(slow).fetchall()) == 6
+    slow = "SELECT repeat('x', 9000), pg_sleep(0.2) FROM generate_series(1, 15)"
+    with postgres.connect(clean_database.loader_dsn, silence_seconds=2) as connection:
+        assert len(connection.execute(slow).fetchall()) == 15
 
 
 def test_a_closed_warehouse_has_no_session_left(clean_database: Database) -> None:
