@@ -72,7 +72,8 @@ _RULES = (
     _Rule(
         "phone",
         "PHONE",
-        "(tele)?phones?|(phone|mobile|fax|tel|cell)_?(no|num|number)s?|mobile|msisdn|fax|whatsapp",
+        "(tele)?phones?|(phone|mobile|fax|tel|cell|contact)_?(no|num|number)s?|phone_(home|mobile|work)"
+        "|mobile|msisdn|fax|whatsapp",
         whole="tel|cell",
         numbers=True,
     ),
@@ -85,7 +86,7 @@ _RULES = (
         "device",
         "TEXT",
         "(device|hardware|installation|advertising|vendor)_?(ids?|identifier|uuid|serial|token)"
-        "|imei|imsi|iccid|idfa|idfv|gaid|aaid|udid|mac|mac_?addr(ess)?|fingerprint|serial_number",
+        "|(apns|fcm|push|registration)_token|imei|imsi|iccid|idfa|idfv|gaid|aaid|udid|mac|mac_?addr(ess)?|fingerprint|serial_number",
         below=r"device\.id",
         numbers=True,
     ),
@@ -99,7 +100,7 @@ _RULES = (
     _Rule(
         "credential",
         "TEXT",
-        "password|passwd|pwd|passphrase|secret|secret_key|api_?key|private_key|access_?key(_?id)?"
+        "password|passwd|pwd|passphrase|jwt|secret|secret_key|api_?key|private_key|access_?key(_?id)?"
         "|(access|refresh|id|session|auth|bearer|csrf|api|security)_?token|authorization",
         whole="otp|pin|csrf|token",
         numbers=True,
@@ -107,38 +108,46 @@ _RULES = (
     _Rule(
         "national number",
         "TEXT",
-        "ssn|social_security(_number)?|national_?(id|number)|passport(_?(no|number))?|tax_?id|vat_?id"
+        "ssn(_last)?|social_security(_number)?|national_?(id|number)|passport(_?(no|number))?"
+        "|(tax|vat)_?(id|no|number)"
         "|driv(er|ers|ing)_licen[cs]e(_(no|number))?|licen[cs]e_plate|cpf|curp|nino|aadhaar|personnummer",
         numbers=True,
     ),
-    _Rule("bank account", "TEXT", "iban|bic|account_?(no|number)|routing_number|sort_code", numbers=True),
     _Rule(
-        "card",
+        "bank account",
         "TEXT",
-        "card_?(no|num|number)|(credit|debit)_?card|card_?holder(_name)?|cvv|cvc|card_last",
-        whole="card|pan|last",
-        below=r"card\.(exp_month|exp_year|name)",
+        "iban|bic|bank_?account|account_?(no|number)|routing_number|sort_code",
         numbers=True,
     ),
     _Rule(
         "birth",
         "TEXT",
-        "birth_?(date|day|year|place)|(date|year|place)_?of_?birth|dob|born(_on)?",
+        "birth_?(date|day|year|place)|bday|(date|year|place)_?of_?birth|dob|born(_on)?",
         numbers=True,
     ),
     _Rule(
         "name of a person",
         "TEXT",
         "(first|last|full|real|given|family|middle|sur|maiden|nick|user|legal|login|screen|holder|contact"
-        "|customer|recipient|author|actor|owner|sender|display|role_session)_?names?(_normalized)?|forename"
-        "|login_hint",
+        "|customer|recipient|author|actor|owner|sender|display|preferred|role_session|spouse|partner|mother"
+        "|father|guardian)_?names?(_normalized)?|forename|middle_initial|account_?holder|login_hint",
         whole="login",
-        below=rf"{_PERSON}\.name|name\.(first|last|middle|given|family)",
+        below=rf"({_PERSON}|address(es)?|card_?holder)\.name|name\.(first|last|middle|given|family|full|text)"
+        rf"|({_ACCOUNT})s?\.summary",
+    ),
+    _Rule(
+        "card",
+        "TEXT",
+        "(card|cc)_?(no|num|number)|(credit|debit)_?card|card_?holder(_name)?|cvv|cvc|card_last",
+        whole="card|pan|last",
+        below=r"card\.(exp_month|exp_year|name)",
+        numbers=True,
     ),
     _Rule(
         "address",
         "TEXT",
-        "street|street_?(name|address|number)|address|address_?line|addr|house_?(no|number)|(zip|post|postal)_?code",
+        "street|street_?(name|address|number)|address|address_?line|address_(zip|city|town|district)|addr"
+        "|house_?(no|number)|(zip|post|postal)_?code",
         whole="line|zip",
         below=r"(address|location|billing|shipping|home|delivery|geo|geo_?ip|geographical_context)"
         r"\.(city|town|district)",
@@ -151,12 +160,17 @@ _RULES = (
         below=r"(location|geo|position|coordinates)\.long",
         numbers=True,
     ),
-    _Rule("special category", "TEXT", "gender|sex|religion|ethnicity|nationality|marital_status"),
+    _Rule(
+        "special category",
+        "TEXT",
+        "gender|sex|religion|race|ethnicity|nationality|marital_status|sexual_orientation|political_party"
+        "|disability|diagnosis|blood_type",
+    ),
     _Rule(
         "picture",
         "TEXT",
-        "avatar(_(hash|url))?|gravatar_id|photo|photo_url|profile_image(_url)?|author_icon",
-        below=r"profile\.image(_original)?",
+        "avatar(_(hash|url))?|gravatar_id|photo|photo_url|profile_(image|pic|picture)(_url)?|author_icon",
+        below=rf"profile\.image(_original)?|{_PERSON}\.picture",
     ),
     _Rule(
         "page of a person",
@@ -164,7 +178,12 @@ _RULES = (
         "(author|user|profile)_(url|link)",
         below=rf"({_ACCOUNT})s?\.(\w+_)?(url|link)",
     ),
-    _Rule("account of a person", "TEXT", "principal_?id", whole="twitter|instagram|linkedin|skype|telegram"),
+    _Rule(
+        "account of a person",
+        "TEXT",
+        "principal_?id|(twitter|instagram|linkedin|skype|telegram)_?(handle|id|username)",
+        whole="twitter|instagram|linkedin|skype|telegram",
+    ),
 )
 
 

@@ -11,10 +11,8 @@ to miss one to taking an order number for one:
 
 import ipaddress
 import re
-from collections.abc import Iterator
-from itertools import islice
 
-from include.queue_etl.recognition import has_email, is_right_by_luhn, words
+from include.queue_etl.recognition import has_email, has_phone, is_right_by_luhn, words
 
 IP, EMAIL, PHONE, CARD = "ip", "email", "phone", "card"
 KINDS = {IP: "an IP address", EMAIL: "an e-mail address", PHONE: "a phone number", CARD: "a card number"}
@@ -34,12 +32,6 @@ _UNICAST = tuple(map(ipaddress.IPv6Network, ("2000::/3", "fc00::/7", "fe80::/10"
 
 # What every phone number and card number has; nearly every text ends here.
 _MANY_DIGITS = re.compile(r"[0-9](?:[ ()./-]{0,2}[0-9]){6}")
-_INTERNATIONAL = re.compile(
-    r"(?<![\w+])(?:\+|00(?=[1-9][0-9]{0,2}[ /(-]))([1-9](?:[ ()./-]{0,2}[0-9]){6,14})(?!\w)"
-)
-_AMERICAN = re.compile(r"(?<![\w.+-])\(?[2-9][0-9]{2}(?:\) ?|[ .-])[2-9][0-9]{2}[ .-][0-9]{4}(?![\w-])")
-# Of a text; each costs 50 us. Nobody writes down so many before the first that is one.
-_MOST_NUMBERS = 50
 
 # In one piece, or in groups of 4-4-4-4 or 4-6-5; not in a longer number, such as an IBAN.
 _CARD = re.compile(
@@ -72,7 +64,7 @@ def kinds_in(text: str, name: str = "") -> list[str]:
         found.append(EMAIL)
     if not _MANY_DIGITS.search(text):
         return found
-    if _has_phone(text):
+    if has_phone(text):
         found.append(PHONE)
     if any(_is_card(match[0]) for match in _CARD.finditer(text)):
         found.append(CARD)
@@ -109,31 +101,6 @@ def _is_ipv6(text: str, is_address_field: bool) -> bool:
     if address.ipv4_mapped:
         return _is_ipv4(str(address.ipv4_mapped), is_address_field)
     return any(address in network for network in _UNICAST)
-
-
-def _has_phone(text: str) -> bool:
-    return any(_is_phone(number, region) for number, region in islice(_numbers(text), _MOST_NUMBERS))
-
-
-def _numbers(text: str) -> Iterator[tuple[str, str | None]]:
-    """What may be phone numbers, each with its country where that is not in it."""
-    if "+" in text or "00" in text:
-        for match in _INTERNATIONAL.finditer(text):
-            number = f"+{match[1]}"
-            while number:  # another number may follow: +1 202 555 0123 12:30
-                yield number, None
-                number = number.rpartition(" ")[0]
-    for match in _AMERICAN.finditer(text):
-        yield match[0], "US"
-
-
-def _is_phone(number: str, region: str | None) -> bool:
-    import phonenumbers  # 25 ms of CPU, for the first text with a candidate
-
-    try:
-        return phonenumbers.is_valid_number(phonenumbers.parse(number, region))
-    except phonenumbers.NumberParseException:
-        return False
 
 
 def _is_card(text: str) -> bool:
