@@ -30,8 +30,9 @@ _BROWSER = re.compile(r"Mozilla/[0-9.]+ \(.*")
 _IAM = re.compile(r"arn:aws[a-z-]*:(iam|sts)::[0-9]*:(user|assumed-role|federated-user)/.+")
 _PORT = re.compile(r":[0-9]{1,5}$")
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
-# A contract refuses blanks, quotes and backslashes; the others occur in values rather than in names.
-_UNNAMEABLE = re.compile(r"[\s\"'`<>\\/{}\[\]*,;=|]")
+# A contract refuses quotes, backslashes and blanks but single ones inside; the others occur in values.
+_UNNAMEABLE = re.compile(r"[^\S ]|^ | $|: |[\"'`<>\\{}\[\]*,;=|]")
+_SELDOM_IN_NAMES = re.compile(r"[ /]")
 LONGEST_NAME = 63  # of a column in Postgres, in bytes
 
 
@@ -177,12 +178,19 @@ def words(name: str) -> list[str]:
     return [word.lower() for word in _WORD.findall(parted)]
 
 
-def looks_like_data(name: str) -> bool:
+def looks_like_data(name: str, is_common: bool = False) -> bool:
     """Whether the name of a field is rather a value, such as an id, a date, an address or a sentence.
 
     Such a name is never written or shown: it may be personal.
+
+    Args:
+        name: as it stands in the JSON
+        is_common: many events have it, so it is not of one of them: forms ask for a `First Name`, and what
+            users add is numbered, as in `customfield_10045`
     """
-    return not _can_be_shown(name) or is_address(name) or "@" in name[1:] or _is_identifier_of_a_thing(name)
+    if not _can_be_shown(name) or is_address(name) or "@" in name[1:]:
+        return True
+    return not is_common and (_SELDOM_IN_NAMES.search(name) is not None or _is_identifier_of_a_thing(name))
 
 
 def _can_be_shown(name: str) -> bool:

@@ -52,9 +52,10 @@ def test_three_files_are_written_and_the_next_commands_are_told(sample, project,
     assert all(f"wrote {file}\n" in said for file in FILES)
     assert said.endswith(
         "next, when you have read include/contracts/orders.py:\n"
-        "  python -m include.queue_etl contract migration orders\n"
-        "  python -m include.queue_etl migrate\n"
-        "  python -m include.queue_etl check --contract orders\n"
+        "  ./dev run contract migration orders\n"
+        "  ./dev run migrate\n"
+        "  ./dev run check --contract orders\n"
+        "without ./dev: the same behind `python -m include.queue_etl`\n"
     )
 
 
@@ -106,6 +107,7 @@ def test_the_queue_and_the_table_stand_in_the_contract(sample, project):
         b"\n".join(bodies(ORDER, ORDER)) + b"\n\n",
         b"\r\n".join(bodies(ORDER, ORDER)),
         json.dumps([ORDER, ORDER], indent=1).encode(),
+        b"\xef\xbb\xbf" + b"\n".join(bodies(ORDER, ORDER)),
     ],
 )
 def test_lines_and_a_list_are_read_alike(content, tmp_path, capsys):
@@ -142,6 +144,35 @@ def test_what_is_left_out_and_what_is_unwrapped_is_told(tmp_path, capsys):
     assert "SNS notifications: the contract takes the event out of them\n" in said
     assert "left out: 1 names at the top of the events" in said
     assert "zoe" not in said
+
+
+@pytest.mark.parametrize(
+    ("event", "told"),
+    [
+        (ORDER, "no field says whose row it is: mark one with Subject(), so that erase can go by it\n"),
+        (order(userId="u"), "userId says whose row it is: erase and unmask find a person's rows by it\n"),
+        (order(user_id="u"), "user_id says whose row it is: erase and unmask find a person's rows by it\n"),
+        (order(user_id=None), "a person's rows by it. It is null in the whole sample\n"),
+    ],
+)
+def test_whose_row_it_is_is_told(event, told, tmp_path, capsys):
+    (tmp_path / "sample").write_bytes(bodies(event)[0])
+    assert run("--sample", str(tmp_path / "sample")) == 0
+    assert told in capsys.readouterr().out
+
+
+def test_the_table_of_another_contract_is_refused(sample, project, capsys):
+    assert run("--sample", str(sample), "--table", "public.user_logins") == 1
+    assert capsys.readouterr().err == (
+        "contract new: --table public.user_logins: it is that of the contract user_logins; give another\n"
+    )
+    assert written(project) == {}
+
+
+def test_an_empty_sample_is_said_to_be_empty(tmp_path, capsys):
+    (tmp_path / "sample").write_bytes(b"\n")
+    assert run("--sample", str(tmp_path / "sample")) == 1
+    assert capsys.readouterr().err == "contract new: no JSON object among 0 messages: there is no message\n"
 
 
 def test_files_that_are_there_stay_unless_forced(sample, project, capsys):

@@ -185,6 +185,11 @@ def test_a_field_is_proposed_by_the_shape_of_its_values(values, expected):
     assert found == ({"x": expected} if expected else {})
 
 
+def test_what_is_too_deep_to_be_looked_into_is_proposed():
+    path = ".".join("a" * 24)
+    assert proposed(nested(f"{path}.a", "ann@example.org")) == {path: "TEXT: too deep to be looked into"}
+
+
 def test_a_date_is_personal_where_it_is_that_of_a_birth():
     assert proposed({"birthday": "1990-01-31"}) == {"birthday": "TEXT: name: birth"}
 

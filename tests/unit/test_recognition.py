@@ -97,6 +97,26 @@ def test_a_name_that_is_data_is_seen(name):
 
 
 @pytest.mark.parametrize(
+    ("name", "is_data"),
+    [
+        ("First Name", False),
+        ("AC/DC", False),
+        ("customfield_10045", False),
+        ("ann@example.org", True),
+        ("192.0.2.7", True),
+        ("+493012345678", True),
+        (" x", True),
+        ("x, y", True),
+        ("x: y", True),
+        ("x" * 64, True),
+    ],
+)
+def test_a_name_that_many_events_have_is_data_only_where_it_must_be(name, is_data):
+    assert looks_like_data(name)
+    assert looks_like_data(name, is_common=True) is is_data
+
+
+@pytest.mark.parametrize(
     "name",
     [
         "id",

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from include.queue_etl.onboarding.survey import MOST_DISTINCT, survey
+from include.queue_etl.onboarding.survey import MOST_DEPTH, MOST_DISTINCT, survey
 from tests.unit.onboarding_events import ORDER, bodies, fields, order, surveyed
 
 JSON = st.recursive(
@@ -176,6 +176,27 @@ def test_many_names_with_several_kinds_are_an_object_that_differs():
     found = fields(*people(*range(9), "x"))
     assert found["by"].is_sparse
     assert "by.ann" in found
+
+
+@pytest.mark.parametrize(("events", "is_field"), [(10, True), (9, False), (21, False)])
+def test_a_name_of_ten_events_and_of_half_is_that_of_a_field(events, is_field):
+    named = [{"id": 1, "First Name": 2, "form": {"Q 1": 1, "Q 2": "x"}}] * min(events, 10)
+    found = surveyed(*named, *[{"id": 1, "form": {"q": 1}}] * (events - len(named)))
+    paths = {field.path for field in found.event.walk()}
+    assert ("First Name" in paths) is ("form.Q 1" in paths) is is_field
+    assert ("form[*]" in paths) is not is_field
+    assert found.data_names == (not is_field)
+
+
+def test_what_is_too_deep_to_be_looked_into_is_said():
+    deep: Any = {"a": "ann@example.org"}
+    for _ in range(MOST_DEPTH):
+        deep = {"a": deep}
+    cut = [field.path for field in surveyed(deep).event.walk() if field.is_cut]
+    assert cut == [".".join("a" * MOST_DEPTH)]
+    assert not any(field.is_cut for field in surveyed(deep["a"]).event.walk())
+    listed = surveyed({"a": [[]]}).event
+    assert not any(field.is_cut for field in listed.walk())
 
 
 def test_names_at_the_top_that_are_data_are_left_out_and_counted():

@@ -1,6 +1,7 @@
 """Contracts: from a sample of real messages to a file in include/contracts."""
 
 import argparse
+import codecs
 import json
 import keyword
 import os
@@ -11,7 +12,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from include.contracts import PROJECT
+from include.contracts import PROJECT, load_contracts
 from include.queue_etl.cli import contract_tables, wiring
 from include.queue_etl.cli.arguments import Arguments, UsageError, add, positive
 from include.queue_etl.cli.output import show_table
@@ -69,11 +70,13 @@ def new(arguments: Arguments) -> None:
 
     files = _files(arguments.contract_name)
     _refuse_to_replace(files, arguments.force)
+    _refuse_table_of_another(arguments.contract_name, _table_of(arguments))
     suffixed = arguments.queue + queue_suffix(os.environ)  # as the contract's queue will be
     bodies = _peek(suffixed, arguments.peek) if arguments.peek else _read(arguments.sample)
     found = survey.survey(bodies[:MOST_BODIES])
     if not found.events:
-        raise ValueError(f"no JSON object among {found.bodies} messages: {in_words(found.unusable)}")
+        why = in_words(found.unusable) if bodies else "there is no message"
+        raise ValueError(f"no JSON object among {found.bodies} messages: {why}")
     draft = _draft(arguments, found)
     show_table(list(_rows(draft.event)))
     print()
@@ -82,7 +85,8 @@ def new(arguments: Arguments) -> None:
     _write(files, _texts(arguments, found, draft))
     print(f"next, when you have read {_shown(files[0])}:")
     for command in ("contract migration {}", "migrate", "check --contract {}"):
-        print(f"  python -m include.queue_etl {command.format(arguments.contract_name)}")
+        print(f"  ./dev run {command.format(arguments.contract_name)}")
+    print("without ./dev: the same behind `python -m include.queue_etl`")
 
 
 def _name(text: str) -> str:
@@ -117,12 +121,22 @@ def _refuse_to_replace(files: Sequence[Path], force: bool) -> None:
         raise ValueError(f"there already: {', '.join(there)}; --force replaces them")
 
 
+def _table_of(arguments: Arguments) -> str:
+    return arguments.table or f"public.{arguments.contract_name}"
+
+
+def _refuse_table_of_another(name: str, table: str) -> None:
+    for other in load_contracts().good.values():
+        if other.name != name and table in (one.table for one in other.each_table()):
+            raise ValueError(f"--table {table}: it is that of the contract {other.name}; give another")
+
+
 def _shown(file: Path) -> str:
     return str(file.relative_to(PROJECT))
 
 
 def _read(files: Sequence[Path]) -> list[bytes]:
-    return [body for file in files for body in _bodies(file.read_bytes())]
+    return [body for file in files for body in _bodies(file.read_bytes().removeprefix(codecs.BOM_UTF8))]
 
 
 def _bodies(content: bytes) -> list[bytes]:
@@ -218,8 +232,15 @@ def _notes(found: "Survey", draft: "Draft", bodies: int) -> Iterator[str]:
     if found.data_names:
         yield (
             f"left out: {found.data_names} names at the top of the events, which look like data or have "
-            "blanks, quotes or brackets"
+            'quotes, brackets or commas. Their values are not loaded; unknown_fields="keep" in the contract '
+            "keeps them, encrypted"
         )
+    if draft.subject:
+        subject = next(field for field in found.event.walk() if field.path == draft.subject)
+        unseen = "" if subject.kinds else ". It is null in the whole sample"
+        yield f"{draft.subject} says whose row it is: erase and unmask find a person's rows by it{unseen}"
+    else:
+        yield "no field says whose row it is: mark one with Subject(), so that erase can go by it"
     personal = sum(len(member.inside) or bool(member.personal) for member in draft.event.columns())
     yield f"{personal} fields are proposed as personal; all others would be loaded in the clear"
 
@@ -228,10 +249,9 @@ def _texts(arguments: Arguments, found: "Survey", draft: "Draft") -> list[str]:
     from include.queue_etl.onboarding import example, source
 
     name = arguments.contract_name
-    table = arguments.table or f"public.{name}"
     made_up = "".join(f"{json.dumps(event)}\n" for event in example.events(found, draft))
     return [
-        source.contract_source(draft, name, arguments.queue, table),
+        source.contract_source(draft, name, arguments.queue, _table_of(arguments)),
         made_up,
         example.test_source(name),
     ]

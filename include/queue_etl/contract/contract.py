@@ -18,6 +18,9 @@ _LONGEST_NAME = 63
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # In lower case: the warehouse's functions look the name up as text, whose capitals Postgres lowers.
 _TABLE = re.compile(r"[a-z_][a-z0-9_]*\.[a-z_][a-z0-9_]*")
+_NOT_OURS = re.compile(r"(etl|pii|information_schema|pg_.*)\..*")  # Postgres keeps pg_ for itself
+# Shapes and reasons hold names with `, ` and `: ` between them.
+_UNUSABLE = re.compile(r"[^\S ]|^ | $|: |, |[\"\\`]")
 
 # Of SQS, less the four characters that name the dead-letter queue:
 # https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/quotas-queues.html
@@ -244,6 +247,8 @@ class Contract:
         for table, times in Counter([self.table, *self.replay_tables]).items():
             if not _TABLE.fullmatch(table):
                 yield f"table {table!r}: give its schema and its name in lower case, such as public.orders"
+            if _NOT_OURS.fullmatch(table):
+                yield f"table {table!r}: its schema is not for contracts: give another, such as public"
             if times > 1:
                 yield f"table {table!r} is named {times} times: each is another one"
 
@@ -283,8 +288,11 @@ class Contract:
 
     def _field_problems(self) -> Iterator[str]:
         for column in self.columns:
-            if any(character.isspace() or character in '\\"`' for character in column.field):
-                yield f"{column.name}: names in the JSON may not have blanks, quotes or backslashes"
+            if _UNUSABLE.search(column.field):
+                yield (
+                    f'{column.name}: names in the JSON may not have quotes, backslashes, ": ", ", ", '
+                    "blanks at their ends, or other white space than blanks"
+                )
             if column.attributes and column.field.startswith(ATTRIBUTE_PATH):
                 yield f"{column.name}: names in the JSON may not begin with {ATTRIBUTE_PATH}"
         for name, times in Counter(column.message_attribute for column in self.columns).items():

@@ -3,10 +3,11 @@
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
+from include.queue_etl.contract import SUBJECT
 from include.queue_etl.onboarding import column_types, names
 from include.queue_etl.onboarding.column_types import ColumnType
 from include.queue_etl.onboarding.personal import Proposal
-from include.queue_etl.onboarding.survey import MOST_CHOICES, Field, Survey
+from include.queue_etl.onboarding.survey import LEAST_OF_A_CHOICE, MOST_CHOICES, Field, Survey
 from include.queue_etl.recognition import LONGEST_NAME, words
 
 # Objects in each other of which each leaf gets a column; what is deeper is jsonb.
@@ -91,12 +92,14 @@ class Draft:
         sent_at: name of the column with the time of sending
         personal: path -> proposal, of columns and of what is inside jsonb
         envelope: bodies are SNS notifications
+        subject: path of the field that says whose row it is; "" where none does
     """
 
     event: Struct
     sent_at: str
     personal: Mapping[str, Proposal]
     envelope: bool
+    subject: str
 
 
 class NoChoices(ValueError):
@@ -138,10 +141,11 @@ def draft(
         raise TooWide(f"the event has more than {COLUMNS_OF_A_TABLE - 1} fields, a column each")
     split = _split(survey.event, personal)
     decided = (frozenset(choices), frozenset(not_personal))
-    drafting = _Drafting(personal, *decided, split, _subject(survey.event, personal))
+    subject = _subject(survey.event, personal)
+    drafting = _Drafting(personal, *decided, split, subject)
     event = drafting.struct(survey.event, f"{name}_event", (), ())
     sent_at = names.unique("sent_at", drafting.columns, LONGEST_NAME)
-    return Draft(event, sent_at, personal, survey.envelope)
+    return Draft(event, sent_at, personal, survey.envelope, subject)
 
 
 def _check_choices(event: Field, personal: Mapping[str, Proposal], choices: Collection[str]) -> None:
@@ -153,7 +157,8 @@ def _check_choices(event: Field, personal: Mapping[str, Proposal], choices: Coll
         if path in personal:
             raise NoChoices(path, "it is proposed as personal: its values must not stand in a file")
         if found.kinds != {"text"} or found.texts is None or not found.texts.choices:
-            raise NoChoices(path, f"not a text of at most {MOST_CHOICES} short values, each seen often")
+            often = f"each in {LEAST_OF_A_CHOICE} events or more"
+            raise NoChoices(path, f"not a text of at most {MOST_CHOICES} short values, {often}")
 
 
 def _split(event: Field, personal: Mapping[str, Proposal]) -> frozenset[str]:
@@ -180,10 +185,10 @@ def _width(found: Field, split: Collection[str]) -> int:
 
 
 def _subject(event: Field, personal: Mapping[str, Proposal]) -> str:
-    """Path of the field that says whose row it is; "" where a field `user_id` says so, or none does."""
+    """Path of the field that says whose row it is; "" where none does."""
     texts = {found.path for found in event.walk() if found.kinds == {"text"} and found.path not in personal}
-    if any(found.path == "user_id" for found in event.fields):
-        return ""
+    if any(found.path == SUBJECT for found in event.fields):
+        return SUBJECT
     return next((path for path in SUBJECTS if path in texts), "")
 
 
@@ -241,7 +246,7 @@ class _Drafting:
         if member.found.path in self._not_personal and not member.personal and not member.inside:
             marks.append("NotPersonal()")
         if member.found.path == self._subject:
-            marks.append("Subject()")
+            marks += ["Subject()"] if self._subject != SUBJECT else []
             member = replace(member, note="; ".join(filter(None, (member.note, "says whose row it is"))))
         return replace(member, column=column, marks=tuple(marks))
 

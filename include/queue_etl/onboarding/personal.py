@@ -236,6 +236,8 @@ def _proposal(field: Field, names: tuple[str, ...]) -> Proposal | None:
     reasons += [f"shape: {percent(share)} {shape.plural}" for shape, share in shapes]
     if field.map_shapes:
         reasons += [f"shape: its names are {plural}" for plural in field.map_shapes]
+    if field.is_cut:
+        reasons.append("too deep to be looked into")
     if not reasons:
         return None
     return Proposal(_normalization(field, rule, shapes), "; ".join(reasons))

@@ -28,6 +28,8 @@ LEAST_OF_A_CHOICE = 3  # a value that is seen less often may be anything, also a
 SPARSE_OBJECTS, SPARSE_NAMES, SPARSE_SHARE = 4, 8, 0.25
 _UUID = re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
 MOST_NAMES = 1_000  # of a nested object: more are a map
+# A name that so many objects have, and this share of them, is a field's, whatever it looks like.
+COMMON_OBJECTS, COMMON_SHARE = 10, 0.5
 MOST_DIGITS = 1_000
 KINDS: dict[type, str] = {
     str: "text",
@@ -95,6 +97,7 @@ class Field:
         values: what its objects hold, where they are maps; then there are no `fields`
         is_sparse: its objects differ from each other
         map_shapes: of the names of a map: plural of a Shape -> how many names have it
+        is_cut: its objects and lists are MOST_DEPTH deep, so nobody looked into them
     """
 
     path: str
@@ -112,6 +115,7 @@ class Field:
     values: "Field | None" = None
     is_sparse: bool = False
     map_shapes: dict[str, int] = field(default_factory=dict)
+    is_cut: bool = False
 
     @property
     def parts(self) -> tuple["Field", ...]:
@@ -164,8 +168,7 @@ def survey(bodies: Iterable[bytes]) -> Survey:
         read = [one if inner is None else inner for one, inner in zip(read, notified, strict=True)]
     events = [one for one in read if isinstance(one, _Object)]
     unusable = Counter(_code(one) for one in read if not isinstance(one, _Object))
-    names = {name for event in events for name, _ in event}
-    data_names = {name for name in names if looks_like_data(name)}
+    data_names = _data_names(Counter(name for event in events for name in dict(event)), len(events))
     shown = [_Object(pair for pair in event if pair[0] not in data_names) for event in events]
     return Survey(
         bodies=len(read),
@@ -249,6 +252,7 @@ def _field(path: str, key: str, parents: int, values: Sequence[Any], depth: int,
         values=of_map,
         is_sparse=is_sparse,
         map_shapes=_name_shapes(objects) if of_map else {},
+        is_cut=depth >= MOST_DEPTH and any(isinstance(value, list) and value for value in values),
     )
 
 
@@ -276,13 +280,18 @@ def _name_shapes(objects: Sequence[_Object]) -> dict[str, int]:
     return dict(shapes_of({name for value in objects for name, _ in value}))
 
 
+def _data_names(names: Counter[str], objects: int) -> set[str]:
+    least = max(COMMON_OBJECTS, COMMON_SHARE * objects)
+    return {name for name, count in names.items() if looks_like_data(name, is_common=count >= least)}
+
+
 def _is_sparse(names: Counter[str], objects: int) -> bool:
     share = names.total() / (objects * len(names))
     return objects >= SPARSE_OBJECTS and len(names) >= SPARSE_NAMES and share < SPARSE_SHARE
 
 
 def _is_map(names: Counter[str], objects: Sequence[_Object], is_sparse: bool) -> bool:
-    if len(names) > MOST_NAMES or any(looks_like_data(name) for name in names):
+    if len(names) > MOST_NAMES or _data_names(names, len(objects)):
         return True
     kinds = {_kind(inner) for value in objects for _, inner in value if inner is not None}
     return is_sparse and len(kinds) == 1
