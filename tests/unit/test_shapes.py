@@ -63,6 +63,15 @@ def of_events(event: type[Struct]) -> Shapes:
     return Shapes(contract)
 
 
+class Described(Struct):
+    """A description wraps the type, or the whole union, in what msgspec calls Metadata."""
+
+    number: Annotated[int, Meta(description="a number")]
+    note: Annotated[str | None, Meta(description="a text, or null")]
+    items: Annotated[list[Item], Meta(description="a list")]
+    extras: Annotated[dict[str, int], Meta(description="a map")]
+
+
 ORDERS = of_events(Order)
 ORDER: dict[str, Any] = {
     "order_id": "00000000-0000-4000-8000-000000000001", "placed_on": "2026-11-21", "total": 1, "weight": 2,
@@ -291,6 +300,19 @@ def test_arrays_of_any_length_have_one_shape():
 
 
 # How it differs from the contract ---------------------------------------------------------------------------
+
+
+def test_a_field_with_a_description_keeps_its_types() -> None:
+    shapes = of_events(Described)
+    event = {"number": 1, "note": None, "items": [{"sku": "a", "size": 1}], "extras": {"gift": 1}}
+    assert differences(event, shapes) == Differences([], [], [])
+    wrong = {"number": "1", "note": 1, "items": [{"sku": 7, "size": 1}], "extras": {"gift": "x"}}
+    assert differences(wrong, shapes).other_type == [
+        "extras.*: string, not integer",
+        "items[*].sku: integer, not string",
+        "note: integer, not null|string",
+        "number: string, not integer",
+    ]
 
 
 def differences(event: object, shapes: Shapes = ORDERS) -> Differences:
