@@ -136,12 +136,12 @@ def _run(options: argparse.Namespace, stack_settings: Settings, console: Console
     if {"-h", "--help"} & set(arguments):
         stack.install(stack_settings, console)
     else:
-        stack.ensure(stack_settings, console)
+        stack.ensure(stack_settings, console, revisions=arguments[0] != "contract")
     return engine.run(stack_settings, *arguments)
 
 
 def _psql(options: argparse.Namespace, stack_settings: Settings, console: Console) -> int:
-    stack.ensure(stack_settings, console, sqs=False)
+    stack.ensure(stack_settings, console, sqs=False, revisions=False)
     if options.role == "owner":
         login = postgres.superuser(stack_settings)
     else:

@@ -55,11 +55,18 @@ def install(settings: Settings, console: Console) -> None:
         virtualenvs.ensure(settings, console)
 
 
-def ensure(settings: Settings, console: Console, airflow_database: bool = False, sqs: bool = True) -> None:
+def ensure(
+    settings: Settings,
+    console: Console,
+    airflow_database: bool = False,
+    sqs: bool = True,
+    revisions: bool = True,
+) -> None:
     """Bring up whatever of the servers is missing, and the databases, roles, keys and queues they hold.
 
     Each step does nothing when its work is done already, so that any command can call this first. Without
-    `sqs`: Postgres only.
+    `sqs`: Postgres only. Without `revisions` a warehouse that is there keeps its schema: a person may still
+    be reading the revision that `contract migration` wrote.
     """
     require_ports(settings, ("postgres", "ministack") if sqs else ("postgres",))
     install(settings, console)
@@ -67,7 +74,7 @@ def ensure(settings: Settings, console: Console, airflow_database: bool = False,
         _start_servers(settings, console, sqs)
         _create_keyset(settings)
         environment.write(settings)  # the keys are part of a connection in it
-        _prepare(settings, console)
+        _prepare(settings, console, revisions)
         if sqs:
             _prepare_queues(settings, console)
         if airflow_database:
@@ -216,14 +223,15 @@ def _create_keyset(settings: Settings) -> None:
         write_private(path, keyset.new_json())
 
 
-def _prepare(settings: Settings, console: Console) -> None:
+def _prepare(settings: Settings, console: Console, revisions: bool) -> None:
     stamp = settings.state / "warehouse.stamp"
-    wanted = _schema_digest(settings)
-    if not stamp.exists() or stamp.read_text() != wanted:
+    servers, schema = _servers_digest(settings), _schema_digest(settings)
+    found = stamp.read_text().split() if stamp.exists() else []
+    if found[:1] != [servers] or (revisions and found[1:] != [schema]):
         with console.step("prepare the warehouse"):
             postgres.provision(settings, map(warehouses.database, warehouses.names(settings)))
             engine.output(settings, "migrate")
-        stamp.write_text(wanted)
+        stamp.write_text(f"{servers} {schema}")
 
 
 def _prepare_queues(settings: Settings, console: Console) -> None:
@@ -237,9 +245,14 @@ def _prepare_queues(settings: Settings, console: Console) -> None:
         console.note(f"  contract {name} cannot be loaded, its queues are left alone: {error}")
 
 
+def _servers_digest(settings: Settings) -> str:
+    """Return a digest that changes with the servers, the warehouses and the passwords of the roles."""
+    return hashlib.sha256(repr(sorted(environment.build(settings).items())).encode()).hexdigest()
+
+
 def _schema_digest(settings: Settings) -> str:
-    """Return a digest that changes with the migrations, the server and the passwords of the roles."""
-    digest = hashlib.sha256(repr(sorted(environment.build(settings).items())).encode())
+    """Return a digest that changes with the revisions and what runs them."""
+    digest = hashlib.sha256()
     migrations = settings.root / "include" / "queue_etl" / "postgres" / "migrations"
     for path in sorted([*migrations.rglob("*.py"), *migrations.rglob("*.sql")]):
         digest.update(path.read_bytes())

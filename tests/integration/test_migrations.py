@@ -80,7 +80,7 @@ def test_a_failed_migration_leaves_nothing(empty_database: Callable[[], str]) ->
     dsn = empty_database()
     with psycopg.connect(dsn) as connection:
         connection.execute("CREATE VIEW public.user_logins AS SELECT 1")
-    with pytest.raises(WarehouseRefused, match='relation "user_logins" already exists'):
+    with pytest.raises(WarehouseRefused, match=r'^0001_warehouse\.sql: .* relation "user_logins" already'):
         migrations.upgrade(dsn, {})
     with psycopg.connect(dsn) as connection:
         found = connection.execute("SELECT to_regnamespace('etl'), to_regnamespace('pii')").fetchone()

@@ -114,6 +114,26 @@ def test_psql_starts_postgres_and_nothing_else(running: Launcher) -> None:
     assert "queue" not in done.stderr
 
 
+def test_a_new_revision_waits_until_somebody_has_read_it(running: Launcher) -> None:
+    stamp = running.settings.state / "warehouse.stamp"
+    servers, schema = stamp.read_text().split()
+    stamp.write_text(f"{servers} of-fewer-revisions")
+    for reading in (("run", "contract", "list"), ("psql", "-c", "select 1")):
+        done = running.run(*reading)
+        assert (done.returncode, "prepare the warehouse" in done.stderr) == (0, False), done.stderr
+        assert stamp.read_text() == f"{servers} of-fewer-revisions"
+    assert "prepare the warehouse" in running.run("run", "depth").stderr
+    assert stamp.read_text() == f"{servers} {schema}"
+
+
+def test_the_stamp_of_an_earlier_version_is_taken_over(running: Launcher) -> None:
+    stamp = running.settings.state / "warehouse.stamp"
+    wanted = stamp.read_text()
+    stamp.write_text("0" * 64)
+    assert running.run("psql", "-c", "select 1").returncode == 0
+    assert stamp.read_text() == wanted
+
+
 def test_the_engine_runs_in_the_folder_it_is_called_from(running: Launcher, tmp_path: Path) -> None:
     (tmp_path / "include").mkdir()  # another project's
     (tmp_path / "include" / "__init__.py").write_text("raise SystemExit('the wrong one')")

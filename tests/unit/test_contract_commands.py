@@ -123,7 +123,9 @@ def test_a_comparison_without_a_database_names_the_variable(action, versions, ca
 def test_the_revision_of_a_new_table_needs_no_database(versions, capsys):
     assert run("migration", "newsletter_signups") == 0
     file = versions / "0002_newsletter_signups.sql"
-    assert capsys.readouterr().out == f"wrote {file}: read it, then run `migrate`\n"
+    assert capsys.readouterr().out == (
+        f"wrote {file}: read it, then run `migrate`. To write it anew, delete it first\n"
+    )
     assert 'CREATE TABLE "public"."newsletter_signups" (' in file.read_text()
 
 

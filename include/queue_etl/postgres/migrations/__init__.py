@@ -87,7 +87,7 @@ def _migrate(owner_dsn: str, revisions: Iterable[Path], contracts: Iterable[Cont
             _require_owner_role(connection)
         for path in revisions:
             if path.stem[:4] > current:
-                connection.execute(path.read_bytes())
+                _run(connection, path)
         connection.execute("DELETE FROM etl.schema_revision")
         connection.execute("INSERT INTO etl.schema_revision (version_num) VALUES (%s)", [head])
         connection.execute((HERE / "grants.sql").read_bytes())
@@ -95,6 +95,15 @@ def _migrate(owner_dsn: str, revisions: Iterable[Path], contracts: Iterable[Cont
             _grant(connection, contract)
             masked_columns.register(connection, contract)
             partitions.register(connection, contract)
+
+
+def _run(connection: Connection, path: Path) -> None:
+    """Run a revision; an error has its name as a note."""
+    try:
+        connection.execute(path.read_bytes())
+    except psycopg.Error as error:
+        error.add_note(path.name)
+        raise
 
 
 def _grant(connection: Connection, contract: Contract) -> None:
@@ -175,10 +184,13 @@ def _failure_of(work: Callable[[], None]) -> psycopg.Error | None:
 def _told(failure: psycopg.Error) -> QueueEtlError:
     """Like all our errors without values; those of classes 42 and 0A are of names, which people need."""
     told = to_engine_error(failure)
-    if isinstance(told, WarehouseRefused) and (failure.sqlstate or "").startswith(("42", "0A")):
+    if not isinstance(told, WarehouseRefused):
+        return told
+    message = str(told)
+    if (failure.sqlstate or "").startswith(("42", "0A")):
         message = f"Postgres refused: {failure.diag.message_primary} (SQLSTATE {failure.sqlstate})"
-        return WarehouseRefused(message, failure.sqlstate)
-    return told
+    revision = "".join(f"{name}: " for name in getattr(failure, "__notes__", ()))
+    return WarehouseRefused(f"{revision}{message}", told.sqlstate, told.constraint)
 
 
 # A column that is not there yet is for the preflight to name.
