@@ -30,7 +30,7 @@ _BROWSER = re.compile(r"Mozilla/[0-9.]+ \(.*")
 _IAM = re.compile(r"arn:aws[a-z-]*:(iam|sts)::[0-9]*:(user|assumed-role|federated-user)/.+")
 _PORT = re.compile(r":[0-9]{1,5}$")
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
-# A contract refuses quotes, backslashes and blanks but single ones inside; the others occur in values.
+# A contract refuses white space but blanks inside, quotes and backslashes; the others occur in values.
 _UNNAMEABLE = re.compile(r"[^\S ]|^ | $|: |[\"'`<>\\{}\[\]*,;=|]")
 _SELDOM_IN_NAMES = re.compile(r"[ /]")
 LONGEST_NAME = 63  # of a column in Postgres, in bytes
