@@ -116,6 +116,7 @@ def test_the_personal_fields_of_an_order_are_found_with_their_reasons():
         ("address_city", "TEXT", "address"),
         ("race", "TEXT", "special category"),
         ("user.picture", "TEXT", "picture"),
+        ("patient.text.div", "TEXT", "narrative of a record"),
         ("twitterHandle", "TEXT", "account of a person"),
     ],
 )

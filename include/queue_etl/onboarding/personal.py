@@ -160,6 +160,7 @@ _RULES = (
         below=r"(location|geo|position|coordinates)\.long",
         numbers=True,
     ),
+    _Rule("narrative of a record", "TEXT", "narrative", below=r"text\.div"),
     _Rule(
         "special category",
         "TEXT",
