@@ -86,7 +86,8 @@ _RULES = (
         "device",
         "TEXT",
         "(device|hardware|installation|advertising|vendor)_?(ids?|identifier|uuid|serial|token)"
-        "|(apns|fcm|push|registration)_token|imei|imsi|iccid|idfa|idfv|gaid|aaid|udid|mac|mac_?addr(ess)?|fingerprint|serial_number",
+        "|(apns|fcm|push|registration)_token|imei|imsi|iccid|idfa|idfv|gaid|aaid|udid|mac|mac_?addr(ess)?"
+        "|fingerprint|serial_number",
         below=r"device\.id",
         numbers=True,
     ),
