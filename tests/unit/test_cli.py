@@ -1,5 +1,6 @@
 """The command line without its servers: help, usage, and one clear line for what is wrong."""
 
+import json
 import logging
 import os
 import re
@@ -281,6 +282,14 @@ def test_ctrl_c_is_one_line_and_exit_code_130(monkeypatch, capsys):
 def test_a_file_that_cannot_be_sent_is_named(name, problem, tmp_path, capsys):
     assert run("send", str(tmp_path / name)) == 1
     assert capsys.readouterr().err == f"send: {tmp_path / name}: {problem}\n"
+
+
+@pytest.mark.parametrize("document", [[{"a": 1}], {"a": 1}])
+def test_indented_json_is_not_sent_line_by_line(document, tmp_path, capsys):
+    (tmp_path / "messages").write_text(json.dumps(document, indent=1))
+    assert run("send", str(tmp_path / "messages")) == 1
+    shown = capsys.readouterr().err
+    assert shown.startswith(f"send: {tmp_path / 'messages'}: it is indented JSON, and each line would be")
 
 
 def test_a_queue_without_region_is_one_line(capsys):

@@ -170,6 +170,12 @@ def send(arguments: Arguments) -> None:
     if not arguments.file.is_file():
         problem = "is a directory" if arguments.file.is_dir() else "no such file"
         raise ValueError(f"{arguments.file}: {problem}")
+    with arguments.file.open("rb") as lines:
+        if lines.readline().strip() in (b"[", b"{"):
+            raise ValueError(
+                f"{arguments.file}: it is indented JSON, and each line would be a message: put each on one "
+                "line, as `jq -c .` does, or `jq -c '.[]'` with a list"
+            )
     contract = load_contract(arguments.contract)
     with wiring.queue(contract.queue, contract.place) as queue, arguments.file.open("rb") as lines:
         sent = queue.send(body for line in lines if (body := line.rstrip(b"\r\n")))
