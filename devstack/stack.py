@@ -65,8 +65,8 @@ def ensure(
     """Bring up whatever of the servers is missing, and the databases, roles, keys and queues they hold.
 
     Each step does nothing when its work is done already, so that any command can call this first. Without
-    `sqs`: Postgres only. Without `revisions` a warehouse that is there keeps its schema: a person may still
-    be reading the revision that `contract migration` wrote.
+    `sqs`: Postgres only. Without `revisions` a warehouse that was prepared with the same logins keeps its
+    schema: a person may still be reading the revision that `contract migration` wrote.
     """
     require_ports(settings, ("postgres", "ministack") if sqs else ("postgres",))
     install(settings, console)
@@ -246,8 +246,10 @@ def _prepare_queues(settings: Settings, console: Console) -> None:
 
 
 def _servers_digest(settings: Settings) -> str:
-    """Return a digest that changes with the servers, the warehouses and the passwords of the roles."""
-    return hashlib.sha256(repr(sorted(environment.build(settings).items())).encode()).hexdigest()
+    """Return a digest that changes with the server, the warehouses and the passwords of the roles."""
+    variables = sorted(environment.build(settings).items())
+    logins = [pair for pair in variables if pair[0].endswith(("_DSN", "_PASSWORD", "_CONN"))]
+    return hashlib.sha256(repr(logins).encode()).hexdigest()
 
 
 def _schema_digest(settings: Settings) -> str:

@@ -30,9 +30,11 @@ _BROWSER = re.compile(r"Mozilla/[0-9.]+ \(.*")
 _IAM = re.compile(r"arn:aws[a-z-]*:(iam|sts)::[0-9]*:(user|assumed-role|federated-user)/.+")
 _PORT = re.compile(r":[0-9]{1,5}$")
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
-# A contract refuses white space but blanks inside, quotes and backslashes; the others occur in values.
-_UNNAMEABLE = re.compile(r"[^\S ]|^ | $|: |[\"'`<>\\{}\[\]*,;=|]")
-_SELDOM_IN_NAMES = re.compile(r"[ /]")
+# A contract refuses double quotes, backticks, backslashes and most white space; the others occur in values.
+_UNNAMEABLE = re.compile(r"[^\S ]|^ | $|  |: |[\"`<>\\{}\[\]*,;=|]")
+_SELDOM_IN_NAMES = re.compile(r"[ /']")
+_NUMBERED = re.compile(r"[A-Za-z][A-Za-z_.-]*[0-9]+")
+_HEXADECIMAL = re.compile(r"(?=[a-f]*[0-9])[0-9a-f]{8}")
 LONGEST_NAME = 63  # of a column in Postgres, in bytes
 
 
@@ -190,7 +192,10 @@ def looks_like_data(name: str, is_common: bool = False) -> bool:
     """
     if not _can_be_shown(name) or is_address(name) or "@" in name[1:]:
         return True
-    return not is_common and (_SELDOM_IN_NAMES.search(name) is not None or _is_identifier_of_a_thing(name))
+    if is_common:
+        is_numbered = _NUMBERED.fullmatch(name) and not _HEXADECIMAL.search(name)
+        return bool(shapes_of([name])) or (_is_identifier_of_a_thing(name) and not is_numbered)
+    return _SELDOM_IN_NAMES.search(name) is not None or _is_identifier_of_a_thing(name)
 
 
 def _can_be_shown(name: str) -> bool:
@@ -205,7 +210,7 @@ def _can_be_shown(name: str) -> bool:
 def _is_identifier_of_a_thing(name: str) -> bool:
     # Standards have numbers of four digits and are parts of good names: `iso8601`.
     plain = re.sub(r"(?i)(iso|rfc)[0-9]{4}", "", name)
-    if re.search(r"[0-9]{4}", plain) or re.search(r"(?=[a-f]*[0-9])[0-9a-f]{8}", plain):
+    if re.search(r"[0-9]{4}", plain) or _HEXADECIMAL.search(plain):
         return True
     return any(_is_random(token) for token in re.findall(r"[A-Za-z0-9]{10,}", plain))
 

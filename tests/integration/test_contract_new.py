@@ -78,7 +78,7 @@ def test_an_empty_queue_writes_nothing_and_says_so(queue, project, capsys):
     queue.purge()
     wait_until(lambda: visible(queue) == 0)
     assert peek(queue, 5) == 1
-    assert capsys.readouterr().err.endswith("contract new: no JSON object among 0 messages: none\n")
+    assert capsys.readouterr().err.endswith(": no JSON object among 0 messages: there is no message\n")
     assert not (project / "include").exists()
 
 

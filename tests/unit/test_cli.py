@@ -1,6 +1,5 @@
 """The command line without its servers: help, usage, and one clear line for what is wrong."""
 
-import json
 import logging
 import os
 import re
@@ -284,9 +283,11 @@ def test_a_file_that_cannot_be_sent_is_named(name, problem, tmp_path, capsys):
     assert capsys.readouterr().err == f"send: {tmp_path / name}: {problem}\n"
 
 
-@pytest.mark.parametrize("document", [[{"a": 1}], {"a": 1}])
-def test_indented_json_is_not_sent_line_by_line(document, tmp_path, capsys):
-    (tmp_path / "messages").write_text(json.dumps(document, indent=1))
+@pytest.mark.parametrize(
+    "text", ['[\n {"a": 1}\n]', '{\n "a": 1\n}', '[{\n "a": 1\n}]', "\ufeff[\n1\n]", "\n[\n1\n]"]
+)
+def test_indented_json_is_not_sent_line_by_line(text, tmp_path, capsys):
+    (tmp_path / "messages").write_text(text)
     assert run("send", str(tmp_path / "messages")) == 1
     shown = capsys.readouterr().err
     assert shown.startswith(f"send: {tmp_path / 'messages'}: it is indented JSON, and each line would be")

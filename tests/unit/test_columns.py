@@ -214,8 +214,8 @@ REFUSED = [
     ([("a", Annotated[str, Name("a b")])], {}, "'a b' is no name of a column"),
     ([("a" * 64, str)], {}, "at most 63 characters"),
     *(
-        ([("a", str, field(name=name))], {}, "a: names in the JSON may not have quotes")
-        for name in ("x`", "x: y", "x, y", " x", "x ", "x\N{NO-BREAK SPACE}y")
+        ([("a", str, field(name=name))], {}, "a: names in the JSON may not have double quotes")
+        for name in ("x`", "x: y", "x, y", " x", "x ", "x  y", "x\N{NO-BREAK SPACE}y")
     ),
     ([("user_id", str), ("b", Annotated[str, Subject()])], {}, "several fields say whose row it is"),
     ([("a", str)], {"key": "b"}, "key: there is no column b: one of a"),

@@ -124,7 +124,7 @@ def test_the_revision_of_a_new_table_needs_no_database(versions, capsys):
     assert run("migration", "newsletter_signups") == 0
     file = versions / "0002_newsletter_signups.sql"
     assert capsys.readouterr().out == (
-        f"wrote {file}: read it, then run `migrate`. To write it anew, delete it first\n"
+        f"wrote {file}: read it, then run `migrate`. To write it again, delete it before that\n"
     )
     assert 'CREATE TABLE "public"."newsletter_signups" (' in file.read_text()
 

@@ -163,9 +163,8 @@ def test_whose_row_it_is_is_told(event, told, tmp_path, capsys):
 
 def test_the_table_of_another_contract_is_refused(sample, project, capsys):
     assert run("--sample", str(sample), "--table", "public.user_logins") == 1
-    assert capsys.readouterr().err == (
-        "contract new: --table public.user_logins: it is that of the contract user_logins; give another\n"
-    )
+    told = "table public.user_logins is that of the contract user_logins: give another with --table\n"
+    assert capsys.readouterr().err == f"contract new: {told}"
     assert written(project) == {}
 
 
@@ -218,8 +217,9 @@ def test_a_name_that_is_no_module_is_wrong_usage(name, sample, capsys):
         ([], "one of the arguments --sample --peek is required"),
         (["--sample", "f", "--peek", "3"], "not allowed with argument"),
         (["--peek", "0"], "not a whole number above 0"),
-        (["--sample", "f", "--table", "orders"], "give schema and table in lower case"),
-        (["--sample", "f", "--table", "Sales.Orders"], "give schema and table in lower case"),
+        (["--sample", "f", "--table", "orders"], "give its schema and its name in lower case"),
+        (["--sample", "f", "--table", "etl.orders"], "its schema is not for contracts"),
+        (["--sample", "f", "--table", "Sales.Orders"], "give its schema and its name in lower case"),
     ],
 )
 def test_wrong_usage_is_exit_code_two(arguments, told, capsys):

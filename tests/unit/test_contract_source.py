@@ -24,8 +24,9 @@ FORM: dict[str, Any] = {
     "Submission ID": 1,
     "First Name": "Zoe",
     "AC/DC?": True,
+    "Ref:": "x",
     "customfield_10045": "x",
-    "Where from": {"Town or city": "x"},
+    "Where from": {"town": "x"},
 }
 FORMS = [{**FORM, "Submission ID": number} for number in range(10)]
 RUFF = str(Path(sys.executable).with_name("ruff"))
@@ -395,23 +396,45 @@ def test_names_with_blanks_and_numbers_become_fields():
         "Submission ID",
         "First Name",
         "AC/DC?",
+        "Ref:",
         "customfield_10045",
-        "Where from.Town or city",
+        "Where from.town",
     ]
     assert contract.column_names[:2] == ("submission_id", "first_name")
-    body = bodies({**FORM, "Where from": {"Town or city": 7}})[0]
+    body = bodies({**FORM, "Where from": {"town": 7}})[0]
     rejected = Parser(contract, body_limit_bytes=1_048_576).parse(body)
     assert isinstance(rejected, Rejected)
-    assert rejected.reason == "bad_type Where from.Town or city"
+    assert rejected.reason == "bad_type Where from.town"
     shape = Shapes(contract).of(body)
-    assert "Where from.Town or city: integer" in shape
-    assert Shapes(contract).differences(shape).other_type == ["Where from.Town or city: integer, not string"]
+    assert "Ref:: string, Submission ID: integer, Where from: object, Where from.town: integer" in shape
+    assert Shapes(contract).differences(shape).other_type == ["Where from.town: integer, not string"]
 
 
 def test_one_subject_is_proposed_where_no_field_is_user_id():
     assert "Subject()" in columns({"userId": "u"})["userId"].marks
     assert "Subject()" not in columns({"userId": "u", "user_id": "u"})["userId"].marks
     assert loaded(written({"userId": "u", "user": {"id": "u"}})).subject.field == "userId"
+
+
+@pytest.mark.parametrize(
+    ("events", "subject"),
+    [
+        ([{"user_id": "u"}], "user_id"),
+        ([{"user": {"id": "u"}}], "user.id"),
+        ([{"user": {"id": "u"}}, {"user": "x"}], ""),  # one column of jsonb
+        ([{"user_id": {"a": 1}}], ""),
+        ([{"customer.id": "z", "customer": {"id": "a"}}], ""),  # two fields of one path
+        ([{"customer": {"id": "a"}}], "customer.id"),
+    ],
+)
+def test_a_subject_is_told_where_a_column_has_it_and_nowhere_else(events, subject):
+    assert drafted(*events).subject == subject
+    found = loaded(written(*events)).subject
+    assert (found.field if found else "") == subject
+
+
+def test_an_object_that_is_personal_holds_no_subject():
+    assert drafted({"customer": {"id": "a"}}, personal=("customer",)).subject == ""
 
 
 def test_notifications_of_sns_are_declared():

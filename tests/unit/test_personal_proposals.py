@@ -157,6 +157,7 @@ def test_a_field_is_proposed_by_its_name(path, normalization, what):
         ("total", 12.5),
         ("service.summary", "x"),
         ("product.picture", "x"),
+        ("mac_vendor", "x"),
         ("pagination_token", "x"),
         ("host.name", "x"),
     ],
@@ -189,6 +190,15 @@ def test_a_field_is_proposed_by_the_shape_of_its_values(values, expected):
 def test_what_is_too_deep_to_be_looked_into_is_proposed():
     path = ".".join("a" * 24)
     assert proposed(nested(f"{path}.a", "ann@example.org")) == {path: "TEXT: too deep to be looked into"}
+
+
+def test_the_number_of_an_account_is_personal_as_a_number_too():
+    assert proposed({"telegram_id": 123456789}) == {"telegram_id": "TEXT: name: account of a person"}
+
+
+@pytest.mark.parametrize("path", ["ip_address.name", "mac_address.name", "email_address.name"])
+def test_the_name_of_a_machines_address_is_no_persons(path):
+    assert proposed(nested(path, "x")) == {}
 
 
 def test_a_date_is_personal_where_it_is_that_of_a_birth():

@@ -16,6 +16,7 @@ from include.contracts import PROJECT, load_contracts
 from include.queue_etl.cli import contract_tables, wiring
 from include.queue_etl.cli.arguments import Arguments, UsageError, add, positive
 from include.queue_etl.cli.output import show_table
+from include.queue_etl.contract.contract import table_problem
 from include.queue_etl.counts import in_words
 from include.queue_etl.settings import queue_suffix
 
@@ -27,7 +28,6 @@ MOST_BODIES = 10_000  # of a sample; more say nothing new and take memory
 # A peek holds messages for some seconds. If it is killed, they come back after a minute.
 PEEK_SECONDS, PEEK_HIDDEN_SECONDS = 20, 60
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,47}")
-_TABLE = re.compile(r"[a-z_][a-z0-9_]{0,62}\.[a-z_][a-z0-9_]{0,62}")
 
 
 def add_to(commands: Any) -> None:
@@ -99,10 +99,8 @@ def _name(text: str) -> str:
 
 
 def _table(text: str) -> str:
-    if not _TABLE.fullmatch(text):
-        raise argparse.ArgumentTypeError(
-            f"{text!r}: give schema and table in lower case, as in public.orders"
-        )
+    if problem := table_problem(text):
+        raise argparse.ArgumentTypeError(problem)
     return text
 
 
@@ -128,7 +126,7 @@ def _table_of(arguments: Arguments) -> str:
 def _refuse_table_of_another(name: str, table: str) -> None:
     for other in load_contracts().good.values():
         if other.name != name and table in (one.table for one in other.each_table()):
-            raise ValueError(f"--table {table}: it is that of the contract {other.name}; give another")
+            raise ValueError(f"table {table} is that of the contract {other.name}: give another with --table")
 
 
 def _shown(file: Path) -> str:
@@ -229,15 +227,17 @@ def _notes(found: "Survey", draft: "Draft", bodies: int) -> Iterator[str]:
         yield f"no contract would load the others: {in_words(found.unusable)}"
     if found.envelope:
         yield "SNS notifications: the contract takes the event out of them"
+    from include.queue_etl.onboarding.survey import COMMON_EVENTS
+
     if found.data_names:
         yield (
-            f"left out: {found.data_names} names at the top of the events, which look like data or have "
-            'quotes, brackets or commas. Their values are not loaded; unknown_fields="keep" in the contract '
-            "keeps them, encrypted"
+            f"left out: {found.data_names} names at the top of the events, which look like data, have signs "
+            f"that values have, or have blanks and are not in {COMMON_EVENTS} events and half of the sample. "
+            'Declare them with field(name="..."), or keep their values, encrypted, with unknown_fields="keep"'
         )
     if draft.subject:
-        subject = next(field for field in found.event.walk() if field.path == draft.subject)
-        unseen = "" if subject.kinds else ". It is null in the whole sample"
+        kinds = {kind for field in found.event.walk() if field.path == draft.subject for kind in field.kinds}
+        unseen = "" if kinds else ". It is null in the whole sample"
         yield f"{draft.subject} says whose row it is: erase and unmask find a person's rows by it{unseen}"
     else:
         yield "no field says whose row it is: mark one with Subject(), so that erase can go by it"

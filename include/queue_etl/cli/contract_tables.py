@@ -97,7 +97,7 @@ def migration(arguments: Arguments) -> None:
             print(f"table {contract.table} is as the contract says: nothing to do")
     if texts:
         path = revisions.write(arguments.contract_name, "\n".join(texts))
-        print(f"wrote {shown(path)}: read it, then run `migrate`. To write it anew, delete it first")
+        print(f"wrote {shown(path)}: read it, then run `migrate`. To write it again, delete it before that")
 
 
 def _found(contract: Contract) -> "Found | None":

@@ -1,5 +1,6 @@
 """The pipeline itself, and what it needs to be there: queue, keyset, schema."""
 
+import codecs
 import json
 import os
 import sys
@@ -171,10 +172,11 @@ def send(arguments: Arguments) -> None:
         problem = "is a directory" if arguments.file.is_dir() else "no such file"
         raise ValueError(f"{arguments.file}: {problem}")
     with arguments.file.open("rb") as lines:
-        if lines.readline().strip() in (b"[", b"{"):
+        first = next((line for line in lines if line.strip()), b"")
+        if first.removeprefix(codecs.BOM_UTF8).strip() in (b"[", b"{", b"[{"):
             raise ValueError(
                 f"{arguments.file}: it is indented JSON, and each line would be a message: put each on one "
-                "line, as `jq -c .` does, or `jq -c '.[]'` with a list"
+                "line, as `jq -c .` does, or `jq -c '.[]'` for a list"
             )
     contract = load_contract(arguments.contract)
     with wiring.queue(contract.queue, contract.place) as queue, arguments.file.open("rb") as lines:

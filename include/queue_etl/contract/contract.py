@@ -17,10 +17,10 @@ from include.queue_etl.settings import pipeline_problems
 _LONGEST_NAME = 63
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # In lower case: the warehouse's functions look the name up as text, whose capitals Postgres lowers.
-_TABLE = re.compile(r"[a-z_][a-z0-9_]*\.[a-z_][a-z0-9_]*")
+_TABLE = re.compile(r"[a-z_][a-z0-9_]{0,62}\.[a-z_][a-z0-9_]{0,62}")
 _NOT_OURS = re.compile(r"(etl|pii|information_schema|pg_.*)\..*")  # Postgres keeps pg_ for itself
-# Shapes and reasons hold names with `, ` and `: ` between them.
-_UNUSABLE = re.compile(r"[^\S ]|^ | $|: |, |[\"\\`]")
+# Shapes have `: ` and `, ` between what they hold.
+_UNUSABLE = re.compile(r"[^\S ]|^ | $|  |: |, |[\"\\`]")
 
 # Of SQS, less the four characters that name the dead-letter queue:
 # https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/quotas-queues.html
@@ -58,6 +58,15 @@ class QueuePlace(NamedTuple):
     aws: str = ""
     region: str = ""
     account: str = ""
+
+
+def table_problem(table: str) -> str:
+    """What is wrong with the name of a contract's table, and how to mend it; "" where nothing is."""
+    if not _TABLE.fullmatch(table):
+        return f"{table!r}: give its schema and its name in lower case, such as public.orders"
+    if _NOT_OURS.fullmatch(table):
+        return f"{table!r}: its schema is not for contracts: give another, such as public"
+    return ""
 
 
 @dataclass(frozen=True)
@@ -245,10 +254,8 @@ class Contract:
 
     def _table_problems(self) -> Iterator[str]:
         for table, times in Counter([self.table, *self.replay_tables]).items():
-            if not _TABLE.fullmatch(table):
-                yield f"table {table!r}: give its schema and its name in lower case, such as public.orders"
-            if _NOT_OURS.fullmatch(table):
-                yield f"table {table!r}: its schema is not for contracts: give another, such as public"
+            if problem := table_problem(table):
+                yield f"table {problem}"
             if times > 1:
                 yield f"table {table!r} is named {times} times: each is another one"
 
@@ -290,8 +297,8 @@ class Contract:
         for column in self.columns:
             if _UNUSABLE.search(column.field):
                 yield (
-                    f'{column.name}: names in the JSON may not have quotes, backslashes, ": ", ", ", '
-                    "blanks at their ends, or other white space than blanks"
+                    f"{column.name}: names in the JSON may not have double quotes, backticks, backslashes, "
+                    '": ", ", ", blanks at their ends, or other white space than single blanks'
                 )
             if column.attributes and column.field.startswith(ATTRIBUTE_PATH):
                 yield f"{column.name}: names in the JSON may not begin with {ATTRIBUTE_PATH}"

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from shlex import quote
 
 from include.queue_etl.onboarding.survey import Field, Numbers, Texts
 from include.queue_etl.recognition import words
@@ -80,7 +81,7 @@ def _text(found: Field, texts: Texts) -> ColumnType:
     if texts.form:
         return forms[texts.form]
     length = _length(texts)
-    hint = f"few distinct values: --choices {found.path} makes it a Literal" if texts.choices else ""
+    hint = f"few distinct values: --choices {quote(found.path)} makes it a Literal" if texts.choices else ""
     return ColumnType("str", f"varchar({length})" if length else "text", _bounds(texts), note=hint)
 
 

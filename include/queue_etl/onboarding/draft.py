@@ -1,6 +1,6 @@
 """What is known of a sample -> a draft of its contract: types, columns, marks, each with its reason. Pure."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from include.queue_etl.contract import SUBJECT
@@ -141,7 +141,7 @@ def draft(
         raise TooWide(f"the event has more than {COLUMNS_OF_A_TABLE - 1} fields, a column each")
     split = _split(survey.event, personal)
     decided = (frozenset(choices), frozenset(not_personal))
-    subject = _subject(survey.event, personal)
+    subject = _subject(list(_leaves(survey.event, split)), personal)
     drafting = _Drafting(personal, *decided, split, subject)
     event = drafting.struct(survey.event, f"{name}_event", (), ())
     sent_at = names.unique("sent_at", drafting.columns, LONGEST_NAME)
@@ -184,12 +184,22 @@ def _width(found: Field, split: Collection[str]) -> int:
     return sum(_width(part, split) if part.fields and part.path in split else 1 for part in found.fields)
 
 
-def _subject(event: Field, personal: Mapping[str, Proposal]) -> str:
+def _leaves(found: Field, split: Collection[str]) -> Iterator[Field]:
+    """The fields that get a column."""
+    for part in found.fields:
+        if part.path in split and part.kinds == {"object"}:
+            yield from _leaves(part, split)
+        else:
+            yield part
+
+
+def _subject(leaves: Sequence[Field], personal: Mapping[str, Proposal]) -> str:
     """Path of the field that says whose row it is; "" where none does."""
-    texts = {found.path for found in event.walk() if found.kinds == {"text"} and found.path not in personal}
-    if any(found.path == SUBJECT for found in event.fields):
+    if any(leaf.path == SUBJECT for leaf in leaves):
         return SUBJECT
-    return next((path for path in SUBJECTS if path in texts), "")
+    texts = [leaf.path for leaf in leaves if leaf.kinds == {"text"} and leaf.path not in personal]
+    # A name may hold a point, so that two fields have one path.
+    return next((path for path in SUBJECTS if texts.count(path) == 1), "")
 
 
 class _Drafting:

@@ -133,7 +133,7 @@ _RULES = (
         "|customer|recipient|author|actor|owner|sender|display|preferred|role_session|spouse|partner|mother"
         "|father|guardian)_?names?(_normalized)?|forename|middle_initial|account_?holder|login_hint",
         whole="login",
-        below=rf"({_PERSON}|address(es)?|card_?holder)\.name|name\.(first|last|middle|given|family|full|text)"
+        below=rf"({_PERSON}|(?<!ip_)(?<!mac_)(?<!mail_)address(es)?|card_?holder)\.name|name\.(first|last|middle|given|family|full|text)"
         rf"|({_ACCOUNT})s?\.summary",
     ),
     _Rule(
@@ -185,6 +185,7 @@ _RULES = (
         "TEXT",
         "principal_?id|(twitter|instagram|linkedin|skype|telegram)_?(handle|id|username)",
         whole="twitter|instagram|linkedin|skype|telegram",
+        numbers=True,
     ),
 )
 

@@ -28,8 +28,8 @@ LEAST_OF_A_CHOICE = 3  # a value that is seen less often may be anything, also a
 SPARSE_OBJECTS, SPARSE_NAMES, SPARSE_SHARE = 4, 8, 0.25
 _UUID = re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
 MOST_NAMES = 1_000  # of a nested object: more are a map
-# A name that so many objects have, and this share of them, is a field's, whatever it looks like.
-COMMON_OBJECTS, COMMON_SHARE = 10, 0.5
+# A name at the top of so many events, and of this share of them, is a field's where it can be.
+COMMON_EVENTS, COMMON_SHARE = 10, 0.5
 MOST_DIGITS = 1_000
 KINDS: dict[type, str] = {
     str: "text",
@@ -168,7 +168,7 @@ def survey(bodies: Iterable[bytes]) -> Survey:
         read = [one if inner is None else inner for one, inner in zip(read, notified, strict=True)]
     events = [one for one in read if isinstance(one, _Object)]
     unusable = Counter(_code(one) for one in read if not isinstance(one, _Object))
-    data_names = _data_names(Counter(name for event in events for name in dict(event)), len(events))
+    data_names = _data_names(events)
     shown = [_Object(pair for pair in event if pair[0] not in data_names) for event in events]
     return Survey(
         bodies=len(read),
@@ -280,8 +280,9 @@ def _name_shapes(objects: Sequence[_Object]) -> dict[str, int]:
     return dict(shapes_of({name for value in objects for name, _ in value}))
 
 
-def _data_names(names: Counter[str], objects: int) -> set[str]:
-    least = max(COMMON_OBJECTS, COMMON_SHARE * objects)
+def _data_names(events: Sequence[_Object]) -> set[str]:
+    names = Counter(name for event in events for name in dict(event))
+    least = max(COMMON_EVENTS, COMMON_SHARE * len(events))
     return {name for name, count in names.items() if looks_like_data(name, is_common=count >= least)}
 
 
@@ -291,7 +292,7 @@ def _is_sparse(names: Counter[str], objects: int) -> bool:
 
 
 def _is_map(names: Counter[str], objects: Sequence[_Object], is_sparse: bool) -> bool:
-    if len(names) > MOST_NAMES or _data_names(names, len(objects)):
+    if len(names) > MOST_NAMES or any(looks_like_data(name) for name in names):
         return True
     kinds = {_kind(inner) for value in objects for _, inner in value if inner is not None}
     return is_sparse and len(kinds) == 1

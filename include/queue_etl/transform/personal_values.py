@@ -5,7 +5,7 @@ to miss one to taking an order number for one:
 
     ip      an address, but no version, network or loopback address
     email   as `contract new` has it
-    phone   with + or 00 and the country, or as Americans write it; a number that the country gives out
+    phone   as `contract new` has it: with + or 00 and the country, or as Americans write it; and given out
     card    by issuer, length and check digit, so that a tenth of the other numbers that begin like one passes
 """
 

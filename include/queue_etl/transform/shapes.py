@@ -42,7 +42,7 @@ _SEPARATORS = re.compile(r"[_-]")
 # Three digits, wherever they stand; a hash; digits between letters: 192-0-2-7, user_171, deadbeef, dev-5f9c.
 _DATA = re.compile(r"([0-9].*){3}|[0-9A-Fa-f]{8}|[0-9][A-Za-z]+[0-9]")
 # Of a key that the contract names: what separates in a shape, or what COPY text escapes, cannot stand in one.
-_PATH_NAME = re.compile(r"(?!\$$)(?! )(?:[^\s.,:|*\[\]\\]| ){1,100}(?<! )")
+_PATH_NAME = re.compile(r"(?!\$$)(?! )(?:[^\s.,:|*\[\]\\]| |:(?! )){1,100}(?<! )")
 
 ANYTHING = frozenset({"array", "boolean", "integer", "null", "number", "object", "string"})
 _TYPES: dict[type, str] = {

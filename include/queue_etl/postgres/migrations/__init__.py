@@ -184,13 +184,11 @@ def _failure_of(work: Callable[[], None]) -> psycopg.Error | None:
 def _told(failure: psycopg.Error) -> QueueEtlError:
     """Like all our errors without values; those of classes 42 and 0A are of names, which people need."""
     told = to_engine_error(failure)
-    if not isinstance(told, WarehouseRefused):
-        return told
     message = str(told)
-    if (failure.sqlstate or "").startswith(("42", "0A")):
+    if isinstance(told, WarehouseRefused) and (failure.sqlstate or "").startswith(("42", "0A")):
         message = f"Postgres refused: {failure.diag.message_primary} (SQLSTATE {failure.sqlstate})"
-    revision = "".join(f"{name}: " for name in getattr(failure, "__notes__", ()))
-    return WarehouseRefused(f"{revision}{message}", told.sqlstate, told.constraint)
+    told.args = ("".join(f"{revision}: " for revision in getattr(failure, "__notes__", ())) + message,)
+    return told
 
 
 # A column that is not there yet is for the preflight to name.
