@@ -14,6 +14,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
+from include.contracts import load_contract
 from include.contracts.user_logins import CONTRACT
 from include.queue_etl.errors import QueueEtlError, WarehouseRefused, WarehouseUnavailable
 from include.queue_etl.postgres import checks, migrations
@@ -475,6 +476,48 @@ def test_a_contract_without_its_table_or_columns_is_said(clean_database: Databas
         connection.execute("ALTER TABLE logins RENAME TO user_logins")
     assert missing_column == ["table public.user_logins has no column locale"]
     assert missing_table == ["there is no table public.user_logins: its migration is missing"]
+
+
+def test_a_table_that_takes_less_than_its_contract_accepts_is_said(clean_database: Database) -> None:
+    with clean_database.owner() as connection, connection.transaction(force_rollback=True):
+        for change in (
+            "ALTER TABLE user_logins ALTER device_type TYPE varchar(8), ALTER locale SET NOT NULL",
+            "ALTER TABLE user_logins ALTER app_version TYPE smallint",
+            "ALTER TABLE user_logins ADD CHECK (device_type IN ('ios', 'web'))",  # may be meant
+            "ALTER TABLE user_logins ALTER masked_ip TYPE text",  # takes more
+        ):
+            connection.execute(change)
+        found = checks.room_problems(connection, CONTRACT)
+    assert [line.split(": ")[1] for line in found] == [
+        "column device_type is varchar(8), and becomes varchar(32)",
+        "column locale may be NULL",
+        "column app_version is smallint, and becomes integer",
+    ]
+    assert found[0] == (
+        "table public.user_logins takes less than the contract accepts: column device_type is varchar(8), "
+        "and becomes varchar(32): `contract migration user_logins` writes the revision, and `migrate` runs it"
+    )
+
+
+def test_a_table_with_fewer_choices_than_its_contract_is_said(clean_database: Database) -> None:
+    orders = load_contract("orders")
+    with clean_database.owner() as connection, connection.transaction(force_rollback=True):
+        assert checks.room_problems(connection, orders) == []
+        connection.execute("ALTER TABLE orders DROP CONSTRAINT orders_currency_check")
+        connection.execute("ALTER TABLE orders ADD CHECK (currency IN ('EUR', 'USD'))")
+        (problem,) = checks.room_problems(connection, orders)
+    assert "column currency may also be GBP: `contract migration orders`" in problem
+
+
+def test_a_run_does_not_start_where_its_table_takes_too_little(clean_database: Database) -> None:
+    with clean_database.owner() as connection:
+        connection.execute("ALTER TABLE user_logins ALTER device_type TYPE varchar(8)")
+        try:
+            (problem,) = problems_of(clean_database.loader_dsn)
+        finally:
+            connection.execute("ALTER TABLE user_logins ALTER device_type TYPE varchar(32)")
+    assert problem.startswith("table public.user_logins takes less than the contract accepts")
+    assert problems_of(clean_database.loader_dsn) == []
 
 
 def test_every_failure_is_one_of_ours(clean_database: Database, unused_port: int) -> None:

@@ -56,7 +56,7 @@ def test_an_alert_says_what_since_when_where_and_what_helps(inbox: Inbox) -> Non
     assert delivered(store, inbox.address()) == {"sent": 1, "unsent": 0}
     assert inbox.titles() == ["queue_etl alert: orders: stalled"]
     assert inbox.messages() == [
-        "7 messages wait.\nSince: 2026-11-26 12:00 UTC\nThe messages are: on the queue\n"
+        "7 messages wait.\nSince: 2026-11-26 12:00 UTC\nWhere: on the queue\n"
         "What helps: `python -m include.queue_etl check`"
     ]
 

@@ -115,7 +115,7 @@ def text_of(notice: Notice) -> str:
     lines = (
         f"{alert.what}.",
         f"Since: {_utc(alert.since)}",
-        f"The messages are: {alert.place}",
+        f"Where: {alert.place}",
         f"What helps: {alert.remedy}",
     )
     return "\n".join(lines)

@@ -24,6 +24,21 @@ def find(connection: Connection, name: str) -> Found | None:
     if facts is None:
         return None
     comment, partition_column, fillfactor = facts
+    found = find_columns(connection, name)
+    indexes = {
+        Index(tuple(names), unique): index for names, unique, index in connection.execute(INDEXES, parameters)
+    }
+    masked = frozenset(
+        (column, Masking(field, Scheme(scheme), None))
+        for column, field, scheme in connection.execute(MASKED, parameters)
+    )
+    table = Table(name, comment, found.table.columns, tuple(indexes), partition_column, fillfactor)
+    return Found(table, found.checks, indexes, masked)
+
+
+def find_columns(connection: Connection, name: str) -> Found:
+    """The columns of that table with the checks of their choices; nothing else, so every role may ask."""
+    parameters = {"table": table_name(name)}
     checks = {
         column: (constraint, choices)
         for column, constraint, definition in connection.execute(CHECKS, parameters)
@@ -33,15 +48,7 @@ def find(connection: Connection, name: str) -> Found | None:
         TableColumn(column, _sql_type(kind), nullable, words, checks[column][1] if column in checks else ())
         for column, kind, nullable, words in connection.execute(COLUMNS, parameters)
     )
-    indexes = {
-        Index(tuple(names), unique): index for names, unique, index in connection.execute(INDEXES, parameters)
-    }
-    masked = frozenset(
-        (column, Masking(field, Scheme(scheme), None))
-        for column, field, scheme in connection.execute(MASKED, parameters)
-    )
-    table = Table(name, comment, columns, tuple(indexes), partition_column, fillfactor)
-    return Found(table, {column: check for column, (check, _) in checks.items()}, indexes, masked)
+    return Found(Table(name, "", columns, (), ""), {column: check for column, (check, _) in checks.items()})
 
 
 def _sql_type(kind: str) -> str:

@@ -44,6 +44,7 @@ def loading_problems(database: Database, contract: Contract | None = None) -> li
         return database.transaction(_schema_problems) or database.transaction(
             lambda connection: (
                 table_problems(connection, contract)
+                or room_problems(connection, contract)
                 or _partition_problems(connection, contract)
                 or _denied(connection, contract)
                 or _locked(connection, contract)
@@ -98,6 +99,20 @@ def _key_problems(connection: Connection, contract: Contract) -> list[str]:
     return [
         f"table {contract.table} is not unique by {contract.key}, the contract's key: "
         f"CREATE UNIQUE INDEX ON {contract.table} ({contract.key})"
+    ]
+
+
+def room_problems(connection: Connection, contract: Contract | None) -> list[str]:
+    """Whether the table takes all that the contract accepts: else one message fails its whole batch."""
+    if contract is None:
+        return []
+    from include.queue_etl.postgres import catalogue, table_plan
+
+    found = catalogue.find_columns(connection, contract.table)
+    return [
+        f"table {contract.table} takes less than the contract accepts: {change.what}: "
+        f"`contract migration {contract.name}` writes the revision, and `migrate` runs it"
+        for change in table_plan.missing_room(contract, found)
     ]
 
 

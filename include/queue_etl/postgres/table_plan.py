@@ -70,6 +70,15 @@ def changes(contract: Contract, found: Found) -> list[Change]:
     return list(_Comparison(contract, tables.of_contract(contract), found).changes())
 
 
+def missing_room(contract: Contract, found: Found) -> list[Change]:
+    """Those of the changes without which the table refuses what the contract accepts.
+
+    A wider type, a new choice, NULL allowed. The columns of `found` are enough, and columns that it has not
+    are left out.
+    """
+    return list(_Comparison(contract, tables.of_contract(contract), found).missing_room())
+
+
 @dataclass(frozen=True, slots=True)
 class _Comparison:
     contract: Contract
@@ -98,6 +107,16 @@ class _Comparison:
         yield from self._fillfactor()
         if self.wanted.comment != self.found.table.comment:
             yield Change("comment of the table", sql=(tables.comment_on_table(self.wanted),))
+
+    def missing_room(self) -> Iterator[Change]:
+        there = {column.name: column for column in self.found.table.columns}
+        for column in (one for one in self.wanted.columns if one.name in there):
+            pair = column, there[column.name]
+            # A check of somebody's own, where the contract has no choices, may be meant.
+            choices = self._choices(*pair) if column.choices else ()
+            for change in (*self._type(*pair), *self._nullability(*pair), *choices):
+                if not change.is_breaking:
+                    yield change
 
     # Columns
 
