@@ -9,6 +9,7 @@ from typing import Annotated
 import msgspec
 import pytest
 
+from include.contracts.user_logins import Secret
 from include.queue_etl import steps
 from include.queue_etl.contract import Derived, Normalization, Personal, Scheme, SentDay
 from include.queue_etl.errors import PreflightError
@@ -126,12 +127,12 @@ def is_of(row, field: str, value: str) -> bool:
 
 
 def test_a_person_is_erased_by_any_form_of_an_email_or_a_phone_number(project: PrivacyProject):
-    phone = Personal(Normalization.PHONE, "masked_ip", region="DE")
-    email = Personal(Normalization.EMAIL_FOLDED, "masked_device_id")
+    phone = Personal(Normalization.PHONE, "masked_ip", token_chars=256, region="DE")
+    email = Personal(Normalization.EMAIL_FOLDED, "masked_device_id", token_chars=256)
     contract = redeclared(
         project.contract,
-        ip=Annotated[str | None, phone],
-        device_id=Annotated[str | None, email],
+        ip=Annotated[Secret | None, phone],
+        device_id=Annotated[Secret | None, email],
     )
     project = replace(project, contract=contract)
     project.send(
@@ -183,8 +184,8 @@ def test_tokens_under_every_key_are_found(loaded: PrivacyProject):
 
 @pytest.mark.parametrize("scheme", [Scheme.ONE_WAY, Scheme.SHA256, Scheme.MD5])
 def test_values_masked_one_way_are_found_too(scheme, project: PrivacyProject):
-    weak = Personal(Normalization.IP, "masked_ip", scheme=scheme, allow_weak=True)
-    contract = redeclared(project.contract, ip=Annotated[str | None, weak])
+    weak = Personal(Normalization.IP, "masked_ip", token_chars=256, scheme=scheme, allow_weak=True)
+    contract = redeclared(project.contract, ip=Annotated[Secret | None, weak])
     project = replace(project, contract=contract)
     project.send(login("a", ip=ADDRESS), login("b", ip="10.0.0.1"))
     project.drain()

@@ -14,6 +14,7 @@ import boto3
 import pytest
 
 from include.contracts import LoadedContracts
+from include.contracts.user_logins import Secret
 from include.queue_etl import steps
 from include.queue_etl.cli import privacy as privacy_commands
 from include.queue_etl.contract import Normalization, Personal, Scheme
@@ -289,8 +290,8 @@ def test_a_token_that_does_not_open_stays_and_keeps_its_key(project: PrivacyProj
 
 
 def test_one_way_tokens_keep_their_key_unless_they_are_abandoned(project: PrivacyProject):
-    one_way = Personal(Normalization.IP, "masked_ip", scheme=Scheme.ONE_WAY)
-    contract = redeclared(project.contract, ip=Annotated[str | None, one_way])
+    one_way = Personal(Normalization.IP, "masked_ip", token_chars=256, scheme=Scheme.ONE_WAY)
+    contract = redeclared(project.contract, ip=Annotated[Secret | None, one_way])
     project = replace(project, contract=contract)
     project.send(login("u1"), login("u2"))
     project.drain()

@@ -1,5 +1,6 @@
 """`contract plan` without a database: what is said of each change, and with which SQL."""
 
+import re
 from dataclasses import replace
 from typing import Annotated, Any
 
@@ -9,7 +10,15 @@ from msgspec import Meta
 from include.queue_etl.contract import Contract, Month, Personal, Scheme
 from include.queue_etl.contract.comments import Masking
 from include.queue_etl.postgres import tables
-from include.queue_etl.postgres.table_plan import AT_ONCE, Change, Found, changes, creation, widening
+from include.queue_etl.postgres.table_plan import (
+    AT_ONCE,
+    Change,
+    Found,
+    changes,
+    creation,
+    missing_room,
+    widening,
+)
 from tests.support import every_type
 from tests.support.contract_changes import BREAKING, COMPATIBLE, event
 
@@ -57,6 +66,22 @@ def test_a_compatible_change_has_its_cost_and_its_sql(case):
     (change,) = changes(contract, THERE)
     assert ([change.what], change.cost, change.is_breaking) == (expected, cost, False)
     assert change.sql
+
+
+@pytest.mark.parametrize("case", COMPATIBLE)
+def test_a_table_lacks_room_where_it_refuses_what_the_contract_accepts(case):
+    contract, expected, _ = COMPATIBLE[case]
+    room = [change.what for change in missing_room(contract, THERE)]
+    assert room == [what for what in expected if re.search("becomes|may be NULL|may also be", what)]
+
+
+def test_a_table_that_takes_more_than_its_contract_accepts_has_room():
+    assert missing_room(event(code=Annotated[str, Meta(max_length=8)]), THERE) == []
+    assert missing_room(every_type.contract(), altered("code", nullable=True)) == []
+
+
+def test_a_check_of_choices_that_the_contract_has_not_may_be_meant():
+    assert missing_room(every_type.contract(), altered("code", choices=("a", "b"))) == []
 
 
 @pytest.mark.parametrize("case", BREAKING)
