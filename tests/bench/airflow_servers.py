@@ -16,7 +16,7 @@ from devstack.settings import ROOT, Settings
 from tests.bench import stub_process
 from tests.bench.airflow_runs import Airflow
 from tests.bench.feed import Feed
-from tests.bench.scratch import PARTITIONS, Database
+from tests.bench.scratch import PARTITIONS, Database, process_stat
 from tests.bench.stub_process import StubProcess
 
 # `seen` is the sensible baseline's.
@@ -132,8 +132,7 @@ def cpu_seconds(settings: Settings) -> dict[str, float]:
 
 def _cpu_seconds(pid: int) -> float:
     try:
-        # After the name in brackets; fields 14 to 17 of proc(5): its own times, and its children's.
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        fields = process_stat(pid)  # its own times, and its children's
     except OSError:
         return 0.0  # ended just now: its parent has its time, or was read before and misses it
     return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")

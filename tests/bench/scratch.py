@@ -80,10 +80,10 @@ class Server:
 
     def _ticks(self) -> dict[int, int]:
         """Of each process of the server; the first has the time of those that have ended too."""
-        ticks = {self._pid: sum(map(int, _stat(self._pid)[11:15]))}
+        ticks = {self._pid: sum(map(int, process_stat(self._pid)[11:15]))}
         for folder in Path("/proc").glob("[0-9]*"):
             try:
-                fields = _stat(int(folder.name))
+                fields = process_stat(int(folder.name))
             except OSError:
                 continue  # ended just now
             if int(fields[1]) == self._pid:
@@ -166,6 +166,6 @@ def _preload(owner_dsn: str, messages_by_days_ago: dict[int, int]) -> None:
         connection.execute("VACUUM ANALYZE")
 
 
-def _stat(pid: int) -> list[str]:
+def process_stat(pid: int) -> list[str]:
     """What follows the name in brackets: state, parent, ...; fields 14 to 17 of proc(5) are the times."""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

@@ -13,6 +13,7 @@ from typing import Any
 from include.contracts.user_logins import CONTRACT
 from tests.bench.contenders import ROOT, ContenderFailed
 from tests.bench.feed import Feed
+from tests.bench.scratch import process_stat
 
 
 class StubProcess:
@@ -26,9 +27,8 @@ class StubProcess:
             raise ContenderFailed("the SQS stub does not start")
 
     def cpu_seconds(self) -> float:
-        """User and system time so far: fields 14 and 15 of proc(5), of which two stand before the name."""
-        fields = Path(f"/proc/{self._pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        """User and system time so far."""
+        return sum(map(int, process_stat(self._pid)[11:13])) / os.sysconf("SC_CLK_TCK")
 
     def messages_left(self) -> int:
         """Visible or in flight."""
